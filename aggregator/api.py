@@ -127,7 +127,7 @@ CODES = {
 }
 
 
-def _told(call: Callable[..., Any]) -> Callable[..., Any]:
+def _with_status(call: Callable[..., Any]) -> Callable[..., Any]:
     """Sends an HdhError as a gRPC status, from whose text a client rebuilds the same error."""
 
     @wraps(call)
@@ -172,7 +172,7 @@ class Enrolment(hub_pb2_grpc.EnrolmentServicer):
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
 
-    @_told
+    @_with_status
     def Enrol(
         self, request: hub_pb2.EnrolRequest, context: grpc.ServicerContext
     ) -> hub_pb2.EnrolReply:
@@ -190,14 +190,14 @@ class Nodes(hub_pb2_grpc.NodesServicer):
     ) -> Iterator[hub_pb2.Notice]:
         scheduler = self.scheduler
         node, _ = _caller(scheduler, context, "node")
-        holdings = {
-            one.dataset: {
-                "contract": one.contract_hash,
-                "people": one.people or None,
-                "written": one.contract,
+        holdings: dict[str, list[Mapping[str, Any]]] = {}
+        for holding in request.holdings:
+            held = {
+                "contract": holding.contract_hash,
+                "people": holding.people or None,
+                "written": holding.contract,
             }
-            for one in request.holdings
-        }
+            holdings.setdefault(holding.dataset, []).append(held)
         database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
         notices = scheduler.connections.connect(node.name)
         context.add_callback(lambda: notices.put(None))
@@ -235,13 +235,13 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                 _caller(self.scheduler, context, "node")
                 seen = time.monotonic()
 
-    @_told
+    @_with_status
     def Decide(self, request: hub_pb2.Decision, context: grpc.ServicerContext) -> hub_pb2.Empty:
         node, _ = _caller(self.scheduler, context, "node")
         self.scheduler.decide(node, request)
         return hub_pb2.Empty()
 
-    @_told
+    @_with_status
     def Renew(
         self, request: hub_pb2.RenewRequest, context: grpc.ServicerContext
     ) -> hub_pb2.RenewReply:
@@ -256,25 +256,24 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             certificate=pki.certify(self.scheduler.hub.pki, request.csr, party.name, party.role)
         )
 
-    @_told
+    @_with_status
     def Roster(self, request: hub_pb2.Empty, context: grpc.ServicerContext) -> hub_pb2.RosterReply:
         _caller(self.scheduler, context, "node")
         return hub_pb2.RosterReply(
             nodes={
-                one.name: bytes.fromhex(one.identity)
-                for one in database.enrolled(self.scheduler.engine, "node")
-                if one.revoked is None
+                party.name: bytes.fromhex(party.identity)
+                for party in database.enrolled(self.scheduler.engine, "node")
+                if party.revoked is None
             }
         )
 
     # -- sealed messages of a link
-    @_told
+    @_with_status
     def Put(self, request: hub_pb2.Parcel, context: grpc.ServicerContext) -> hub_pb2.Empty:
-        sender = self._party(request.study_hash, context)
+        sender, _ = _caller(self.scheduler, context, "node")
         address = Address(
-            request.study_hash, request.attempt, sender, request.receiver, request.kind
+            request.study_hash, request.attempt, sender.name, request.receiver, request.kind
         )
-        self._check_receiver(request.study_hash, request.receiver)
         try:
             self.scheduler.parcels.put(
                 address, request.number, Part(request.content, request.sha256, request.is_last)
@@ -285,13 +284,13 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             )
         return hub_pb2.Empty()
 
-    @_told
+    @_with_status
     def Take(
         self, request: hub_pb2.ParcelRequest, context: grpc.ServicerContext
     ) -> hub_pb2.ParcelReply:
-        receiver = self._party(request.study_hash, context)
+        receiver, _ = _caller(self.scheduler, context, "node")
         address = Address(
-            request.study_hash, request.attempt, request.sender, receiver, request.kind
+            request.study_hash, request.attempt, request.sender, receiver.name, request.kind
         )
         part = self.scheduler.parcels.take(address, request.number, PARCEL_S)
         if part is None:
@@ -299,16 +298,6 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         return hub_pb2.ParcelReply(
             is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
         )
-
-    def _party(self, study_hash: str, context: grpc.ServicerContext) -> str:
-        """The calling node, if it takes part in a linked study that runs."""
-        node, _ = _caller(self.scheduler, context, "node")
-        self._check_receiver(study_hash, node.name)
-        return node.name
-
-    def _check_receiver(self, study_hash: str, name: str) -> None:
-        if name not in self.scheduler.parties_of_link(study_hash):
-            raise errors.RefusalError("this node takes part in no link of such a study that runs")
 
 
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
@@ -325,7 +314,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
 
-    @_told
+    @_with_status
     def Draft(
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.DraftReply:
@@ -340,7 +329,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         number = REHEARSAL if request.rehearsal else self.scheduler.next_number()
         return hub_pb2.DraftReply(number=number, nodes=asked, deadline=time.time() + wait_s)
 
-    @_told
+    @_with_status
     def Submit(
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.Status:
@@ -424,9 +413,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         """The nodes that the request names, or else all nodes that hold the dataset under this
         contract; of a study of several datasets, those that hold them and the helper of a link."""
         nodes = {
-            one.name: one
-            for one in database.enrolled(self.scheduler.engine, "node")
-            if one.revoked is None
+            party.name: party
+            for party in database.enrolled(self.scheduler.engine, "node")
+            if party.revoked is None
         }
         unknown = [name for name in request.nodes if name not in nodes]
         if unknown:
@@ -447,21 +436,17 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         request: hub_pb2.SubmitRequest,
         nodes: Mapping[str, Party],
     ) -> list[str]:
-        holding = [
-            name
-            for name, one in nodes.items()
-            if one.holdings.get(study.dataset, {}).get("contract") == contract.hash
-        ]
+        holding = [name for name, party in nodes.items() if party.holds(contract)]
         asked = sorted({*request.nodes}) or sorted(holding)
         if len(asked) < study.min_answers:
             other_contract = [
                 name
-                for name, one in nodes.items()
-                if study.dataset in one.holdings and name not in holding
+                for name, party in nodes.items()
+                if study.dataset in party.holdings and name not in holding
             ]
             hint = "".join(
                 f"; {name} holds it under another contract"
-                + _differences(contract, nodes[name].holdings[study.dataset])
+                + _differences(contract, nodes[name].holdings[study.dataset][0])
                 for name in other_contract
             )
             raise errors.RefusalError(
@@ -470,7 +455,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             )
         return asked
 
-    @_told
+    @_with_status
     def Datasets(
         self, request: hub_pb2.Empty, context: grpc.ServicerContext
     ) -> hub_pb2.DatasetsReply:
@@ -487,22 +472,23 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 )
                 for node in database.enrolled(self.scheduler.engine, "node")
                 if node.revoked is None
-                for name, held in sorted(node.holdings.items())
+                for name, versions in sorted(node.holdings.items())
+                for held in versions
             ]
         )
 
-    @_told
+    @_with_status
     def List(
         self, request: hub_pb2.ListRequest, context: grpc.ServicerContext
     ) -> hub_pb2.ListReply:
         coordinator = self._coordinator(context)
         max_studies = min(request.max_studies or 50, 1000)
         studies = database.newest(self.scheduler.engine, coordinator, max_studies)
-        return hub_pb2.ListReply(studies=[self._status(one) for one in studies])
+        return hub_pb2.ListReply(studies=[self._status(submitted) for submitted in studies])
 
-    @_told
+    @_with_status
     def Get(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:
-        return self._status(self._found(request, context))
+        return self._status(self._study_of(request, context))
 
     def Watch(
         self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
@@ -510,41 +496,45 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         number = Coordination.Get(self, request, context).number
         last = None
         while context.is_active():
-            one = database.submitted(self.scheduler.engine, number)
-            status = self._status(one)
+            submitted = database.submitted(self.scheduler.engine, number)
+            status = self._status(submitted)
             if status != last:
                 yield status
                 last = status
-            if one.over:
+            if submitted.over:
                 return
             time.sleep(QUIET_S)
 
-    @_told
+    @_with_status
     def Result(
         self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
     ) -> hub_pb2.ResultReply:
-        one = self._found(request, context)
-        if one.run is None:
-            why = f"{one.state}: {one.reason}" if one.over else f"it is still {one.state}"
-            raise errors.RefusalError(
-                f"study {one.study} (number {one.number}) has no result: {why}"
+        submitted = self._study_of(request, context)
+        if submitted.run is None:
+            why = (
+                f"{submitted.state}: {submitted.reason}"
+                if submitted.over
+                else f"it is still {submitted.state}"
             )
-        return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, one.run))
+            raise errors.RefusalError(
+                f"study {submitted.study} (number {submitted.number}) has no result: {why}"
+            )
+        return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, submitted.run))
 
-    @_told
+    @_with_status
     def Cancel(
         self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
     ) -> hub_pb2.Status:
         party, _ = _caller(self.scheduler, context, "coordinator", "operator")
-        one = self._found(request, context)
-        if one.over:
+        submitted = self._study_of(request, context)
+        if submitted.over:
             raise errors.RefusalError(
-                f"study {one.study} (number {one.number}) has ended: {one.state}"
+                f"study {submitted.study} (number {submitted.number}) has ended: {submitted.state}"
             )
-        self.scheduler.cancel(one, party.name)
-        return self._status(database.submitted(self.scheduler.engine, one.number))
+        self.scheduler.cancel(submitted, party.name)
+        return self._status(database.submitted(self.scheduler.engine, submitted.number))
 
-    @_told
+    @_with_status
     def Plan(
         self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
     ) -> hub_pb2.PlanReply:
@@ -560,7 +550,7 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             nodes=asked,
             deadline=request.deadline,
             rehearsal=True,
-            contracts=holders.contracts if holders else {},
+            contracts=holders.contracts if holders else {study.dataset: contract.canonical()},
             roles=holders.roles if holders else {},
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
@@ -578,10 +568,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             reason = "did not answer" if online else "is not online"
             decision = hub_pb2.Decision(verdict="asked", reason=reason)
         party = database.party(self.scheduler.engine, node)
-        holdings = party.holdings if party else {}
-        people = max(
-            holdings.get(name, {}).get("people") or 0 for name in study.datasets or [study.dataset]
-        )
+        names = study.datasets or [study.dataset]
+        people = max((party.people(name) for name in names), default=0) if party else 0
         return hub_pb2.NodeState(
             node=node,
             verdict=decision.verdict,
@@ -595,15 +583,15 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         party, _ = _caller(self.scheduler, context, "coordinator", "operator")
         return None if party.role == "operator" else party.name
 
-    def _found(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Submitted:
-        one = database.find(self.scheduler.engine, request.study, self._coordinator(context))
-        if one is None:
+    def _study_of(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Submitted:
+        submitted = database.find(self.scheduler.engine, request.study, self._coordinator(context))
+        if submitted is None:
             raise errors.InputError(
                 f"you have no study {request.study!r} at this hub; see `hdh study list`"
             )
-        return one
+        return submitted
 
-    def _status(self, one: Submitted) -> hub_pb2.Status:
+    def _status(self, submitted: Submitted) -> hub_pb2.Status:
         online = self.scheduler.connections.online()
         nodes = [
             hub_pb2.NodeState(
@@ -612,19 +600,19 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
                 reason=decision.reason,
                 online=decision.node in online,
             )
-            for decision in database.decided(self.scheduler.engine, one.number)
+            for decision in database.decided(self.scheduler.engine, submitted.number)
         ]
         return hub_pb2.Status(
-            number=one.number,
-            study=one.study,
-            study_hash=one.study_hash,
-            coordinator=one.coordinator,
-            state=one.state,
-            reason=one.reason,
-            progress=self.scheduler.progress(one),
-            submitted=one.submitted,
-            deadline=one.deadline,
-            started=one.started or 0,
-            finished=one.finished or 0,
+            number=submitted.number,
+            study=submitted.study,
+            study_hash=submitted.study_hash,
+            coordinator=submitted.coordinator,
+            state=submitted.state,
+            reason=submitted.reason,
+            progress=self.scheduler.progress(submitted),
+            submitted=submitted.submitted,
+            deadline=submitted.deadline,
+            started=submitted.started or 0,
+            finished=submitted.finished or 0,
             nodes=nodes,
         )

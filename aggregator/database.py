@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from aggregator.document import Document
 from federation import errors
+from federation.contract import Contract
 
 VERSION = "0003"  # the newest of migrations/versions
 STATES = ("waiting", "running", "complete", "partial", "failed", "refused", "cancelled")
@@ -66,7 +67,7 @@ parties = sa.Table(
     sa.Column("revoked", sa.Float),
     sa.Column("seen", sa.Float),
     sa.Column("version", sa.String(32), nullable=False),
-    sa.Column("holdings", sa.Text, nullable=False),  # dataset -> {contract, people}: JSON
+    sa.Column("holdings", sa.Text, nullable=False),  # dataset -> its versions: JSON
 )
 studies = sa.Table(
     "studies",
@@ -118,7 +119,15 @@ class Party:
     revoked: float | None
     seen: float | None
     version: str
-    holdings: Mapping[str, Any]
+    holdings: Mapping[str, Sequence[Mapping[str, Any]]]  # by dataset, its versions
+
+    def holds(self, contract: Contract) -> bool:
+        versions = self.holdings.get(contract.dataset, ())
+        return any(held.get("contract") == contract.hash for held in versions)
+
+    def people(self, dataset: str) -> int:
+        """About how many people a dataset has, as its node declares it; 0 if it does not."""
+        return max((held.get("people") or 0 for held in self.holdings.get(dataset, ())), default=0)
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class Holders:
         return sorted(self.roles or self.held)
 
     def named(self, role: str) -> list[str]:
-        return sorted(node for node, own in self.roles.items() if own == role)
+        return sorted(node for node, node_role in self.roles.items() if node_role == role)
 
 
 @dataclass(frozen=True)
@@ -302,7 +311,7 @@ def result(engine: sa.Engine, run: int) -> str:
 
 # -- who is enrolled
 def invite(
-    engine: sa.Engine, secret_hash: str, name: str, role: str, made: float, expires: float
+    engine: sa.Engine, secret_hash: str, name: str, role: str, invited: float, expires: float
 ) -> None:
     """Stores an invitation; it replaces an unused one of the same name."""
     with engine.begin() as connection:
@@ -311,7 +320,7 @@ def invite(
         )
         connection.execute(
             invitations.insert().values(
-                secret_hash=secret_hash, name=name, role=role, made=made, expires=expires
+                secret_hash=secret_hash, name=name, role=role, made=invited, expires=expires
             )
         )
 
@@ -379,11 +388,17 @@ def _parties(engine: sa.Engine, where: Any) -> list[Party]:
                 **row,
                 "flower_id": int(row["flower_id"]),
                 "former_flower_ids": json.loads(row["former_flower_ids"]),
-                "holdings": json.loads(row["holdings"]),
+                "holdings": _holdings(row["holdings"]),
             }
         )
         for row in rows
     ]
+
+
+def _holdings(text: str) -> dict[str, list[dict[str, Any]]]:
+    """An earlier release stored one version of each dataset, without a list."""
+    stored = json.loads(text)
+    return {name: held if isinstance(held, list) else [held] for name, held in stored.items()}
 
 
 def enrol(
@@ -501,6 +516,11 @@ def newest_number(engine: sa.Engine) -> int:
 
 def submitted(engine: sa.Engine, number: int) -> Submitted:
     return _studies(engine, studies.c.number == number)[0]
+
+
+def by_number(engine: sa.Engine, number: int) -> Submitted | None:
+    rows = _studies(engine, studies.c.number == number)
+    return rows[0] if rows else None
 
 
 def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | None:

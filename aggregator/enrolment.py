@@ -79,8 +79,8 @@ def enrol(
         role=role,
         certificate=certificate,
         authority=(hub.pki / "ca.crt").read_text(),
-        api=hub.told("api"),
-        fleet=hub.told("fleet"),
+        api=hub.public_address("api"),
+        fleet=hub.public_address("fleet"),
         flower_id=flower_id,
     )
 

@@ -7,60 +7,80 @@ model.predict_proba(frame[list(model.feature_names_in_)])
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
+from aggregator import released_models
 from federation import errors
-from federation.arrays import Floats
-from strategies.learning import boosted_trees
 
 INTERCEPT = "(Intercept)"
+Rows = Sequence[Mapping[str, Any]]
+Analysis = Mapping[str, Any]
 
 
 def load(path: Path | str, analysis: str) -> Any:
-    """The estimator of an analysis `glm` or `boosted_trees`. Its features are the terms of the
-    model, listed in `feature_names_in_`; the term `sex[F]` of a category is 1 for F and else 0.
-    InputError if the document has no such released model."""
+    """The estimator of an analysis of BUILDERS. Its features are the terms of the model, listed in
+    `feature_names_in_`; the term `sex[F]` of a category is 1 for F and else 0. A model with an
+    offset predicts at the offset 0. InputError if the document has no such released model."""
     document = json.loads(Path(path).read_text(encoding="utf-8"))
+    return of(document, analysis, str(path))
+
+
+def of(document: Mapping[str, Any], analysis: str, path: str = "the result") -> Any:
+    """The same, from the content of result.json. `path` names it in messages."""
     if analysis not in document["analyses"]:
         raise errors.InputError(
             f"{path}: no analysis {analysis!r}; it has {', '.join(document['analyses'])}"
         )
     result = document["analyses"][analysis]
-    builders = {"glm": _linear, "boosted_trees": _boosted}
-    if result["run"] not in builders:
+    if result["run"] not in BUILDERS:
         raise errors.InputError(
-            f"{path}: {analysis!r} is a {result['run']};"
-            f" only {' and '.join(builders)} have estimators"
+            f"{path}: {analysis!r} is a {result['run']}, which predicts nothing; the analyses with "
+            f"an estimator are {', '.join(sorted(BUILDERS))}"
         )
     if result["status"] != "released":
         raise errors.InputError(f"{path}: {analysis!r} was {result['status']}: {result['reason']}")
-    return builders[result["run"]](result["tables"])
+    return BUILDERS[result["run"]](result)
 
 
-def _linear(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
-    # An aliased term has no estimate, and adds nothing to the linear predictor.
-    estimates = {row["term"]: row["estimate"] or 0.0 for row in tables["coefficients"]}
-    names = [name for name in estimates if name != INTERCEPT]
-    coefficients = np.array([estimates[name] for name in names])
-    intercept = float(estimates.get(INTERCEPT, 0.0))
-    columns = tables["coefficients"][0]
-    estimator: Any
-    if "odds_ratio" in columns:
-        estimator = LogisticRegression()
-        estimator.classes_ = np.array([False, True])
-        estimator.coef_, estimator.intercept_ = coefficients[None], np.array([intercept])
-        return _named(estimator, names)
-    estimator = PoissonRegressor() if "rate_ratio" in columns else LinearRegression()
-    estimator.coef_, estimator.intercept_ = coefficients, intercept
-    if "rate_ratio" in columns:
-        estimator._base_loss = estimator._get_loss()
+# -- linear predictors
+def _coefficients(rows: Rows) -> dict[str, float]:
+    """By term. An aliased term has no estimate, and adds nothing to the linear predictor."""
+    return {row["term"]: row["estimate"] or 0.0 for row in rows}
+
+
+def _generalised_linear(result: Analysis) -> Any:
+    rows: Rows = result["tables"]["coefficients"]
+    if "odds_ratio" in rows[0]:
+        return _logistic(rows)
+    if "rate_ratio" not in rows[0]:
+        return _linear(LinearRegression(), rows)
+    estimator = _linear(PoissonRegressor(), rows)
+    estimator._base_loss = estimator._get_loss()
+    return estimator
+
+
+def _linear(estimator: Any, rows: Rows) -> Any:
+    coefficients = _coefficients(rows)
+    names = [name for name in coefficients if name != INTERCEPT]
+    estimator.coef_ = np.array([coefficients[name] for name in names])
+    estimator.intercept_ = float(coefficients.get(INTERCEPT, 0.0))
     return _named(estimator, names)
+
+
+def _logistic(rows: Rows) -> Any:
+    estimator = _linear(LogisticRegression(), rows)
+    estimator.classes_ = np.array([False, True])
+    estimator.coef_ = estimator.coef_[None]
+    estimator.intercept_ = np.array([estimator.intercept_])
+    return estimator
 
 
 def _named(estimator: Any, names: Sequence[str]) -> Any:
@@ -69,49 +89,70 @@ def _named(estimator: Any, names: Sequence[str]) -> Any:
     return estimator
 
 
-def _boosted(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+def _relative_risk(result: Analysis) -> Any:
+    coefficients = _coefficients(result["tables"]["coefficients"])
+    return released_models.RelativeRisk(tuple(coefficients), tuple(coefficients.values()))
+
+
+def _survival(result: Analysis) -> Any:
+    coefficients = _coefficients(result["tables"]["coefficients"])
+    baseline = result["tables"]["baseline"]
+    return released_models.PiecewiseSurvival(
+        tuple(coefficients), tuple(coefficients.values()), baseline
+    )
+
+
+# -- learned models
+def _boosted(result: Analysis) -> Any:
+    tables = result["tables"]
     glance = tables["glance"][0]
-    names = [row["term"] for row in tables["importance"]]
-    kind = BoostedTreesClassifier if "auc" in glance else BoostedTreesRegressor
-    return _named(kind(list(tables["trees"]), glance["base"]), names)
+    names = tuple(row["term"] for row in tables["importance"])
+    kind = (
+        released_models.BoostedTreesClassifier
+        if "auc" in glance
+        else released_models.BoostedTreesRegressor
+    )
+    return kind(names, list(tables["trees"]), glance["base"])
 
 
-class _Boosted(BaseEstimator):  # type: ignore[misc]
-    """`trees`: the rows of the result's table `trees`. `base`: the score without any tree."""
-
-    feature_names_in_: Any
-
-    def __init__(self, trees: Any = None, base: float = 0.0) -> None:
-        self.trees, self.base = trees, base
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return self.trees is not None
-
-    def fit(self, X: Any, y: Any) -> _Boosted:
-        raise errors.InputError(
-            "these trees were grown by a federated study; submit another study to grow new ones"
-        )
-
-    def decision_function(self, X: Any) -> Floats:
-        names = list(self.feature_names_in_)
-        columns = {
-            name: np.asarray(X[name] if hasattr(X, "columns") else np.asarray(X)[:, j], np.float64)
-            for j, name in enumerate(names)
-        }
-        return boosted_trees.predict(self.trees, self.base, columns)
+def _components(result: Analysis) -> Any:
+    """A pipeline that scales the columns as the study did, and returns the components."""
+    tables = result["tables"]
+    names = [row["term"] for row in tables["columns"]]
+    scaler = _named(StandardScaler(), names)
+    scaler.mean_ = np.array([row["mean"] for row in tables["columns"]])
+    scaler.scale_ = np.array([row["sd"] for row in tables["columns"]])
+    names_of_components = [row["component"] for row in tables["variance"]]
+    loadings = {(row["component"], row["term"]): row["estimate"] for row in tables["loadings"]}
+    components = PCA(len(names_of_components))
+    components.components_ = np.array(
+        [[loadings[component, name] for name in names] for component in names_of_components]
+    )
+    components.mean_ = np.zeros(len(names))
+    components.explained_variance_ = np.array([row["variance"] for row in tables["variance"]])
+    components.explained_variance_ratio_ = np.array([row["share"] for row in tables["variance"]])
+    components.n_components_, components.n_features_in_ = len(names_of_components), len(names)
+    return Pipeline([("scale", scaler), ("components", components)])
 
 
-class BoostedTreesClassifier(ClassifierMixin, _Boosted):  # type: ignore[misc]
-    classes_ = np.array([False, True])
-
-    def predict_proba(self, X: Any) -> Floats:
-        yes = 1 / (1 + np.exp(-self.decision_function(X)))
-        return np.stack([1 - yes, yes], axis=1)
-
-    def predict(self, X: Any) -> Any:
-        return self.decision_function(X) > 0
+def _network(result: Analysis) -> Any:
+    model = result["model"]
+    return released_models.NetworkClassifier(
+        tuple(model["about"]["inputs"]), dict(model["about"]), model["base64"]
+    )
 
 
-class BoostedTreesRegressor(RegressorMixin, _Boosted):  # type: ignore[misc]
-    def predict(self, X: Any) -> Floats:
-        return self.decision_function(X)
+BUILDERS: Mapping[str, Callable[[Analysis], Any]] = {
+    "boosted_trees": _boosted,
+    "cox": _relative_risk,
+    "fedavg": lambda result: _logistic(result["tables"]["coefficients"]),
+    "fine_gray": _relative_risk,
+    "glm": _generalised_linear,
+    "mixed_model": lambda result: _linear(LinearRegression(), result["tables"]["coefficients"]),
+    "multiple_imputation": _generalised_linear,
+    "pca": _components,
+    "piecewise_exponential": _survival,
+    "propensity": lambda result: _logistic(result["tables"]["score"]),
+    "sccs": _relative_risk,
+    "train": _network,
+}

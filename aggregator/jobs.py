@@ -7,10 +7,11 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aggregator.parcels import Attempt
 from federation import study as studies
 from federation.contract import Contract
 from federation.messages import LedgerHead
@@ -79,6 +80,17 @@ def asked(folder: Path, name: str) -> int:
     return int(path.read_text()) if path.exists() else 0
 
 
+def begin_attempt(folder: Path, name: str, attempt: Attempt) -> None:
+    """Stores the attempt at a link whose messages the hub's process takes from now on."""
+    _replace(folder / f"{name}.attempt", json.dumps(asdict(attempt)))
+
+
+def attempt(folder: Path, name: str) -> Attempt | None:
+    """The attempt that was begun last."""
+    path = folder / f"{name}.attempt"
+    return Attempt(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
 def read_progress(folder: Path, name: str) -> str:
     path = folder / f"{name}.round"
     return path.read_text() if path.exists() else ""
@@ -95,7 +107,7 @@ def transcript(folder: Path, name: str) -> Path:
 
 
 def remove(folder: Path, name: str) -> None:
-    for kind in ("job.json", "round", "asked", "result.json", "transcript.gz"):
+    for kind in ("job.json", "round", "asked", "attempt", "result.json", "transcript.gz"):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 
@@ -119,7 +131,7 @@ def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         newest = witnesses(folder)
         for node, head in seen.items():
-            newest[node] = max(head, newest.get(node, head), key=lambda one: one.seq)
+            newest[node] = max(head, newest.get(node, head), key=lambda witness: witness.seq)
         _replace(folder / "witnesses.json", json.dumps(newest))
 
 

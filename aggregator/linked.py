@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aggregator.parcels import Attempt
 from aggregator.rounds import Outcome
 from aggregator.secure_sum import Send
 from federation import errors
@@ -42,7 +43,7 @@ class Parties:
     @staticmethod
     def of(roles: Mapping[str, str]) -> Parties:
         def named(role: str) -> list[str]:
-            return sorted(node for node, own in roles.items() if own == role)
+            return sorted(node for node, node_role in roles.items() if node_role == role)
 
         return Parties(named("left"), named("right")[0], named("helper")[0])
 
@@ -68,15 +69,17 @@ class Reported:
 
 @dataclass(frozen=True)
 class Linking:
-    """`run`: as in Query. `wait`: for the parties to be online, which all must be. `send`: waits
-    for replies as long as for those of a round. `look`: for a moment. `patience_s`: the longest
-    time in which no message moves. `say`: shows the progress."""
+    """`run`: as in Query. `wait`: for the parties to be online, which all must be. `begin`: told of
+    an attempt before its parties are, so that the hub takes its messages and those of no other.
+    `send`: waits for replies as long as for those of a round. `look`: for a moment. `patience_s`:
+    the longest time in which no message moves. `say`: shows the progress."""
 
     study: Study
     contract_hash: str
     run: str
     parties: Parties
     wait: Callable[[], Any]
+    begin: Callable[[Attempt], Any]
     send: Send
     look: Send
     patience_s: float
@@ -122,7 +125,7 @@ def is_waiting(reply: Reply) -> bool:
 
 def _is_lost(outcome: Outcome) -> bool:
     return any(
-        run.result is None and {one.rule for one in run.refusals.values()} & LOST_RULES
+        run.result is None and {refusal.rule for refusal in run.refusals.values()} & LOST_RULES
         for run in outcome.runs.values()
     )
 
@@ -139,8 +142,11 @@ def _join(linking: Linking, left: str) -> Reported | None:
     """One left holder with the right one; what may be told of it."""
     linking.say(f"linking {left}")
     attempt, names = secrets.token_hex(16), linking.parties.of_left(left)
-    told = {"left": left.encode()}
-    met = _expect(linking, _ask(linking, linking.send, names, "meet", attempt, told), "meet", names)
+    linking.begin(Attempt(attempt, *names))
+    of_left = {"left": left.encode()}
+    met = _expect(
+        linking, _ask(linking, linking.send, names, "meet", attempt, of_left), "meet", names
+    )
     adverts = {name: items.get("advert", b"") for name, items in met.items()}
     _expect(linking, _ask(linking, linking.send, names, "join", attempt, adverts), "join", names)
     report = _watch(linking, names, attempt)
@@ -193,7 +199,7 @@ def _expect(
     linking: Linking, answers: Mapping[str, Answer], phase: str, names: Sequence[str] = ()
 ) -> dict[str, Mapping[str, bytes]]:
     """The items of each answer. RefusalError or LostError where there is another."""
-    found: dict[str, Mapping[str, bytes]] = {}
+    answered: dict[str, Mapping[str, bytes]] = {}
     for name in names or linking.parties.all:
         answer = answers.get(name)
         if answer is None:
@@ -204,5 +210,5 @@ def _expect(
             raise errors.RefusalError(f"{name}: {answer}")
         if not isinstance(answer, SecAggMessage):
             raise errors.RefusalError(f"{name}: its answer does not belong to a link")
-        found[name] = answer.items
-    return found
+        answered[name] = answer.items
+    return answered

@@ -61,7 +61,7 @@ def parties(
         )
     chosen = [name for name in named or nodes if name != link.helper]
     holders = {
-        dataset: [name for name in chosen if _holds(nodes[name], contract)]
+        dataset: [name for name in chosen if nodes[name].holds(contract)]
         for dataset, contract in _contracts(study, written).items()
     }
     _check_holders(study, holders)
@@ -82,13 +82,16 @@ def side_by_side(
     contracts = _contracts(study, written)
     held: dict[str, str] = {}
     for name in named or nodes:
-        own = [dataset for dataset, one in contracts.items() if _holds(nodes[name], one)]
-        if len(own) > 1 or (named and not own):
+        of_node = [
+            dataset for dataset, contract_ in contracts.items() if nodes[name].holds(contract_)
+        ]
+        if len(of_node) > 1 or (named and not of_node):
             raise errors.RefusalError(
-                f"study {study.study}: {name} holds {' and '.join(own) or 'none'} of its datasets"
+                f"study {study.study}: {name} holds {' and '.join(of_node) or 'none'} "
+                "of its datasets"
                 " with these contracts, and a node answers for one; choose others with --nodes"
             )
-        held |= dict.fromkeys([name], own[0]) if own else {}
+        held |= dict.fromkeys([name], of_node[0]) if of_node else {}
     _check_held(study, held)
     return Holders(written, held=held)
 
@@ -104,10 +107,6 @@ def _check_held(study: Study, held: Mapping[str, str]) -> None:
             f"study {study.study} needs at least {study.min_nodes} nodes (min_nodes), and"
             f" {len(held)} hold one of its datasets"
         )
-
-
-def _holds(node: Party, contract: Contract) -> bool:
-    return bool(node.holdings.get(contract.dataset, {}).get("contract") == contract.hash)
 
 
 def _check_holders(study: Study, holders: Mapping[str, Collection[str]]) -> None:

@@ -1,9 +1,11 @@
 """Sealed parts of messages between the parties of a link, on the hub's disk until they are taken.
 
-The hub cannot read them. A message has one sender and one receiver; its parts arrive in order, and
-a part stays until the receiver asks for the next one, so either end may break off and go on. Memory
-holds a few numbers a message. What lies on disk is limited for each study and each node; a sender
-whose part does not fit waits."""
+The hub cannot read them. It takes the messages of `federation/linkage/routes.py` in the attempt
+that it has begun, and no others, so that no party can begin an attempt or invent a message. A
+message has one sender and one receiver; its parts arrive in order, and a part stays until the
+receiver asks for the next one, so either end may break off and go on. Memory holds a few numbers a
+message. What lies on disk is limited for each study and each node; a sender whose part does not fit
+waits."""
 
 from __future__ import annotations
 
@@ -13,17 +15,38 @@ import re
 import shutil
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation import errors
+from federation.linkage.routes import ROUTES
 
 MAX_BYTES = 4 * 2**20  # of a part
-_ATTEMPT, _KIND = re.compile(r"[0-9a-f]{32}"), re.compile(r"[a-z][a-z -]{0,30}")
+FILE_BYTES = 4096  # that a part counts at least, since it takes a file
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
 
 
 class FullError(Exception):
     """There is no room for this part until others are taken."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt at the link of a left holder that the hub has begun, and its parties."""
+
+    name: str
+    left: str
+    right: str
+    helper: str
+
+    def has(self, address: Address) -> bool:
+        """Whether this is the address of a message of this attempt."""
+        if address.attempt != self.name or address.kind not in ROUTES:
+            return False
+        by_role = {"left": self.left, "right": self.right, "helper": self.helper}
+        sender, receiver = ROUTES[address.kind]
+        return (address.sender, address.receiver) == (by_role[sender], by_role[receiver])
 
 
 @dataclass(frozen=True)
@@ -59,13 +82,15 @@ class _Waiting:
 
 @dataclass
 class Parcels:
-    """`per_study`, `per_node`, bytes: what may lie here at one time."""
+    """`per_study`, `per_node`, bytes: what may lie here at one time. `begun`: the attempt that the
+    hub has begun last for a study, by its hash; None where no link of it runs. `attempts`: those
+    that parts are here of."""
 
     folder: Path
     per_study: int
     per_node: int
-    attempts: dict[str, str] = field(default_factory=dict)
-    former: set[str] = field(default_factory=set)
+    begun: Callable[[str], Attempt | None]
+    attempts: dict[str, Attempt] = field(default_factory=dict)
     waiting: dict[Address, _Waiting] = field(default_factory=dict)
     sizes: Counter[tuple[str, str]] = field(default_factory=Counter)  # by study and sender
     news: threading.Condition = field(default_factory=threading.Condition)
@@ -77,9 +102,9 @@ class Parcels:
 
     def put(self, address: Address, number: int, part: Part) -> None:
         """The part is on disk when this returns. The same part may come twice."""
-        _check(address, part)
+        _check(part)
         with self.news:
-            self._begin(address)
+            self._admit(address)
             message = self.waiting.setdefault(address, _Waiting())
             if number == message.after - 1 and part.sha256 == message.newest:
                 return
@@ -87,23 +112,23 @@ class Parcels:
                 raise errors.InputError(f"part {message.after} of the message comes next")
             self._check_room(address, len(part.content))
             _write(self._path(address, number), part.content)
-            self.sizes[address.study_hash, address.sender] += len(part.content)
+            self.sizes[address.study_hash, address.sender] += _size(len(part.content))
             message.after, message.newest = number + 1, part.sha256
             message.is_complete = part.is_last
             self.news.notify_all()
 
     def take(self, address: Address, number: int, seconds: float) -> Part | None:
         """A part, once it is there, and within so many seconds; the parts before it are deleted."""
-        _check_words(address)
         with self.news:
+            self._admit(address)
             self.news.wait_for(lambda: self._has(address, number), seconds)
             if not self._has(address, number):
                 return None
             message = self.waiting[address]
             if number < message.first:
                 raise errors.InputError("this part was taken, and is gone")
-            for taken in range(message.first, number):
-                self._delete(address, taken)
+            for received in range(message.first, number):
+                self._delete(address, received)
             message.first = number
             content = self._path(address, number).read_bytes()
             is_last = message.is_complete and number == message.after - 1
@@ -113,28 +138,29 @@ class Parcels:
         """Deletes everything of a study."""
         with self.news:
             self._forget(study_hash)
-            if (attempt := self.attempts.pop(study_hash, None)) is not None:
-                self.former.add(attempt)
+            self.attempts.pop(study_hash, None)
 
     @property
     def bytes_here(self) -> int:
         return sum(self.sizes.values())
 
-    def _begin(self, address: Address) -> None:
-        """The first part of a new attempt deletes what is left of the former one."""
-        if address.attempt in self.former:
-            raise errors.RefusalError("this attempt has ended")
-        current = self.attempts.get(address.study_hash)
-        if current != address.attempt:
+    def _admit(self, address: Address) -> None:
+        """RefusalError unless the message belongs to the attempt that the hub has begun. The first
+        message of a new attempt deletes what is left of the former one."""
+        attempt = self.begun(address.study_hash)
+        if attempt is None or not attempt.has(address) or not _ATTEMPT.fullmatch(attempt.name):
+            raise errors.RefusalError(
+                "this is no message of an attempt at a link that this hub has begun"
+            )
+        if self.attempts.get(address.study_hash) != attempt:
             self._forget(address.study_hash)
-            self.former |= {current} if current else set()
-            self.attempts[address.study_hash] = address.attempt
+            self.attempts[address.study_hash] = attempt
 
     def _forget(self, study_hash: str) -> None:
         shutil.rmtree(self.folder / study_hash, ignore_errors=True)
-        for address in [one for one in self.waiting if one.study_hash == study_hash]:
+        for address in [waiting for waiting in self.waiting if waiting.study_hash == study_hash]:
             del self.waiting[address]
-        for key in [one for one in self.sizes if one[0] == study_hash]:
+        for key in [stored for stored in self.sizes if stored[0] == study_hash]:
             del self.sizes[key]
         self.news.notify_all()
 
@@ -143,7 +169,7 @@ class Parcels:
         return message is not None and number < message.after
 
     def _check_room(self, address: Address, size: int) -> None:
-        of_node = self.sizes[address.study_hash, address.sender]
+        size, of_node = _size(size), self.sizes[address.study_hash, address.sender]
         of_study = sum(n for (study, _), n in self.sizes.items() if study == address.study_hash)
         if of_node + size > self.per_node or of_study + size > self.per_study:
             raise FullError
@@ -154,22 +180,22 @@ class Parcels:
 
     def _delete(self, address: Address, number: int) -> None:
         path = self._path(address, number)
-        self.sizes[address.study_hash, address.sender] -= path.stat().st_size
+        self.sizes[address.study_hash, address.sender] -= _size(path.stat().st_size)
         path.unlink()
 
 
-def _check(address: Address, part: Part) -> None:
-    _check_words(address)
+def _size(content: int) -> int:
+    """What a part of so many bytes counts."""
+    return max(content, FILE_BYTES)
+
+
+def _check(part: Part) -> None:
+    if not part.content:
+        raise errors.InputError("a part of a message is sealed, and none is empty")
     if len(part.content) > MAX_BYTES:
         raise errors.InputError(f"a part of a message has at most {MAX_BYTES} bytes")
     if hashlib.sha256(part.content).digest() != part.sha256:
         raise errors.InputError("the part does not have its hash; send it again")
-
-
-def _check_words(address: Address) -> None:
-    """The words of an address name folders, so they hold nothing else."""
-    if not _ATTEMPT.fullmatch(address.attempt) or not _KIND.fullmatch(address.kind):
-        raise errors.InputError("this is not the address of a message of a link")
 
 
 def _write(path: Path, content: bytes) -> None:

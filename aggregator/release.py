@@ -133,7 +133,7 @@ def _provenance(
         "seconds": round((finished - started).total_seconds(), 3),
         "notes": list(notes),
         "events": [
-            {"round": event.round, "node": event.node, "what": event.what}
+            {"round": event.round, "node": event.node, "what": event.text}
             for event in outcome.events
         ],
     }

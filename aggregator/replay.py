@@ -1,8 +1,8 @@
 """A replay of an exact study: each state computed again from the sums before it.
 
 It catches a hub that chose a state, a total or a result. The nodes have signed their replies
-together with the queries, so the hub cannot show other states than those that it asked at. Without
-a secure sum each node has also signed its part of every total.
+together with the queries, their rounds and their phases, so the hub cannot show other states than
+those that it asked at. Without a secure sum each node has also signed its part of every total.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
     try:
         if transcript.digest(path) != receipt["transcript"]:
             return [f"{path.name} is not the transcript whose hash the hub has signed"]
-        kept = transcript.read(path)
+        transcript_ = transcript.read(path)
         study = studies.parse(receipt["study"])
         nodes = _nodes(receipt)
-        return [*_binding(kept, receipt, study), *_steps(document, kept, study, nodes)]
+        return [
+            *_binding(transcript_, receipt, study),
+            *_steps(document, transcript_, study, nodes),
+        ]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as reason:
         return [f"{path.name} or the receipt cannot be read ({type(reason).__name__})"]
     except (codec.CodecError, errors.HdhError, pydantic.ValidationError) as reason:
@@ -69,19 +72,23 @@ def _nodes(receipt: Mapping[str, Any]) -> list[str]:
 
 
 # -- what the nodes signed
-def _binding(kept: Transcript, receipt: Mapping[str, Any], study: Study) -> Iterator[str]:
+def _binding(transcript_: Transcript, receipt: Mapping[str, Any], study: Study) -> Iterator[str]:
     """Whether the recorded queries and parts are those that the nodes signed."""
     run = receipt["run"]
-    if kept.contract.hash != run["contract_hash"]:
+    if transcript_.contract.hash != run["contract_hash"]:
         yield "the contract of the transcript is not the one of the run"
-    asked = {one.query.round: one.query for one in kept.rounds}
-    for content in kept.pushed.values():
+    asked = {round_.query.round: round_.query for round_ in transcript_.rounds}
+    for content in transcript_.pushed.values():
         query = codec.query_from_bytes(content)
         if query.study.hash != study.hash or not _asks_the_same(query, asked.get(query.round)):
             yield f"round {query.round}: a query on the wire is not the one of the round"
     summed = study.privacy.secure_sum is not None
     for node, record in receipt["nodes"].items():
-        yield from _of_phases(node, record, kept) if summed else _of_parts(node, record, kept)
+        yield from (
+            _of_phases(node, record, transcript_)
+            if summed
+            else _of_parts(node, record, transcript_)
+        )
 
 
 def _asks_the_same(query: Query, asked: Query | None) -> bool:
@@ -91,38 +98,47 @@ def _asks_the_same(query: Query, asked: Query | None) -> bool:
     return all(_is_same(state, asked.states[task], 0.0) for task, state in query.states.items())
 
 
-def _of_phases(node: str, record: Mapping[str, Any], kept: Transcript) -> Iterator[str]:
-    """Of a secure sum. A node signs neither round nor phase, so the hub may write another one to
-    hide a query: but then a phase of a round has two replies, or none that the study has."""
-    possible = {(one.query.round, phase) for one in kept.rounds for phase in PHASES}
+def _of_phases(node: str, record: Mapping[str, Any], transcript_: Transcript) -> Iterator[str]:
+    """Of a secure sum: one reply at most to each phase of a round, and to none that the study does
+    not have. The node has signed round and phase, so a query of a hidden sum cannot take the place
+    that a lost node leaves in another."""
+    possible = {(round_.query.round, phase) for round_ in transcript_.rounds for phase in PHASES}
     for (number, phase), count in Counter(map(_label, record["replies"])).items():
         if count > 1 or (number, phase) not in possible:
             yield f"{node}: it answered more queries of round {number} than a secure sum has"
-    at_states = [one for one in record["replies"] if one["phase"] in transcript.AT_STATES]
-    yield from _unshown_queries(node, at_states, kept)
+    at_states = [reply for reply in record["replies"] if reply["phase"] in transcript.AT_STATES]
+    yield from _unshown_queries(node, at_states, transcript_)
 
 
 def _label(reply: Mapping[str, Any]) -> tuple[int, str]:
     return reply["round"], reply["phase"]
 
 
-def _of_parts(node: str, record: Mapping[str, Any], kept: Transcript) -> Iterator[str]:
-    """Without a secure sum each query carries states, whatever phase the hub writes beside it."""
-    yield from _unshown_queries(node, record["replies"], kept)
+def _label_of(query: Query) -> tuple[int, str]:
+    asked = receipts.asked(query, "")
+    return asked.round, asked.phase
+
+
+def _of_parts(node: str, record: Mapping[str, Any], transcript_: Transcript) -> Iterator[str]:
+    """Without a secure sum each query carries states."""
+    yield from _unshown_queries(node, record["replies"], transcript_)
     signed = {reply["reply"] for reply in record["replies"]}
-    for one in kept.rounds:
-        for reply in one.replies:
+    for round_ in transcript_.rounds:
+        for reply in round_.replies:
             shown = receipts.digest(codec.reply_to_bytes(transcript.plain(reply)))
             if reply.node == node and shown not in signed:
                 yield f"{node}: the part of round {reply.round} is not the one that it signed"
 
 
 def _unshown_queries(
-    node: str, replies: Sequence[Mapping[str, Any]], kept: Transcript
+    node: str, replies: Sequence[Mapping[str, Any]], transcript_: Transcript
 ) -> Iterator[str]:
     for reply in replies:
-        if reply["query"] not in kept.pushed:
+        content = transcript_.pushed.get(reply["query"])
+        if content is None:
             yield f"{node}: it answered a query of round {reply['round']} that is not shown"
+        elif _label(reply) != _label_of(codec.query_from_bytes(content)):
+            yield f"{node}: its reply of round {reply['round']} is to a query of another one"
 
 
 # -- what follows from what
@@ -141,46 +157,48 @@ class _Player:
     def ask(self, query: Query) -> Sequence[Reply]:
         if self.place >= len(self.shown):
             raise _DiffersError(f"round {query.round}: it follows, and is not shown")
-        one = self.shown[self.place]
+        round_ = self.shown[self.place]
         self.place += 1
-        if one.query.round != query.round or one.query.states.keys() != query.states.keys():
+        if round_.query.round != query.round or round_.query.states.keys() != query.states.keys():
             raise _DiffersError(f"round {query.round}: other analyses were asked than follow")
         for task, state in query.states.items():
-            if not _is_same(state, one.query.states[task], TOLERANCE):
+            if not _is_same(state, round_.query.states[task], TOLERANCE):
                 raise _DiffersError(
                     f"round {query.round}: the state of {task} is not the one that follows from "
                     "the sums before it"
                 )
-        return one.replies
+        return round_.replies
 
 
-def _is_same(one: State, other: State, tolerance: float) -> bool:
-    if one.step != other.step or one.asked != other.asked:
+def _is_same(state: State, other: State, tolerance: float) -> bool:
+    if state.step != other.step or state.asked != other.asked:
         return False
-    if one.values.keys() != other.values.keys():
+    if state.values.keys() != other.values.keys():
         return False
-    return all(_is_close(one.values[name], other.values[name], tolerance) for name in one.values)
+    return all(
+        _is_close(state.values[name], other.values[name], tolerance) for name in state.values
+    )
 
 
-def _is_close(one: Any, other: Any, tolerance: float) -> bool:
-    if one.shape != other.shape:
+def _is_close(values: Any, other: Any, tolerance: float) -> bool:
+    if values.shape != other.shape:
         return False
-    size = float(np.abs(one[np.isfinite(one)]).max(initial=1.0))
-    return bool(np.allclose(one, other, rtol=tolerance, atol=tolerance * size, equal_nan=True))
+    size = float(np.abs(values[np.isfinite(values)]).max(initial=1.0))
+    return bool(np.allclose(values, other, rtol=tolerance, atol=tolerance * size, equal_nan=True))
 
 
 def _steps(
-    document: Mapping[str, Any], kept: Transcript, study: Study, nodes: Sequence[str]
+    document: Mapping[str, Any], transcript_: Transcript, study: Study, nodes: Sequence[str]
 ) -> Iterator[str]:
     registry.preload(study.runs)
-    player = _Player(kept.rounds)
+    player = _Player(transcript_.rounds)
     try:
-        outcome = rounds.run(study, kept.contract, player.ask, nodes)
+        outcome = rounds.run(study, transcript_.contract, player.ask, nodes)
     except _DiffersError as reason:
         yield str(reason)
         return
-    if player.place < len(kept.rounds):
-        yield f"round {kept.rounds[player.place].query.round}: the study had ended before it"
+    if player.place < len(transcript_.rounds):
+        yield f"round {transcript_.rounds[player.place].query.round}: the study had ended before it"
     now = datetime.now(UTC)
     replayed = release.clear(outcome, started=now, finished=now, engine="flower")
     for name, analysis in replayed.analyses.items():
@@ -190,16 +208,18 @@ def _steps(
             yield f"{name}: the released result is not the one that follows from the sums"
 
 
-def _is_equal(one: Any, other: Any) -> bool:
+def _is_equal(value: Any, other: Any) -> bool:
     """Whether two documents are the same, numbers to TOLERANCE."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_is_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_is_equal(a, b) for a, b in pairs)
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    return bool(one == other)
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return value.keys() == other.keys() and all(
+            _is_equal(value[key], other[key]) for key in value
+        )
+    if isinstance(value, list) and isinstance(other, list):
+        pairs = zip(value, other, strict=False)
+        return len(value) == len(other) and all(_is_equal(a, b) for a, b in pairs)
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(value == other)
 
 
 # -- what a node remembers

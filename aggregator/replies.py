@@ -33,7 +33,7 @@ class Event:
 
     round: int
     node: str
-    what: str
+    text: str
 
 
 @dataclass(frozen=True)

@@ -251,16 +251,16 @@ def _advance(
     round_replies = replies.of_task(task_id, asked, answered, zero, grids)
     task_run.refusals |= round_replies.refusals
     task_run.drawn |= round_replies.drawn
-    gone = [node for node in asked if node in round_replies.refusals]
+    lost = [node for node in asked if node in round_replies.refusals]
     events += [
         Event(query.round, node, f"{task_id}: {round_replies.refusals[node]}")
-        for node in gone
+        for node in lost
         if round_replies.refusals[node].rule != "no_answer"
     ]
     if is_tolerant(task, study):
-        _advance_tolerant(task_id, task_run, round_replies, gone)
+        _advance_tolerant(task_id, task_run, round_replies, lost)
     else:
-        _advance_strict(task_id, task_run, round_replies, gone, is_private)
+        _advance_strict(task_id, task_run, round_replies, lost, is_private)
 
 
 def is_tolerant(task: AnyTask, study: Study) -> bool:
@@ -273,37 +273,39 @@ def _advance_strict(
     task_id: TaskId,
     task_run: TaskRun,
     round_replies: TaskReplies,
-    gone: Sequence[str],
+    lost: Sequence[str],
     is_private: bool,
 ) -> None:
     """A round of an analysis that needs the same nodes throughout."""
     task_run.nodes = round_replies.answered
     if len(task_run.nodes) < task_run.min_nodes:
         task_run.failed = _too_few(task_id, task_run)
-    elif gone and not task_run.fresh and not is_private:
+    elif lost and not task_run.fresh and not is_private:
         task_run.go_to(task_run.task.analysis.start(task_run.task))
         task_run.fresh, task_run.rounds = True, 0
     else:
         # noised people are counted in one round only, which may be the last
         if task_run.fresh or "people" in round_replies.total.sums:
             task_run.first = dict(round_replies.by_node)
-        if gone and not task_run.fresh:
+        if lost and not task_run.fresh:
             task_run.notes.append(
-                f"{', '.join(gone)} left in round {task_run.rounds + 1}: the rounds before it "
+                f"{', '.join(lost)} left in round {task_run.rounds + 1}: the rounds before it "
                 "include their people"
             )
         _combine(task_run, round_replies.total)
 
 
 def _advance_tolerant(
-    task_id: TaskId, task_run: TaskRun, round_replies: TaskReplies, gone: Sequence[str]
+    task_id: TaskId, task_run: TaskRun, round_replies: TaskReplies, lost: Sequence[str]
 ) -> None:
     """A round of an analysis that goes on with the nodes that answer. A node that refuses is out; a
     silent one is asked again; if too few answer, the same round is tried again."""
     by_node = round_replies.by_node
-    out = {node for node in gone if round_replies.refusals[node].rule != "no_answer"}
+    out = {node for node in lost if round_replies.refusals[node].rule != "no_answer"}
     task_run.nodes = [node for node in task_run.nodes if node not in out]
-    task_run.first |= {node: own for node, own in by_node.items() if node not in task_run.first}
+    task_run.first |= {
+        node: people for node, people in by_node.items() if node not in task_run.first
+    }
     wanted = task_run.min_nodes
     enough = len(by_node) >= min(wanted, len(task_run.state.asked) or wanted)
     if len(task_run.nodes) < wanted or (not enough and task_run.missed >= MAX_MISSED):

@@ -15,17 +15,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs, linked_studies, transcript
+from aggregator import database, enrolment, jobs, linked_studies, retention, transcript
 from aggregator.database import Decided, Party, Submitted
 from aggregator.document import Document
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job
-from aggregator.parcels import Parcels
+from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors, receipts
 from federation import study as studies
@@ -39,6 +40,7 @@ from federation.tickets import REHEARSAL, RunTicket, ticket
 log = logging.getLogger("hdh.hub")
 LOOK_S, IDLE_S = 0.1, 1.0
 TIDY_S = 5.0
+RETENTION_S = 3600.0  # between two looks for transcripts whose time is over
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
 # The rate at which all nodes together ask a SuperLink that has no query for them.
@@ -103,7 +105,7 @@ class Scheduler:
                 self.hub.file.parcel_gigabytes_per_node,
             )
         )
-        self.parcels = Parcels(self.hub.parcels, per_study, per_node)
+        self.parcels = Parcels(self.hub.parcels, per_study, per_node, self.attempt_of)
 
     # -- in
     def next_number(self) -> int:
@@ -118,25 +120,25 @@ class Scheduler:
         with self.drafting:
             return REHEARSAL < number <= max(self.drafted, database.newest_number(self.engine))
 
-    def ticket(self, one: Submitted) -> RunTicket:
+    def ticket(self, submitted: Submitted) -> RunTicket:
         """What the coordinator of a study has signed."""
-        nodes = [each.node for each in database.decided(self.engine, one.number)]
-        return ticket_of(one, nodes, self.hub)
+        nodes = [each.node for each in database.decided(self.engine, submitted.number)]
+        return ticket_of(submitted, nodes, self.hub)
 
     def submit(self, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
-        one = database.submit(self.engine, values, asked)
+        submitted = database.submit(self.engine, values, asked)
         audit.write(
             self.hub.audit,
             "submitted",
-            number=one.number,
-            study=one.study,
-            study_hash=one.study_hash,
-            coordinator=one.coordinator,
+            number=submitted.number,
+            study=submitted.study,
+            study_hash=submitted.study_hash,
+            coordinator=submitted.coordinator,
             nodes=list(asked),
         )
-        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(one, asked)))
+        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(submitted, asked)))
         self.news.set()
-        return one
+        return submitted
 
     def decide(self, node: Party, decision: hub_pb2.Decision) -> None:
         """Stores a node's decision on an open run. RefusalError if the node has not signed it."""
@@ -145,14 +147,16 @@ class Scheduler:
                 answers.put((node.name, decision))
             return
         _check_signed(node, decision)
-        for one in database.in_states(self.engine, "waiting", "running"):
-            if self.ticket(one).digest == decision.run:
-                self._store_decision(one, node, decision)
+        for submitted in database.in_states(self.engine, "waiting", "running"):
+            if self.ticket(submitted).digest == decision.run:
+                self._store_decision(submitted, node, decision)
         self.news.set()
 
-    def _store_decision(self, one: Submitted, node: Party, decision: hub_pb2.Decision) -> None:
+    def _store_decision(
+        self, submitted: Submitted, node: Party, decision: hub_pb2.Decision
+    ) -> None:
         stored = Decided(
-            one.number,
+            submitted.number,
             node.name,
             decision.verdict,
             decision.reason,
@@ -165,83 +169,101 @@ class Scheduler:
                 self.hub.audit,
                 decision.verdict,
                 node=node.name,
-                number=one.number,
-                study_hash=one.study_hash,
+                number=submitted.number,
+                study_hash=submitted.study_hash,
                 by=decision.by,
                 why=decision.reason,
             )
 
-    def cancel(self, one: Submitted, by: str) -> None:
+    def cancel(self, submitted: Submitted, by: str) -> None:
         if database.move(
             self.engine,
-            one.number,
+            submitted.number,
             "cancelled",
             out_of=("waiting", "running"),
             reason=f"cancelled by {by}",
             finished=time.time(),
         ):
             audit.write(
-                self.hub.audit, "cancelled", number=one.number, study_hash=one.study_hash, by=by
+                self.hub.audit,
+                "cancelled",
+                number=submitted.number,
+                study_hash=submitted.study_hash,
+                by=by,
             )
-            jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
-            if one.flower_run:
+            jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+            if submitted.flower_run:
                 with suppress(errors.SetupError):
-                    flower_control.stop(self.control, int(one.flower_run))
-            self._tell_ended(one)
+                    flower_control.stop(self.control, int(submitted.flower_run))
+            self._tell_ended(submitted)
 
     # -- the loop
     def run(self, stop: threading.Event) -> None:
         self._resume()
         tidied = 0.0
+        looked = -RETENTION_S
         running = True
         while not stop.is_set():
             self.news.wait(LOOK_S if running else IDLE_S)
             self.news.clear()
             try:
                 under_way = database.in_states(self.engine, "waiting", "running")
-                running = any(one.state == "running" for one in under_way)
-                for one in under_way:
-                    if self._is_revoked(one.coordinator):
-                        self.cancel(one, "the hub, since its coordinator was revoked")
-                    elif one.state == "waiting":
-                        self._consider(one)
+                running = any(submitted.state == "running" for submitted in under_way)
+                for submitted in under_way:
+                    if self._is_revoked(submitted.coordinator):
+                        self.cancel(submitted, "the hub, since its coordinator was revoked")
+                    elif submitted.state == "waiting":
+                        self._consider(submitted)
                     else:
-                        self._look(one, tidied)
+                        self._look(submitted, tidied)
                 if time.monotonic() - tidied > TIDY_S:
                     enrolment.take_off(self.engine, self.control)
                     tidied = time.monotonic()
+                if time.monotonic() - looked > RETENTION_S:
+                    self.delete_expired()
+                    looked = time.monotonic()
             # The SuperLink or the database cannot be reached: try again.
             except (errors.SetupError, sa.exc.SQLAlchemyError) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
 
+    def delete_expired(self) -> None:
+        """Deletes the transcripts whose time is over, and says so in the audit log."""
+        study = partial(database.by_number, self.engine)
+        days, now = self.hub.file.transcript_days, time.time()
+        for over in retention.expired(self.hub.transcripts, self.hub.jobs, study, days, now):
+            over.path.unlink(missing_ok=True)
+            audit.write(self.hub.audit, "transcript deleted", number=over.number, why=over.why)
+
     def _resume(self) -> None:
         """Restarts the studies that were running when the hub stopped. Their former Flower runs are
         stopped, in case they still run."""
-        for one in database.in_states(self.engine, "running"):
+        for submitted in database.in_states(self.engine, "running"):
             with suppress(errors.SetupError):
-                flower_control.stop(self.control, int(one.flower_run or 0))
-            self._again(one, "the hub was restarted")
+                flower_control.stop(self.control, int(submitted.flower_run or 0))
+            self._again(submitted, "the hub was restarted")
 
-    def _again(self, one: Submitted, why: str) -> None:
-        self.parcels.end(one.study_hash)
-        jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
-        if one.attempts >= MAX_ATTEMPTS:
-            self._end(one, "failed", f"{why}; given up after {MAX_ATTEMPTS} attempts")
+    def _again(self, submitted: Submitted, why: str) -> None:
+        self.parcels.end(submitted.study_hash)
+        jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+        if submitted.attempts >= MAX_ATTEMPTS:
+            self._end(submitted, "failed", f"{why}; given up after {MAX_ATTEMPTS} attempts")
         elif database.move(
             self.engine,
-            one.number,
+            submitted.number,
             "waiting",
             out_of=("running",),
             reason=f"{why}; it starts again",
             flower_run="",
         ):
-            log.warning("study %s (number %d): %s; it starts again", one.study, one.number, why)
+            log.warning(
+                "study %s (number %d): %s; it starts again", submitted.study, submitted.number, why
+            )
             audit.write(
                 self.hub.audit,
                 "starts again",
-                number=one.number,
-                study_hash=one.study_hash,
+                number=submitted.number,
+                study_hash=submitted.study_hash,
                 why=why,
             )
 
@@ -249,48 +271,48 @@ class Scheduler:
         party = database.party(self.engine, coordinator)
         return party is not None and party.revoked is not None
 
-    def _consider(self, one: Submitted) -> None:
+    def _consider(self, submitted: Submitted) -> None:
         """Starts the study, or refuses it, as soon as the nodes' decisions or the deadline allow
         it."""
-        decisions = database.decided(self.engine, one.number)
+        decisions = database.decided(self.engine, submitted.number)
         approved = [each.node for each in decisions if each.verdict == "approved"]
         undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
-        study = studies.parse(one.written)
-        needed = study.min_nodes if one.parties else study.min_answers
-        if not _suffice(one, study, [*approved, *(each.node for each in undecided)]):
-            self._end(one, "refused", _too_few(decisions, needed))
-        elif undecided and time.time() < one.deadline:
+        study = studies.parse(submitted.written)
+        needed = study.min_nodes if submitted.parties else study.min_answers
+        if not _suffice(submitted, study, [*approved, *(each.node for each in undecided)]):
+            self._end(submitted, "refused", _too_few(decisions, needed))
+        elif undecided and time.time() < submitted.deadline:
             return
-        elif not _suffice(one, study, approved):
+        elif not _suffice(submitted, study, approved):
             why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
-            self._end(one, "refused", why)
-        elif (other := self._same_link(one)) is not None:
+            self._end(submitted, "refused", why)
+        elif (other := self._same_link(submitted)) is not None:
             reason = f"waits for the end of number {other}, another run of this linked study"
-            if one.reason != reason:
-                database.update(self.engine, one.number, reason=reason)
+            if submitted.reason != reason:
+                database.update(self.engine, submitted.number, reason=reason)
         else:
-            self._start(one, approved)
+            self._start(submitted, approved)
 
-    def _same_link(self, one: Submitted) -> int | None:
+    def _same_link(self, submitted: Submitted) -> int | None:
         """The number of another run of a linked study that is running. They run one after the
         other, because the sealed parts of a link lie at the hub under the study's hash."""
-        running = database.in_states(self.engine, "running") if one.parties else []
-        same = [other.number for other in running if other.study_hash == one.study_hash]
+        running = database.in_states(self.engine, "running") if submitted.parties else []
+        same = [other.number for other in running if other.study_hash == submitted.study_hash]
         return next(iter(same), None)
 
-    def _start(self, one: Submitted, nodes: Sequence[str]) -> None:
+    def _start(self, submitted: Submitted, nodes: Sequence[str]) -> None:
         """Writes the job, wakes the nodes, and starts a Flower run."""
-        job = self._job(one, nodes)
-        name = job_name(one.number, one.attempts + 1)
+        job = self._job(submitted, nodes)
+        name = job_name(submitted.number, submitted.attempts + 1)
         jobs.write(self.hub.jobs, name, job)
         self._wake(nodes)
         if not database.move(
             self.engine,
-            one.number,
+            submitted.number,
             "running",
             out_of=("waiting",),
-            started=one.started or time.time(),
-            attempts=one.attempts + 1,
+            started=submitted.started or time.time(),
+            attempts=submitted.attempts + 1,
             reason="",
         ):
             return
@@ -298,36 +320,45 @@ class Scheduler:
             run = flower_control.start(self.control, self.hub.jobs, name)
         except errors.SetupError:
             database.move(
-                self.engine, one.number, "waiting", out_of=("running",), attempts=one.attempts
+                self.engine,
+                submitted.number,
+                "waiting",
+                out_of=("running",),
+                attempts=submitted.attempts,
             )
             raise
-        database.update(self.engine, one.number, flower_run=str(run))
+        database.update(self.engine, submitted.number, flower_run=str(run))
         names = sorted(job.nodes.values())
         audit.write(
             self.hub.audit,
             "started",
-            number=one.number,
-            study_hash=one.study_hash,
+            number=submitted.number,
+            study_hash=submitted.study_hash,
             nodes=names,
-            attempt=one.attempts + 1,
+            attempt=submitted.attempts + 1,
         )
-        log.info("study %s (number %d) starts with %s", one.study, one.number, ", ".join(names))
+        log.info(
+            "study %s (number %d) starts with %s",
+            submitted.study,
+            submitted.number,
+            ", ".join(names),
+        )
 
-    def _job(self, one: Submitted, nodes: Sequence[str]) -> Job:
+    def _job(self, submitted: Submitted, nodes: Sequence[str]) -> Job:
         parties = [
             party
             for party in database.enrolled(self.engine, "node")
             if party.revoked is None and party.name in nodes
         ]
-        study, linked = studies.parse(one.written), one.parties
+        study, linked = studies.parse(submitted.written), submitted.parties
         return Job(
             study,
-            Contract.model_validate_json(one.contract),
+            Contract.model_validate_json(submitted.contract),
             {party.flower_id: party.name for party in parties},
             {party.name: party.identity for party in parties},
             WAIT_FOR_NODES_S,
             self.hub.file.round_timeout_s,
-            run=self.ticket(one).digest,
+            run=self.ticket(submitted).digest,
             roles={name: linked.roles[name] for name in nodes} if linked else {},
             correctable=linked_studies.correctable(study, linked.contracts) if linked else (),
         )
@@ -336,57 +367,67 @@ class Scheduler:
         wake = hub_pb2.Wake(seconds=WAKE_S, every=len(nodes) / POLLS_PER_S)
         self.connections.tell(nodes, hub_pb2.Notice(wake=wake))
 
-    def _look(self, one: Submitted, tidied: float) -> None:
+    def _look(self, submitted: Submitted, tidied: float) -> None:
         """Looks after a running study: its result, queries that nodes must fetch, its end."""
-        name = job_name(one.number, one.attempts)
+        name = job_name(submitted.number, submitted.attempts)
         result, asked = jobs.read_result(self.hub.jobs, name), jobs.asked(self.hub.jobs, name)
         if result is not None:
             self.asked.pop(name, None)
-            self._finish(one, result)
+            self._finish(submitted, result)
         elif asked != self.asked.get(name, 0):
             self.asked[name] = asked
-            decisions = database.decided(self.engine, one.number)
+            decisions = database.decided(self.engine, submitted.number)
             self._wake([each.node for each in decisions if each.verdict == "approved"])
-        elif time.monotonic() - tidied > TIDY_S and self._has_died(one):
-            self._again(one, "its process at the hub has died")
+        elif time.monotonic() - tidied > TIDY_S and self._has_died(submitted):
+            self._again(submitted, "its process at the hub has died")
 
-    def _has_died(self, one: Submitted) -> bool:
+    def _has_died(self, submitted: Submitted) -> bool:
         """Whether Flower's run has ended without a result. The result is read again after the run's
         status, in case it was written in between."""
-        over = bool(one.flower_run) and flower_control.is_over(self.control, int(one.flower_run))
-        return over and jobs.read_result(self.hub.jobs, job_name(one.number, one.attempts)) is None
+        over = bool(submitted.flower_run) and flower_control.is_over(
+            self.control, int(submitted.flower_run)
+        )
+        return (
+            over
+            and jobs.read_result(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+            is None
+        )
 
-    def _finish(self, one: Submitted, result: Mapping[str, Any]) -> None:
-        kept = self._keep_transcript(one)
-        jobs.remove(self.hub.jobs, job_name(one.number, one.attempts))
+    def _finish(self, submitted: Submitted, result: Mapping[str, Any]) -> None:
         if "error" in result:
-            self._end(one, "failed", f"{result['error']}: {result['message']}")
+            jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+            self._end(submitted, "failed", f"{result['error']}: {result['message']}")
             return
-        values = {**result["document"], "receipt": self._receipt(one, result["nodes"], kept)}
+        transcript_hash = self._keep_transcript(submitted)
+        jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+        values = {
+            **result["document"],
+            "receipt": self._receipt(submitted, result["nodes"], transcript_hash),
+        }
         sealed = receipts.seal(
             values, (self.hub.pki / "hub.key").read_bytes(), (self.hub.pki / "hub.crt").read_bytes()
         )
         document = Document.model_validate(sealed)
         run = database.write(self.engine, document)
         self._end(
-            one,
+            submitted,
             database.status_of(document),
             "",
             run=run,
             sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()),
         )
 
-    def _keep_transcript(self, one: Submitted) -> str | None:
+    def _keep_transcript(self, submitted: Submitted) -> str | None:
         """Moves the transcript of a study out of its job. Returns its hash, or None without one."""
-        path = jobs.transcript(self.hub.jobs, job_name(one.number, one.attempts))
+        path = jobs.transcript(self.hub.jobs, job_name(submitted.number, submitted.attempts))
         if not path.exists():
             return None
         self.hub.transcripts.mkdir(mode=0o700, exist_ok=True)
-        kept = path.replace(self.hub.transcripts / f"{one.number}.gz")
-        return transcript.digest(kept)
+        stored = path.replace(self.hub.transcripts / f"{submitted.number}.gz")
+        return transcript.digest(stored)
 
     def _receipt(
-        self, one: Submitted, nodes: Mapping[str, Any], kept: str | None
+        self, submitted: Submitted, nodes: Mapping[str, Any], transcript_hash: str | None
     ) -> dict[str, Any]:
         approvals = {
             each.node: {
@@ -395,12 +436,12 @@ class Scheduler:
                 "at": each.at,
                 "signature": each.signature,
             }
-            for each in database.decided(self.engine, one.number)
+            for each in database.decided(self.engine, submitted.number)
         }
-        run = self.ticket(one)
+        run = self.ticket(submitted)
         return {
-            "study": studies.parse(one.written).canonical(),
-            "transcript": kept,
+            "study": studies.parse(submitted.written).canonical(),
+            "transcript": transcript_hash,
             "authority": (self.hub.pki / "ca.crt").read_text(),
             "run": {
                 "number": run.number,
@@ -409,9 +450,9 @@ class Scheduler:
                 "deadline": run.deadline,
             },
             "coordinator": {
-                "name": one.coordinator,
-                "certificate": one.certificate,
-                "signature": one.signature,
+                "name": submitted.coordinator,
+                "certificate": submitted.certificate,
+                "signature": submitted.signature,
             },
             "nodes": {
                 node: {**replies, "approval": approvals[node]} for node, replies in nodes.items()
@@ -419,40 +460,48 @@ class Scheduler:
         }
 
     def _end(
-        self, one: Submitted, state: str, reason: str, *, run: int | None = None, sha256: str = ""
+        self,
+        submitted: Submitted,
+        state: str,
+        reason: str,
+        *,
+        run: int | None = None,
+        sha256: str = "",
     ) -> None:
         if database.move(
             self.engine,
-            one.number,
+            submitted.number,
             state,
             out_of=("waiting", "running"),
             reason=reason,
             run=run,
             finished=time.time(),
         ):
-            log.info("study %s (number %d): %s %s", one.study, one.number, state, reason)
+            log.info(
+                "study %s (number %d): %s %s", submitted.study, submitted.number, state, reason
+            )
             audit.write(
                 self.hub.audit,
                 state,
-                number=one.number,
-                study_hash=one.study_hash,
+                number=submitted.number,
+                study_hash=submitted.study_hash,
                 why=reason,
                 sha256=sha256,
             )
-            self._tell_ended(one)
+            self._tell_ended(submitted)
 
-    def _tell_ended(self, one: Submitted) -> None:
-        self.parcels.end(one.study_hash)
-        nodes = [each.node for each in database.decided(self.engine, one.number)]
-        run = ticket_of(one, nodes, self.hub).digest
+    def _tell_ended(self, submitted: Submitted) -> None:
+        self.parcels.end(submitted.study_hash)
+        nodes = [each.node for each in database.decided(self.engine, submitted.number)]
+        run = ticket_of(submitted, nodes, self.hub).digest
         self.connections.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(run=run)))
 
     # -- out
-    def progress(self, one: Submitted) -> str:
+    def progress(self, submitted: Submitted) -> str:
         """The rounds done by a running study, and the present phase of a secure sum, in words."""
-        if one.state != "running":
+        if submitted.state != "running":
             return ""
-        written = jobs.read_progress(self.hub.jobs, job_name(one.number, one.attempts))
+        written = jobs.read_progress(self.hub.jobs, job_name(submitted.number, submitted.attempts))
         done, _, phase = written.partition(", ")
         if not done:
             return ""
@@ -462,24 +511,24 @@ class Scheduler:
     def open_proposals(self, node: str) -> list[hub_pb2.Proposal]:
         """The open studies that a node is sent when it connects."""
         proposals = []
-        for one in database.in_states(self.engine, "waiting", "running"):
-            asked = [each.node for each in database.decided(self.engine, one.number)]
+        for submitted in database.in_states(self.engine, "waiting", "running"):
+            asked = [each.node for each in database.decided(self.engine, submitted.number)]
             if node in asked:
-                proposals.append(proposal_of(one, asked))
+                proposals.append(proposal_of(submitted, asked))
         return proposals
 
-    def parties_of_link(self, study_hash: str) -> frozenset[str]:
-        """The nodes of a linked study that runs; none if there is no such study."""
-        for one in database.in_states(self.engine, "running"):
-            if one.study_hash == study_hash and one.parties:
-                return frozenset(one.parties.roles)
-        return frozenset()
+    def attempt_of(self, study_hash: str) -> Attempt | None:
+        """The attempt at a link that the run of a linked study has begun; None without one."""
+        for submitted in database.in_states(self.engine, "running"):
+            if submitted.study_hash == study_hash and submitted.parties:
+                return jobs.attempt(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+        return None
 
     def ended(self, runs: Sequence[str]) -> list[str]:
         """Of the runs that a node keeps open, those that are not open here: it may have been
         offline when they ended."""
         under_way = database.in_states(self.engine, "waiting", "running")
-        is_open = {self.ticket(one).digest for one in under_way}
+        is_open = {self.ticket(submitted).digest for submitted in under_way}
         return [run for run in runs if run not in is_open]
 
     def witness(self, node: str) -> LedgerHead:
@@ -508,29 +557,31 @@ class Scheduler:
             del self.rehearsals[key]
 
 
-def ticket_of(one: Submitted, nodes: Sequence[str], hub: HubSettings) -> RunTicket:
+def ticket_of(submitted: Submitted, nodes: Sequence[str], hub: HubSettings) -> RunTicket:
     return ticket(
         credentials.authority_id((hub.pki / "ca.crt").read_bytes()),
-        one.number,
-        one.study_hash,
-        Contract.model_validate_json(one.contract).hash,
+        submitted.number,
+        submitted.study_hash,
+        Contract.model_validate_json(submitted.contract).hash,
         nodes,
-        one.deadline,
+        submitted.deadline,
     )
 
 
-def proposal_of(one: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
-    contract = Contract.model_validate_json(one.contract)
+def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
+    contract = Contract.model_validate_json(submitted.contract)
     return hub_pb2.Proposal(
-        study=one.written,
-        number=one.number,
+        study=submitted.written,
+        number=submitted.number,
         contract_hash=contract.hash,
-        certificate=one.certificate,
-        signature=bytes.fromhex(one.signature),
+        certificate=submitted.certificate,
+        signature=bytes.fromhex(submitted.signature),
         nodes=sorted(nodes),
-        deadline=one.deadline,
-        contracts=one.holders.contracts if one.holders else {},
-        roles=one.holders.roles if one.holders else {},
+        deadline=submitted.deadline,
+        contracts=submitted.holders.contracts
+        if submitted.holders
+        else {contract.dataset: submitted.contract},
+        roles=submitted.holders.roles if submitted.holders else {},
     )
 
 
@@ -548,15 +599,15 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
         raise errors.RefusalError("the decision is not signed by the node's identity")
 
 
-def _suffice(one: Submitted, study: Study, nodes: Sequence[str]) -> bool:
+def _suffice(submitted: Submitted, study: Study, nodes: Sequence[str]) -> bool:
     """Whether these nodes can run the study. A link needs its right holder and its helper, and
     datasets side by side need a node each."""
-    if one.parties is None:
-        held = one.holders.held if one.holders else {}
+    if submitted.parties is None:
+        held = submitted.holders.held if submitted.holders else {}
         is_complete = {held[name] for name in nodes if name in held} == set(study.datasets)
         return len(nodes) >= study.min_answers and is_complete
-    others = {*one.parties.named("right"), *one.parties.named("helper")}
-    lefts = [name for name in one.parties.named("left") if name in nodes]
+    others = {*submitted.parties.named("right"), *submitted.parties.named("helper")}
+    lefts = [name for name in submitted.parties.named("left") if name in nodes]
     return others <= set(nodes) and len(lefts) >= study.min_answers
 
 

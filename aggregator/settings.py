@@ -29,7 +29,8 @@ class HubFile(Frozen):
     `admin`: Flower's control port, and `metrics`: Prometheus; both serve this machine only.
 
     `parcel_gigabytes`, `parcel_gigabytes_per_node`: sealed messages of a link that may lie here at
-    one time, of a study, and of a node in a study."""
+    one time, of a study, and of a node in a study. `transcript_days`: how long the transcript of a
+    released result is kept."""
 
     hosts: tuple[str, ...] = pydantic.Field(min_length=1)
     fleet: str = pydantic.Field("0.0.0.0:8443", pattern=_ADDRESS)
@@ -45,6 +46,7 @@ class HubFile(Frozen):
     log_megabytes: int = pydantic.Field(20, ge=1)
     parcel_gigabytes: float = pydantic.Field(2.0, gt=0)
     parcel_gigabytes_per_node: float = pydantic.Field(1.0, gt=0)
+    transcript_days: float = pydantic.Field(365.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class HubSettings:
         """The bearer token of Flower's control port."""
         return (self.folder / "control.token").read_text().strip()
 
-    def told(self, which: str) -> str:
+    def public_address(self, which: str) -> str:
         """The public address of the port `which`."""
         host = self.file.hosts[0]
         _, port = credentials.address(getattr(self.file, which))

@@ -169,7 +169,7 @@ def _round(entry: Entry) -> Round:
 
 
 def _with_sums(reply: Reply, summed: Mapping[TaskId, Summed]) -> Reply:
-    mine = {task: one for task, one in summed.items() if reply.node in one.nodes}
+    mine = {task: total for task, total in summed.items() if reply.node in total.nodes}
     if not mine:
         return reply
     return SummedReply(

@@ -413,7 +413,7 @@ def result_of(case: Case, study: Study, number: int, seed: int) -> tuple[Result 
     contexts = contexts_of(case.law, table, study, rng)
     ask = secure_sum.ask_of(
         local.send_of(contexts, federations.NOW),
-        lambda made: registry.plan(made, case.law.contract),
+        lambda planned: registry.plan(planned, case.law.contract),
     )
     names = [context.site.name for context in contexts]
     outcome = rounds.run(study, case.law.contract, ask, names)

@@ -132,13 +132,15 @@ def reached(group: int, first: int, then: int) -> float:
     steps = NEXT[group, :, :-1]
     before, after = steps.copy(), steps.copy()
     before[first], after[then] = 0.0, 0.0
-    came = np.array([BEGIN @ np.linalg.matrix_power(before, k) for k in range(LONGEST)])[:, first]
+    entered = np.array([BEGIN @ np.linalg.matrix_power(before, k) for k in range(LONGEST)])[
+        :, first
+    ]
     hits = [
         np.linalg.matrix_power(after, j)[first, then] * stats.gamma.cdf(WITHIN, j, scale=WAIT)
         for j in range(1, LONGEST)
     ]
     in_time = np.r_[0.0, np.cumsum(hits)]
-    return float(came @ in_time[::-1] / came.sum())
+    return float(entered @ in_time[::-1] / entered.sum())
 
 
 def pathways(result: Result, table: Table) -> Intervals:

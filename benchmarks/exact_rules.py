@@ -195,26 +195,26 @@ def hub() -> bool:
     the columns alone. The same is measured of the sums of an honest run, which no rule of the node
     can refuse."""
     rng = np.random.default_rng(1)
-    for what, n in (("a node by itself", 844), ("a secure sum of three nodes", 3 * 844)):
+    for label, n in (("a node by itself", 844), ("a secure sum of three nodes", 3 * 844)):
         X = np.column_stack([np.ones(n), rng.normal(size=(n, 2)).clip(-3, 3) / 3])
         for checked in (False, True):
             two = len(_by_two_sums(X, checked=checked))
             every = _by_all_sums(X, checked=checked)
             when = "after" if checked else "before"
-            print(f"{what}, {n} people, {when}: {two} by two sums, {every} by all", flush=True)
+            print(f"{label}, {n} people, {when}: {two} by two sums, {every} by all", flush=True)
         for rounds_asked in (8, 16):
             some = _by_all_sums(X, checked=True, rounds_asked=rounds_asked)
-            print(f"{what}, {n} people, {rounds_asked} rounds: {some} by all", flush=True)
+            print(f"{label}, {n} people, {rounds_asked} rounds: {some} by all", flush=True)
         for share, intercept in (("a third", -1.0), ("one in 15", -3.5)):
             states = _honest_states(X, np.array([intercept, 3.0, -2.0]))
             some = int((_hat(X, states) > 0.9).sum())
             print(
-                f"{what}, {n} people, an honest run, {share} ill, {len(states)} rounds: {some} "
+                f"{label}, {n} people, an honest run, {share} ill, {len(states)} rounds: {some} "
                 f"by all",
                 flush=True,
             )
         responses = int((rules_of.leverage(X[:, 1:], None) > 0.9).sum())
-        print(f"{what}, {n} people: {responses} responses by all sums", flush=True)
+        print(f"{label}, {n} people: {responses} responses by all sums", flush=True)
     return True
 
 

@@ -72,20 +72,20 @@ def main() -> bool:
         )
     )
     peers = {nodes: peer(nodes) for nodes in (4, 500)}
-    for nodes, key, limit, what in (
+    for nodes, key, limit, label in (
         (4, "process_s", 1 / 10, "whole process"),
         (500, "round_s", 1 / 50, "a round"),
     ):
         theirs = peers[nodes]
         if theirs is None:
             print(
-                f"left out: {nodes} nodes, {what} / Flower's Ray simulation:"
+                f"left out: {nodes} nodes, {label} / Flower's Ray simulation:"
                 " make .venv-peers first, see benchmarks/peers/flower_ray.py"
             )
             continue
         met.append(
             timing.report(
-                f"{nodes} nodes, {what} / Flower's Ray simulation",
+                f"{nodes} nodes, {label} / Flower's Ray simulation",
                 ours_by_nodes[nodes][key] / theirs[key],
                 limit,
                 f"{ours_by_nodes[nodes][key]:.4f} s, Flower {theirs[key]:.2f} s",

@@ -35,15 +35,15 @@ def main() -> bool:
     with tempfile.TemporaryDirectory() as folder:
         tables.sites(tables.people(ROWS), tables.contract(), NODES, Path(folder))
         peaks = {
-            what: float(
+            columns: float(
                 subprocess.run(
-                    [sys.executable, "-c", FIT, folder, what],
+                    [sys.executable, "-c", FIT, folder, columns],
                     capture_output=True,
                     text=True,
                     check=True,
                 ).stdout
             )
-            for what in ("nothing", "all")
+            for columns in ("nothing", "all")
         }
     # The difference between ten nodes and one: the memory for nine tenths of the data, without that
     # of Python, numpy and DuckDB themselves.

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from aggregator import database
+from aggregator import database, jobs
 from aggregator.database import Holders
+from aggregator.parcels import Attempt
 from benchmarks import timing
 from federation import credentials
 from federation.credentials import Credentials
@@ -26,7 +27,7 @@ from simulations.flower import Deployment
 
 MB = 2**20
 NODES = ("lyon", "cnam", "casd")
-STUDY = "0" * 64
+STUDY, JOB = "0" * 64, "1-0"
 MAX_GROWTH_MB = 40.0
 
 
@@ -74,9 +75,10 @@ def _begin_study(deployment: Deployment) -> None:
 def _pass(deployment: Deployment, megabytes: int) -> float:
     """Sends a message of this size; the largest memory of the hub meanwhile, in MB."""
     attempt = f"{megabytes:032x}"
-    terms = LinkTerms(STUDY, attempt, *NODES, on="", roster={})
+    jobs.begin_attempt(deployment.hub.jobs, JOB, Attempt(attempt, *NODES))
+    terms = LinkTerms(STUDY, "", attempt, *NODES, on="", roster={})
     channel = Channel(terms, b"", "cnam", "casd", "rows")
-    sender, receiver = (HubRelay(_own(deployment, name)) for name in ("cnam", "casd"))
+    sender, receiver = (HubRelay(_enrolment(deployment, name)) for name in ("cnam", "casd"))
     sending = threading.Thread(target=sender.put, args=(channel, _parts(megabytes)))
     sending.start()
     largest = 0.0
@@ -87,7 +89,7 @@ def _pass(deployment: Deployment, megabytes: int) -> float:
     return largest
 
 
-def _own(deployment: Deployment, name: str) -> Credentials:
+def _enrolment(deployment: Deployment, name: str) -> Credentials:
     return credentials.load(deployment.state(name) / state_folder.HUB)
 
 

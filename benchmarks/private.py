@@ -196,14 +196,14 @@ def shares(nodes: int, dropouts: int, colluders: int, folder: Path) -> bool:
         for i in range(nodes)
     ]
     send = local.send_of(local.contexts_of(sites), federations.NOW)
-    for gone in range(dropouts):
-        send = faults.drops(send, f"n{gone:02d}", "mask")
+    for lost in range(dropouts):
+        send = faults.drops(send, f"n{lost:02d}", "mask")
     from aggregator import rounds, secure_sum
 
     outcome = rounds.run(
         study,
         contract,
-        secure_sum.ask_of(send, lambda made: registry.plan(made, contract)),
+        secure_sum.ask_of(send, lambda planned: registry.plan(planned, contract)),
         [site.name for site in sites],
     )
     rows = federations.result(outcome).tables["counts"].rows

@@ -34,8 +34,8 @@ def identity(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
-def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64) -> Cost:
-    """All phases, over vectors of random integers; `gone` nodes fall silent after they dealt their
+def secure_sum(n: int, dropouts: int, length: int, lost: int = 0, bits: Any = 64) -> Cost:
+    """All phases, over vectors of random integers; `lost` nodes fall silent after they dealt their
     shares."""
     names = [f"n{i:03d}" for i in range(n)]
     terms = Terms(
@@ -58,23 +58,23 @@ def secure_sum(n: int, dropouts: int, length: int, gone: int = 0, bits: Any = 64
     routed = aggregation.route(terms, dealt)
     vectors = {name: vector.copy() for name in names}
     start = time.process_time()
-    for name in names[gone:]:
+    for name in names[lost:]:
         cost.states[name], masked[name] = participant.mask(
             cost.states[name], dealt, routed[name], vectors[name]
         )
         cost.streams += 1 + len(routed[name])
-    for name in names[gone:]:
+    for name in names[lost:]:
         cost.states[name], signatures[name] = participant.sign_survivors(
             cost.states[name], frozenset(masked)
         )
-    for name in names[gone:]:
+    for name in names[lost:]:
         cost.states[name], openings[name] = participant.unmask(cost.states[name], signatures)
     cost.nodes += time.process_time() - start
     start = time.process_time()
     total = aggregation.open_sum(terms, adverts, frozenset(dealt), masked, openings)
     cost.hub = time.process_time() - start
     cost.streams += len(masked) + sum(
-        len(terms.neighbours_of(name) & masked.keys()) for name in names[:gone]
+        len(terms.neighbours_of(name) & masked.keys()) for name in names[:lost]
     )
     np.testing.assert_array_equal(total, vector * terms.dtype.type(len(masked)))
     return cost
@@ -137,7 +137,7 @@ def main() -> bool:
         for n, shares in ((10, 10), (50, 17), (100, 17))
         for figure in _against_floors(n, shares)
     ]
-    whole, fewer = (min(_all(secure_sum(50, 5, LENGTH, gone)) for _ in range(2)) for gone in (0, 5))
+    whole, fewer = (min(_all(secure_sum(50, 5, LENGTH, lost)) for _ in range(2)) for lost in (0, 5))
     met.append(
         timing.report(
             "secure sum of 50 nodes with 5 dropped / with none",

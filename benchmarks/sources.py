@@ -139,11 +139,11 @@ def main() -> None:
         for export in EXPORTS:
             s = timing.least(work(export, folder, agreed), repeats=3)
             detail = f"{s['read']:.2f} s, {s['duckdb']:.2f} s"
-            what = f"{export.name}: reading / DuckDB's read_csv"
-            met.append(timing.report(what, s["read"] / s["duckdb"], 1.3, detail))
+            label = f"{export.name}: reading / DuckDB's read_csv"
+            met.append(timing.report(label, s["read"] / s["duckdb"], 1.3, detail))
             detail = f"{s['check']:.2f} s, {s['summarize']:.2f} s"
-            what = f"{export.name}: node check / DuckDB's SUMMARIZE"
-            met.append(timing.report(what, s["check"] / s["summarize"], 2, detail))
+            label = f"{export.name}: node check / DuckDB's SUMMARIZE"
+            met.append(timing.report(label, s["check"] / s["summarize"], 2, detail))
     sys.exit(not all(met))
 
 

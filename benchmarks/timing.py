@@ -33,10 +33,10 @@ def peak_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def report(what: str, ratio: float, limit: float, detail: str) -> bool:
+def report(label: str, ratio: float, limit: float, detail: str) -> bool:
     met = ratio <= limit
     print(
-        f"{'met   ' if met else 'MISSED'} {ratio:7.2f} (at most {limit:g})  {what}: {detail}",
+        f"{'met   ' if met else 'MISSED'} {ratio:7.2f} (at most {limit:g})  {label}: {detail}",
         flush=True,
     )
     return met

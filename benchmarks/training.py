@@ -250,18 +250,18 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
         print(f"       {name}: {rate:.0f} samples / s", flush=True)
     mine = rates["ours, integer noise included"]
     theirs = max(rate for name, rate in rates.items() if name.startswith("opacus"))
-    what = f"DP-SGD, batch {people}, {pixels} x {pixels} pixels, {size} weights: "
+    label = f"DP-SGD, batch {people}, {pixels} x {pixels} pixels, {size} weights: "
     met = [
         timing.report(
-            f"{what}without privacy / ours",
+            f"{label}without privacy / ours",
             rates["without privacy"] / mine,
             1 / 0.6,
             f"{mine:.0f} samples / s",
         ),
         timing.report(
-            f"{what}Opacus's ghost clipping / ours", rates["opacus, ghost"] / mine, 1 / 1.3, ""
+            f"{label}Opacus's ghost clipping / ours", rates["opacus, ghost"] / mine, 1 / 1.3, ""
         ),
-        timing.report(f"{what}the best of Opacus's modes / ours", theirs / mine, 1 / 1.1, ""),
+        timing.report(f"{label}the best of Opacus's modes / ours", theirs / mine, 1 / 1.1, ""),
     ]
     return all(met)
 

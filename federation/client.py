@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from federation import contract as contracts
 from federation import credentials, datasets, errors
@@ -28,10 +28,8 @@ from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
 from federation.study import Study
+from federation.study_result import StudyResult
 from federation.tickets import REHEARSAL, RunTicket, ticket
-
-if TYPE_CHECKING:
-    import pandas
 
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
 MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
@@ -173,11 +171,16 @@ class Hub:
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
-            found = stub.Datasets(hub_pb2.Empty(), timeout=60).datasets
+            holdings = stub.Datasets(hub_pb2.Empty(), timeout=60).datasets
         return [
-            Held(one.node, Contract.model_validate_json(one.contract), one.people, one.online)
-            for one in found
-            if one.contract
+            Held(
+                holding.node,
+                Contract.model_validate_json(holding.contract),
+                holding.people,
+                holding.online,
+            )
+            for holding in holdings
+            if holding.contract
         ]
 
     def list(self, max_studies: int = 50) -> Sequence[Status]:
@@ -232,7 +235,9 @@ class Hub:
             deadline_s=deadline_s,
             nodes=nodes,
             rehearsal=rehearsal,
-            contracts={name: one.canonical() for name, one in several.items()},
+            contracts={
+                name: dataset_contract.canonical() for name, dataset_contract in several.items()
+            },
         )
         draft = stub.Draft(request, timeout=60)
         hub = credentials.authority_id(self.party.authority)
@@ -379,61 +384,6 @@ def _wait_until_ready(channel: Any, grpc: Any) -> None:
             "the hub has not answered for five minutes; ask its operator, then run `hdh study "
             "watch` again"
         ) from None
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """The content of result.json, with its tables as data frames."""
-
-    document: dict[str, Any] = field(repr=False)
-
-    @property
-    def tables(self) -> dict[str, list[str]]:
-        """The names of the tables, by analysis."""
-        analyses = self.document["analyses"].items()
-        return {name: list(analysis["tables"]) for name, analysis in analyses}
-
-    def table(
-        self, name: str, analysis: str | None = None, frame: Literal["pandas", "polars"] = "pandas"
-    ) -> Any:
-        """A table as a data frame. Give `analysis` if several have a table of this name."""
-        holders = [
-            holder
-            for holder, tables in self.tables.items()
-            if name in tables and analysis in (None, holder)
-        ]
-        if len(holders) != 1:
-            count = "more than one" if holders else "no"
-            place = f" of {analysis}" if analysis else ""
-            raise errors.InputError(f"{count} table {name!r}{place}; there are {self._list()}")
-        rows = self.document["analyses"][holders[0]]["tables"][name]
-        if frame == "polars":
-            import polars
-
-            return polars.DataFrame(rows)
-        import pandas
-
-        return pandas.DataFrame(rows)
-
-    def _list(self) -> str:
-        """The names of all tables, as in an error message."""
-        return "; ".join(
-            f"{analysis}: {', '.join(tables) or 'none'}" for analysis, tables in self.tables.items()
-        )
-
-    def save(self, path: Path | str) -> None:
-        Path(path).write_text(
-            json.dumps(self.document, indent=2, ensure_ascii=False), encoding="utf-8"
-        )
-
-    def _repr_html_(self) -> str:
-        parts = [f"<h3>{escape(self.document['title'])}</h3>"]
-        for analysis, tables in self.tables.items():
-            for name in tables:
-                frame: pandas.DataFrame = self.table(name, analysis)
-                title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"
-                parts.append(title + frame.head(20).to_html(index=False))
-        return "".join(parts)
 
 
 def _status(reply: Any) -> Status:

@@ -227,27 +227,27 @@ class _Arrays:
         self.content, self.at = content, at
 
     def take(self, entries: list[list[Any]], code: str) -> dict[str, NDArray[Any]]:
-        taken = {}
+        arrays = {}
         for name, stated, shape in entries:
             size = int(np.prod(shape, dtype=object)) if shape else 1
             if stated != code or size < 0 or size * 8 > len(self.content) - self.at:
                 raise CodecError("an array does not fit its bytes")
-            taken[str(name)] = (
+            arrays[str(name)] = (
                 np.frombuffer(self.content, _DTYPES[code], size, self.at)
                 .reshape([int(x) for x in shape])
                 .copy()
             )
             self.at += size * 8
-        return taken
+        return arrays
 
     def take_bytes(self, entries: list[list[Any]]) -> dict[str, bytes]:
-        taken = {}
+        items = {}
         for name, size in entries:
             if type(size) is not int or not 0 <= size <= len(self.content) - self.at:
                 raise CodecError("an item does not fit its bytes")
-            taken[str(name)] = self.content[self.at : self.at + size]
+            items[str(name)] = self.content[self.at : self.at + size]
             self.at += size
-        return taken
+        return items
 
 
 def _unpack(content: bytes, kind: str) -> tuple[dict[str, Any], _Arrays]:

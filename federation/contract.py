@@ -142,6 +142,15 @@ class Column(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _coherent(self) -> Column:
+        self._check_levels()
+        self._check_array()
+        self._check_range()
+        self._check_terminology()
+        if self.within_node and self.type != "category":
+            raise ValueError("only a category can be `within_node`")
+        return self
+
+    def _check_levels(self) -> None:
         if (self.type == "category") != bool(self.levels):
             raise ValueError(
                 "a category needs its closed list of `levels`; no other type has levels"
@@ -152,6 +161,8 @@ class Column(Frozen):
             raise ValueError("an empty text is a missing value, and no level; leave it out")
         if both := set(self.levels).intersection(self.missing):
             raise ValueError(f"{min(both)!r} is among `levels` and `missing`; keep one")
+
+    def _check_array(self) -> None:
         if (self.type == "array") != bool(self.shape) or len(self.shape) > 3:
             raise ValueError(
                 "an array needs its `shape`, of one to three numbers; no other type has a shape"
@@ -160,6 +171,8 @@ class Column(Frozen):
             raise ValueError(
                 "an array needs the `range` of its numbers, and takes neither `step` nor `outside`"
             )
+
+    def _check_range(self) -> None:
         if self.type not in ("number", "integer", "array", "date") and self.range:
             raise ValueError(f"a {self.type} has no `range`; only a number or a date has")
         if self.type not in ("number", "integer", "array") and self.step:
@@ -174,6 +187,8 @@ class Column(Frozen):
                 "an earlier to a later day" if self.type == "date" else "a lower to a higher number"
             )
             raise ValueError(f"the range must go from {ends}")
+
+    def _check_terminology(self) -> None:
         if (self.type == "code") != (self.terminology is not None):
             raise ValueError(
                 "a code needs its `terminology`; no other type has one: it is one of "
@@ -184,9 +199,6 @@ class Column(Frozen):
                 f"{self.terminology!r} is no terminology here: use one of "
                 f"{', '.join(TERMINOLOGIES)}"
             )
-        if self.within_node and self.type != "category":
-            raise ValueError("only a category can be `within_node`")
-        return self
 
     @property
     def kind(self) -> Kind:
@@ -315,13 +327,13 @@ class Contract(Frozen):
             if name not in other.columns or name not in self.columns:
                 lines.append(f"column {name} is {'removed' if name in self.columns else 'new'}")
                 continue
-            one, two = (
+            before, after = (
                 each.columns[name].model_dump(
                     mode="json", exclude_defaults=True, exclude={"description", "use"}
                 )
                 for each in (self, other)
             )
-            lines += _changes(f"column {name}: ", one, two)
+            lines += _changes(f"column {name}: ", before, after)
         return lines
 
     def canonical(self) -> str:

@@ -48,7 +48,7 @@ class Derivation(Frozen):
     range: tuple[float, float] | None = None
 
     @pydantic.model_validator(mode="after")
-    def _one(self) -> Derivation:
+    def _check_kind(self) -> Derivation:
         if sum(each is not None for each in (self.group, self.recode, self.value)) != 1:
             raise ValueError("a derived column is an expression, or one of group, recode and value")
         if (self.value is None) != (self.range is None):
@@ -62,7 +62,7 @@ def expression(definition: Mapping[str, Any]) -> str:
     try:
         derivation = Derivation.model_validate(definition)
     except pydantic.ValidationError as invalid:
-        raise ValueError(_said(invalid)) from None
+        raise ValueError(_worded(invalid)) from None
     if derivation.group is not None:
         return derivation.group.expression()
     if derivation.recode is not None:
@@ -72,7 +72,7 @@ def expression(definition: Mapping[str, Any]) -> str:
     return f"within({derivation.value}, {low:.12g}, {high:.12g})"
 
 
-def _said(invalid: pydantic.ValidationError) -> str:
+def _worded(invalid: pydantic.ValidationError) -> str:
     problem = invalid.errors()[0]
     where = ".".join(map(str, problem["loc"]))
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])

@@ -35,7 +35,7 @@ class _Postponed(ModuleType):
 
 def terms(text: str) -> Any:
     """The terms of a formula, with an intercept unless the formula removes it."""
-    parser = load().DefaultFormulaParser(include_intercept=True)
+    parser = parser_modules().DefaultFormulaParser(include_intercept=True)
     with _LOADING, _without_transforms():
         return parser.get_terms(text)
 
@@ -56,7 +56,7 @@ def _without_transforms() -> Iterator[None]:
         del sys.modules[TRANSFORMS]
 
 
-def load() -> ModuleType:
+def parser_modules() -> ModuleType:
     """The modules of the parser."""
     with _LOADING:
         spec = None if PACKAGE in sys.modules else importlib.util.find_spec(PACKAGE)

@@ -1,7 +1,8 @@
 """The receipt of a released result: the coordinator, the replies and their costs, signed by each
 party.
 
-A node signs each reply together with the query that it answers, and the hub signs the document.
+A node signs each reply together with the query that it answers, its round and its phase, and the
+hub signs the document.
 Anyone can therefore check offline, years later, that these nodes sent these bytes for this study
 and that nobody has changed the document.
 """
@@ -20,26 +21,49 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from federation import credentials
+from federation.messages import Query
 from federation.secagg import keys
 from federation.tickets import RunTicket, ticket
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a reply answers, as the node reads it in the query.
+
+    `run`: digest of the ticket. `query`: hash of the query as it was sent. `phase`: of a secure sum
+    or a link, or empty. `left`: the left holder for whose linked people a helper answers, or
+    empty."""
+
+    run: str
+    query: str
+    round: int
+    phase: str
+    left: str
+
+
+@dataclass(frozen=True)
 class Signed:
-    """A reply as it was received: hashes of the query and of the reply, its length in bytes, and
+    """A reply as it was received: what it answers, as in Asked, its hash, its length in bytes, and
     the signature."""
 
     round: int
     phase: str
+    left: str
     query: str
     reply: str
     bytes: int
     signature: str
 
 
-def reply_content(study_hash: str, query: str, reply: str) -> bytes:
-    """The bytes that a node signs: the hashes of a study, a query and its reply."""
-    return f"hdh reply 1\n{study_hash}\n{query}\n{reply}".encode()
+def asked(query: Query, digest: str) -> Asked:
+    """`digest`: of the query as it was sent."""
+    phase = query.phase.name if query.phase else ""
+    return Asked(query.run, digest, query.round, phase, query.left)
+
+
+def reply_content(answers: Asked, reply: str) -> bytes:
+    """The bytes that a node signs with a reply. `reply`: its hash."""
+    return b"hdh reply 2\n" + json.dumps({**vars(answers), "reply": reply}, sort_keys=True).encode()
 
 
 def decision_content(run: str, verdict: str, by: str, at: str) -> bytes:
@@ -148,7 +172,6 @@ def _nodes(
     run: RunTicket,
 ) -> list[str]:
     nodes = receipt.get("nodes") or {}
-    study_hash = str(document.get("study_hash"))
     answered = {
         entry["node"]
         for analysis in document.get("analyses", {}).values()
@@ -160,7 +183,7 @@ def _nodes(
         *(
             f"{node}: {problem}"
             for node, record in nodes.items()
-            for problem in _node(study_hash, record, roster.get(node), run.digest)
+            for problem in _node(record, roster.get(node), run.digest)
         ),
         *(
             f"{node}: the coordinator's run does not ask it"
@@ -171,9 +194,7 @@ def _nodes(
     ]
 
 
-def _node(
-    study_hash: str, record: Mapping[str, Any], expected: bytes | None, run: str
-) -> Iterator[str]:
+def _node(record: Mapping[str, Any], expected: bytes | None, run: str) -> Iterator[str]:
     """The problems of one node. `expected`: its identity in the verifier's roster, or None. `run`:
     digest of the ticket."""
     identity = _hex(record.get("identity"))
@@ -185,9 +206,14 @@ def _node(
     if approval.get("verdict") != "approved" or not is_signed:
         yield "its approval does not bear its signature"
     for reply in record.get("replies", []):
-        content = reply_content(study_hash, reply["query"], reply["reply"])
-        if not keys.is_signed(identity, _hex(reply["signature"]), content):
-            yield f"its reply of round {reply['round']} does not bear its signature"
+        if not keys.is_signed(identity, _hex(reply.get("signature")), _reply_content(reply, run)):
+            yield f"its reply of round {reply.get('round')} does not bear its signature"
+
+
+def _reply_content(reply: Mapping[str, Any], run: str) -> bytes:
+    """As the receipt shows the reply: with the labels that the hub has written beside it."""
+    labels: list[Any] = [reply.get(name) for name in ("query", "round", "phase", "left")]
+    return reply_content(Asked(run, *labels), str(reply.get("reply")))
 
 
 def _hub(

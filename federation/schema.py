@@ -132,9 +132,10 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
         if name not in closed
     }
     sources = {name: frozenset([name]) for name in fields}
-    if taken := [name for name in derive if name in contract.columns]:
+    if clashes := [name for name in derive if name in contract.columns]:
         raise DeriveError(
-            taken[0], f"column {taken[0]!r} exists already; give the derived column another name"
+            clashes[0],
+            f"column {clashes[0]!r} exists already; give the derived column another name",
         )
     waiting = dict(derive)
     while waiting:

@@ -98,10 +98,9 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
         return f"{source.at(*key)}: unknown key {str(last)!r}; it is now {new!r}"
     if problem["type"] == "extra_forbidden" and fields:
         near = difflib.get_close_matches(str(last), fields, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        return (
-            f"{source.at(*key)}: unknown key {str(last)!r}; {meant}the keys are {', '.join(fields)}"
-        )
+        suggestion = f"did you mean {near[0]!r}? " if near else ""
+        at, keys = source.at(*key), ", ".join(fields)
+        return f"{at}: unknown key {str(last)!r}; {suggestion}the keys are {keys}"
     if problem["type"] == "string_pattern_mismatch":
         shape = (
             "lower-case letters, digits, - and _"
@@ -152,9 +151,9 @@ def _first_model(annotation: Any) -> Any:
         return annotation
     return next(
         (
-            found
+            model
             for arg in getattr(annotation, "__args__", ())
-            if (found := _first_model(arg)) is not None
+            if (model := _first_model(arg)) is not None
         ),
         None,
     )

@@ -43,7 +43,7 @@ class Book:
     process, and the account and time that go with an entry."""
 
     ledger: Ledger
-    runs: dict[tuple[str, TaskId], Run]
+    runs: dict[str, Run]
     account: Account
     at: str
 
@@ -84,7 +84,7 @@ def _admit(
     wrong = (
         _burn(key, task, limits, admitted, query, budget_ledger)
         if study.privacy.mode == "dp"
-        else _count(key, task_id, task, limits, admitted, query, budget_ledger)
+        else _count(key, task, limits, admitted, query, budget_ledger)
     )
     return _refusal(task_id, wrong) if wrong else admitted
 
@@ -145,12 +145,15 @@ def _burn(
     if (before := ledger.recalled(budget_ledger.ledger, KIND, name)) is not None:
         return "" if before == wanted else ANOTHER_STATE
     last = max(
-        (int(kept[-DIGITS:]) for kept in ledger.names(budget_ledger.ledger, KIND, key, last=True)),
+        (
+            int(position[-DIGITS:])
+            for position in ledger.names(budget_ledger.ledger, KIND, key, last=True)
+        ),
         default=-1,
     )
     if at < last or (at > last + 1 and not limits.may_skip):
         return OUT_OF_ORDER
-    kept = ledger.remember(
+    stored = ledger.remember(
         budget_ledger.ledger,
         KIND,
         budget_ledger.account,
@@ -159,13 +162,12 @@ def _burn(
         wanted,
         budget_ledger.at,
     )
-    return "" if kept == wanted else ANOTHER_STATE
+    return "" if stored == wanted else ANOTHER_STATE
 
 
 # -- exact mode: by number
 def _count(
     key: str,
-    task_id: TaskId,
     task: AnyTask,
     limits: Limits,
     state: State,
@@ -180,11 +182,9 @@ def _count(
     leaves ends the study. A known state is answered again, for a hub that resumes after a
     crash."""
     study, first, wanted = query.study, _first(task, limits), digest(state)
-    if (study.hash, task_id) not in budget_ledger.runs:
-        budget_ledger.runs[study.hash, task_id] = _recalled(key, budget_ledger.ledger) or Run(
-            len(query.nodes)
-        )
-    run = budget_ledger.runs[study.hash, task_id]
+    if key not in budget_ledger.runs:
+        budget_ledger.runs[key] = _recalled(key, budget_ledger.ledger) or Run(len(query.nodes))
+    run = budget_ledger.runs[key]
     if wanted in run.digests:
         return ""
     if (
@@ -210,13 +210,13 @@ def _count(
     return ""
 
 
-def _recalled(key: str, kept: Ledger) -> Run | None:
+def _recalled(key: str, book: Ledger) -> Run | None:
     """The run as the ledger holds it, after a restart of this node."""
-    found = [
+    contents = [
         content
-        for name in ledger.names(kept, KIND, key)
-        if (content := ledger.recalled(kept, KIND, name)) is not None
+        for name in ledger.names(book, KIND, key)
+        if (content := ledger.recalled(book, KIND, name)) is not None
     ]
-    if not found:
+    if not contents:
         return None
-    return Run(int.from_bytes(found[0][32:], "little"), {content[:32] for content in found})
+    return Run(int.from_bytes(contents[0][32:], "little"), {content[:32] for content in contents})

@@ -50,8 +50,8 @@ class Proposed:
     """A run of a study as its coordinator signed it, and this node's decision.
 
     `key_id`: of the coordinator. `deadline`: the one of the ticket, or MAX_WAIT_S after the
-    proposal if that is earlier. `link`: the contracts of a study of several datasets, and
-    the parties of a link, as link_proposals writes them."""
+    proposal if that is earlier. `link`: the contracts of the study's datasets, and the
+    parties of a link, as link_proposals writes them."""
 
     ticket: RunTicket
     study: str
@@ -76,13 +76,13 @@ class Proposed:
         return self.ticket.study_hash
 
 
-def _row(one: Proposed) -> tuple[Any, ...]:
-    ticket = one.ticket
-    signed = (one.run, ticket.hub, ticket.number, ticket.study_hash)
-    written = (one.study, one.written, one.coordinator, one.key_id)
-    terms = (ticket.contract_hash, json.dumps(ticket.nodes), one.received, ticket.deadline)
-    decision = (one.verdict, one.reason, one.by, one.at, one.link)
-    return (*signed, *written, *terms, one.deadline, one.over, *decision)
+def _row(proposed: Proposed) -> tuple[Any, ...]:
+    ticket = proposed.ticket
+    signed = (proposed.run, ticket.hub, ticket.number, ticket.study_hash)
+    written = (proposed.study, proposed.written, proposed.coordinator, proposed.key_id)
+    terms = (ticket.contract_hash, json.dumps(ticket.nodes), proposed.received, ticket.deadline)
+    decision = (proposed.verdict, proposed.reason, proposed.by, proposed.at, proposed.link)
+    return (*signed, *written, *terms, proposed.deadline, proposed.over, *decision)
 
 
 def _proposed(row: Sequence[Any]) -> Proposed:
@@ -153,16 +153,16 @@ class Approvals:
 
     def open_runs(self) -> list[str]:
         """The newest runs that the hub has not ended, as far as this node knows."""
-        return [one.run for one in self._query("over = 0")[:MAX_OPEN]]
+        return [proposed.run for proposed in self._query("over = 0")[:MAX_OPEN]]
 
-    def untold(self) -> Sequence[Proposed]:
+    def unsent(self) -> Sequence[Proposed]:
         """Decisions that the hub has not taken yet."""
         return self._query("told = 0 AND over = 0 AND verdict <> 'waiting'")
 
-    def told(self, one: Proposed) -> None:
+    def mark_sent(self, proposed: Proposed) -> None:
         with self._opened() as connection:
             connection.execute(
-                "UPDATE runs SET told = 1 WHERE run = ? AND at = ?", (one.run, one.at)
+                "UPDATE runs SET told = 1 WHERE run = ? AND at = ?", (proposed.run, proposed.at)
             )
 
     def all(self) -> Sequence[Proposed]:
@@ -172,18 +172,22 @@ class Approvals:
     def find(self, named: str) -> Proposed:
         """By number, hash, its beginning, or name; InputError if it is none or not clear."""
         every = self.all()
-        found = (
-            [one for one in every if str(one.ticket.number) == named]
-            or [one for one in every if one.study_hash.startswith(named)]
-            or [one for one in every if one.study == named]
+        matches = (
+            [proposed for proposed in every if str(proposed.ticket.number) == named]
+            or [proposed for proposed in every if proposed.study_hash.startswith(named)]
+            or [proposed for proposed in every if proposed.study == named]
         )
-        if not found:
+        if not matches:
             raise errors.InputError(
                 f"no study {named!r} was proposed to this node; see `hdh node studies`"
             )
-        waiting = [one for one in found if one.verdict == "waiting" and not one.over] or found[:1]
+        waiting = [
+            proposed for proposed in matches if proposed.verdict == "waiting" and not proposed.over
+        ] or matches[:1]
         if len(waiting) > 1:
-            several = ", ".join(f"{one.ticket.number} ({one.study_hash[:12]})" for one in waiting)
+            several = ", ".join(
+                f"{proposed.ticket.number} ({proposed.study_hash[:12]})" for proposed in waiting
+            )
             raise errors.InputError(f"{named!r} may mean {several}; give the number")
         return waiting[0]
 

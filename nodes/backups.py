@@ -65,7 +65,7 @@ def restore(backup: Path, state: Path) -> int:
             f"{state}: not empty; move it away first, and compare its ledger (`hdh node ledger`):"
             " use the newer one"
         )
-    state_folder.made(state)
+    state_folder.create(state)
     try:
         with tarfile.open(backup, mode="r:gz") as archive:
             archive.extractall(state, filter="data")

@@ -59,8 +59,8 @@ def _stacked(rows: Values, field: Field) -> Values:
     is_bytes = next(
         (
             isinstance(value, bytes | bytearray)
-            for value, gone in zip(values, masked, strict=True)
-            if not gone
+            for value, is_masked in zip(values, masked, strict=True)
+            if not is_masked
         ),
         True,
     )
@@ -70,12 +70,18 @@ def _stacked(rows: Values, field: Field) -> Values:
     if is_bytes:
         zeros = blank.tobytes()
         joined = b"".join(
-            zeros if gone else value for value, gone in zip(values, masked, strict=True)
+            zeros if is_masked else value for value, is_masked in zip(values, masked, strict=True)
         )
         stacked: Values = np.frombuffer(joined, np.uint8)
     else:
         stacked = np.concatenate(
-            [blank, *(blank if gone else value for value, gone in zip(values, masked, strict=True))]
+            [
+                blank,
+                *(
+                    blank if is_masked else value
+                    for value, is_masked in zip(values, masked, strict=True)
+                ),
+            ]
         )[len(blank) :]
     return np.clip(stacked, low, high).astype(blank.dtype, copy=False).reshape(-1, *field.shape)
 

@@ -112,7 +112,7 @@ def converted(name: str, column: Column, raw_type: str) -> str:
 
 def _cast(name: str, column: Column, raw_type: str) -> str:
     """NULL where the value cannot be read, or could be read only as another value."""
-    raw = _known(name, column, raw_type)
+    raw = _present(name, column, raw_type)
     if column.kind == "category":
         return _as_level(raw, column, raw_type)
     if column.type == "integer":
@@ -201,7 +201,7 @@ def _is_native(column: Column, raw_type: str) -> bool:
     )
 
 
-def _known(name: str, column: Column, raw_type: str) -> str:
+def _present(name: str, column: Column, raw_type: str) -> str:
     """The raw value, or its canonical text if it is a text;
     NULL where it is blank or a missing code."""
     raw = quote_name(name)
@@ -317,7 +317,7 @@ def checks(
 
 def _given(name: str, column: Column, raw_type: str) -> str:
     """The SQL of a condition, which is not true where the value is missing."""
-    value = _known(name, column, raw_type)
+    value = _present(name, column, raw_type)
     if raw_type == "DOUBLE" and column.kind == "number":
         return f"NOT isnan({value})"
     return f"CAST({value} AS VARCHAR) NOT IN ('nan', 'NaN')"

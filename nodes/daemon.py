@@ -35,7 +35,7 @@ def run(path: Path, *, log_format: str = "text") -> None:
     os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     site = sites.load(path)
     assert site.state is not None
-    enrolment = credentials.load(state_folder.made(site.state) / state_folder.HUB)
+    enrolment = credentials.load(state_folder.create(site.state) / state_folder.HUB)
     if enrolment.name != site.name:
         raise errors.SiteError(
             f"{path}: the node is called {site.name!r}, but is enrolled as {enrolment.name!r};"
@@ -72,7 +72,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
         "node %s (hdh %s) with %s; hub %s",
         site.name,
         __version__,
-        ", ".join(site.datasets) or "no dataset",
+        ", ".join(site.entries) or "no dataset",
         enrolment.api,
     )
     failed: list[str] = []
@@ -187,7 +187,7 @@ def _write_metrics(state: Path, stream: Any, context: NodeContext) -> None:
     """Writes a file for the text-file collector of Prometheus' node exporter, because a node
     listens on no port."""
     try:
-        verdicts = [one.verdict for one in stream.approvals.all() if not one.over]
+        verdicts = [proposed.verdict for proposed in stream.approvals.all() if not proposed.over]
     except errors.HdhError as error:
         log.error("%s", error)
         return
@@ -195,7 +195,7 @@ def _write_metrics(state: Path, stream: Any, context: NodeContext) -> None:
         "hdh_node_line_open": int(stream.state.get("line") == "open"),
         "hdh_node_studies_waiting": verdicts.count("waiting"),
         "hdh_node_clock_skew_seconds": stream.state.get("skew_s", 0),
-        "hdh_node_certificate_days": f"{credentials.days_left(stream.own.certificate):.1f}",
+        "hdh_node_certificate_days": f"{credentials.days_left(stream.enrolment.certificate):.1f}",
     }
     lines = [f"# TYPE {name} gauge\n{name} {value}" for name, value in metrics.items()]
     try:

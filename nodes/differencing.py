@@ -2,10 +2,10 @@
 that combine to such a pair.
 
 A node permanently keeps a fingerprint of the people behind each sum: of the complete rows of each
-analysis, and of the people among them for whom a condition of the study holds. Fingerprints add up
-as the people do, so the difference of two, or of three, shows how few people it is about. Where
-rows are counted in place nobody is numbered; the node keeps the conditions instead, and counts them
-against each other.
+analysis, and of the people among them for whom a condition of the study holds. It compares those of
+all its datasets about the same people. Fingerprints add up as the people do, so the difference of
+two, or of three, shows how few people it is about. Where rows are counted in place nobody is
+numbered; the node keeps the conditions instead, and counts them against each other.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ class Condition:
         return json.dumps({"sql": self.sql, "columns": self.columns}).encode()
 
 
-def conditions(kept: Ledger, contract: Contract) -> list[Condition]:
+def conditions(book: Ledger, contract: Contract) -> list[Condition]:
     """The conditions of earlier studies on a dataset; none where it names people, whose
     fingerprints are compared instead."""
     if contract.person is not None:
         return []
-    read = map(json.loads, ledger.remembered(kept, CONDITION, contract.dataset))
+    read = map(json.loads, ledger.remembered(book, CONDITION, contract.dataset))
     return [Condition(values["sql"], tuple(values["columns"])) for values in read]
 
 
@@ -121,8 +121,8 @@ def check(
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
     groups = _groups(memory, cohort, task, rows, strict)
-    known = [*_remembered(memory), *map(group_from, memory.seen)]
-    seen = Seen(known)
+    before = [*_remembered(memory), *map(group_from, memory.seen)]
+    seen = Seen(before)
     for group in groups:
         if _is_near(group, seen.beside(group), memory.min_cell):
             return NEARLY
@@ -147,7 +147,7 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: b
             ),
         ]
     names = memory.columns_behind(rows.columns)
-    complete = everyone if rows.kept.all() else _print(memory, rows.kept)
+    complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
     groups = [whole, Group(complete, names)]
     pieces = support.pieces(task) if strict else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
@@ -163,31 +163,36 @@ def _print(memory: Memory, mask: Mask) -> Words:
 
 
 def _remembered(memory: Memory) -> list[Group]:
-    kept = ledger.remembered(memory.ledger, KIND, memory.account.dataset)
+    account = memory.account
+    kept = ledger.remembered(memory.ledger, KIND, account.dataset, account.register)
     return [group_from(content) for content in kept]
 
 
 def _remember(memory: Memory, kind: str, content: bytes) -> None:
-    memory.keep(kind, hashlib.sha256(content).hexdigest(), content)
+    """Under a name that holds the dataset: another one may have the same content."""
+    name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
+    memory.keep(kind, name, content)
 
 
 def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
     if not others:
         return False
-    known = np.stack([other.print for other in others])
-    if any(0 < apart < k for apart in fingerprints.apart(known - group.print)):
+    earlier = np.stack([other.print for other in others])
+    if any(0 < apart < k for apart in fingerprints.apart(earlier - group.print)):
         return True
-    known = known[-MAX_TRIPLES:]
-    return any(_has_near(rest, known, k) for rest in (group.print - known, group.print + known))
+    earlier = earlier[-MAX_TRIPLES:]
+    return any(
+        _has_near(rest, earlier, k) for rest in (group.print - earlier, group.print + earlier)
+    )
 
 
-def _has_near(rests: Words, known: Words, k: int) -> bool:
-    """Whether a row of `rests` (m, buckets) is nearly, but not exactly, one of `known` (m,
+def _has_near(rests: Words, earlier: Words, k: int) -> bool:
+    """Whether a row of `rests` (m, buckets) is nearly, but not exactly, one of `earlier` (m,
     buckets). A few buckets suffice to show of most pairs that they are far apart."""
-    begin = known[:, : fingerprints.FIRST]
+    begin = earlier[:, : fingerprints.FIRST]
     for rest in rests:
         near = np.flatnonzero(fingerprints.apart(begin - rest[: fingerprints.FIRST]) < k)
-        if len(near) and any(0 < n < k for n in fingerprints.apart(known[near] - rest)):
+        if len(near) and any(0 < n < k for n in fingerprints.apart(earlier[near] - rest)):
             return True
     return False
 
@@ -202,13 +207,13 @@ def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal 
     Where the rows have no order either, the row of a fingerprint changes with the columns that are
     read: there, only these conditions tell two cohorts that are nearly the same, so the places
     where a function has no value are among them."""
-    own = [piece.sql for piece in support.pieces(task) if piece.kind in DIVIDES]
-    new = [memory.where or "TRUE", *own]
+    dividing = [piece.sql for piece in support.pieces(task) if piece.kind in DIVIDES]
+    new = [memory.where or "TRUE", *dividing]
     before = conditions(memory.ledger, memory.contract)
-    known = list(dict.fromkeys(condition.sql for condition in before))
-    count = _counter(cohort.everyone or cohort, dict.fromkeys([*known, *new]))
+    earlier = list(dict.fromkeys(condition.sql for condition in before))
+    count = _counter(cohort.everyone or cohort, dict.fromkeys([*earlier, *new]))
     for number, sql in enumerate(new):
-        others = [*(other for other in known if other != sql), *new[:number]]
+        others = [*(other for other in earlier if other != sql), *new[:number]]
         if _is_near_condition(sql, others, count, memory.min_cell):
             return NEARLY
     for sql in new:
@@ -221,7 +226,7 @@ def _is_near_condition(sql: str, others: Sequence[str], count: Count, k: int) ->
     if any(0 < _apart(count([sql, other])) < k for other in others):
         return True
     pairs = itertools.combinations(others[-MAX_PAIRED:], 2)
-    return any(0 < _left_over(count([sql, one, other])) < k for one, other in pairs)
+    return any(0 < _left_over(count([sql, condition, other])) < k for condition, other in pairs)
 
 
 def _counter(everyone: Cohort, conditions: Iterable[str]) -> Count:

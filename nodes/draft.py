@@ -106,27 +106,27 @@ def _bare(guess: Guess) -> Column:
 
 # -- types, from the sample
 def _guesses(sample: Sample) -> list[Guess]:
-    taken: set[str] = set()
+    used_names: set[str] = set()
     guesses = []
     for header in sample.names:
         if not header or list(sample.names).count(header) > 1:
             continue
-        name = _free(slug(header) or "column", taken)
-        taken.add(name)
+        name = _free(slug(header) or "column", used_names)
+        used_names.add(name)
         values = list(sample.column(header))
         absent = sorted({v for _, v in values if v.lower() in recognition.ABSENT_WORDS})
-        kept = [pair for pair in values if pair[1] not in absent]
-        keys, notes = _type(name, kept)
+        present = [pair for pair in values if pair[1] not in absent]
+        keys, notes = _type(name, present)
         if absent:
             notes = [*notes, f"{', '.join(map(repr, absent))} taken for codes of absence"]
         guesses.append(Guess(name, header, keys, notes, absent))
     return guesses
 
 
-def _free(name: str, taken: Iterable[str]) -> str:
+def _free(name: str, used_names: Iterable[str]) -> str:
     name = name if name[0].isalpha() else f"c_{name}"
     options = [name[:60], *(f"{name[:60]}_{number}" for number in range(2, 1000))]
-    return next(option for option in options if option not in set(taken))
+    return next(option for option in options if option not in set(used_names))
 
 
 def _type(name: str, values: Values) -> tuple[Mapping[str, Any], list[str]]:
@@ -187,9 +187,9 @@ def _terminology(distinct: set[str]) -> str | None:
 
 def _are_words(distinct: set[str]) -> bool:
     lower = {value.lower() for value in distinct}
-    known = lower <= {*recognition.YES_WORDS, *recognition.NO_WORDS}
+    is_yes_no = lower <= {*recognition.YES_WORDS, *recognition.NO_WORDS}
     return (
-        known
+        is_yes_no
         and len(lower) <= 4
         and lower & recognition.NO_WORDS != set()
         and (lower & recognition.YES_WORDS != set())

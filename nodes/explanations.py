@@ -51,7 +51,7 @@ def _remedy(
     seen = recognised.of(finding.column)
     if seen and finding.rule in ("wrong type", "impossible date"):
         return "; ".join(
-            f"line {each.line} has {each.value!r}, {each.what}"
+            f"line {each.line} has {each.value!r}, {each.meaning}"
             + (f": write `{each.key}` under `read:`" if each.key else "")
             for each in seen
         )

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from federation.contract import Contract
 from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Schema
@@ -35,10 +36,12 @@ COUNTS = (
 Numbers = Mapping[str, int]
 
 
-def question(study: Study, task: AnyTask) -> str:
-    """The name of what a task asks, whatever the study that asks it is called."""
+def question(study: Study, contract: Contract, task: AnyTask) -> str:
+    """The name of what a task asks, whatever the study that asks it is called. Another version of
+    the dataset is another question, because its rows may differ."""
     entry = study.analyses[task.name].model_dump(mode="json")
-    asked = [study.coordinator, study.dataset, entry, study.cohort.model_dump(mode="json")]
+    cohort = study.cohort.model_dump(mode="json")
+    asked = [study.coordinator, study.dataset, contract.hash, entry, cohort]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -61,7 +64,7 @@ def check(
     """Charges an answer of so many numbers about each of `columns`, or returns the reason for a
     refusal. `limits`: the most numbers about one column for a study,
     and for a coordinator in a year."""
-    name = question(memory.study, task)
+    name = question(memory.study, memory.contract, task)
     if ledger.recalled(memory.ledger, KIND, name) is not None:
         return None
     _charge_link(memory)
@@ -98,7 +101,7 @@ def _too_many(where: str) -> Refusal:
 
 def charge_refusal(memory: Memory, task: AnyTask, columns: Iterable[str]) -> None:
     """A refusal for its support is one number about each column."""
-    name = f"{question(memory.study, task)}:refused"
+    name = f"{question(memory.study, memory.contract, task)}:refused"
     if ledger.recalled(memory.ledger, KIND, name) is None:
         _keep(memory, name, dict.fromkeys(sorted(columns), 1))
 
@@ -130,7 +133,8 @@ def _keep(memory: Memory, name: str, numbers: Numbers) -> None:
 def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
     """By column, what this study and its coordinator's year have been given."""
     by_study, by_year = Counter[str](), Counter[str]()
-    for content in ledger.remembered(memory.ledger, KIND, memory.account.dataset):
+    account = memory.account
+    for content in ledger.remembered(memory.ledger, KIND, account.dataset, account.register):
         entry = json.loads(content)
         if entry["study"] == memory.study.hash:
             by_study.update(entry["numbers"])
@@ -142,11 +146,11 @@ def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
     return by_study, by_year
 
 
-def given(kept: Ledger, dataset: str, year: int) -> dict[str, Counter[str]]:
+def given(book: Ledger, dataset: str, year: int) -> dict[str, Counter[str]]:
     """By coordinator and column, what a year has given. For the producer's eyes."""
-    found: dict[str, Counter[str]] = {}
-    for content in ledger.remembered(kept, KIND, dataset):
+    by_coordinator: dict[str, Counter[str]] = {}
+    for content in ledger.remembered(book, KIND, dataset):
         entry = json.loads(content)
         if entry["year"] == year:
-            found.setdefault(entry["coordinator"], Counter()).update(entry["numbers"])
-    return found
+            by_coordinator.setdefault(entry["coordinator"], Counter()).update(entry["numbers"])
+    return by_coordinator

@@ -28,7 +28,15 @@ from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
 from federation.tickets import REHEARSAL, RunTicket, ticket
-from nodes import ledger, link_proposals, memory, service, side_by_side, state_folder
+from nodes import (
+    dataset_versions,
+    ledger,
+    link_proposals,
+    memory,
+    service,
+    side_by_side,
+    state_folder,
+)
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
 from nodes.site import Site
@@ -47,7 +55,7 @@ class HubStream:
 
     context: NodeContext
     approvals: Approvals
-    own: Credentials
+    enrolment: Credentials
     wake: Callable[[float, float | None], None]
     stop: threading.Event
     state: dict[str, Any] = field(default_factory=dict)
@@ -65,14 +73,14 @@ def keep(hub: HubStream) -> None:
     teller.start()
     while not hub.stop.is_set():
         started = time.monotonic()
-        if credentials.days_left(hub.own.certificate) < 0:
+        if credentials.days_left(hub.enrolment.certificate) < 0:
             hub.state["line"] = "certificate expired"
             log.error(
                 "this node's certificate has expired: ask the hub's operator for a new invitation,"
                 " and `hdh node enrol` again"
             )
         try:
-            with credentials.channel(hub.own) as channel:
+            with credentials.channel(hub.enrolment) as channel:
                 _listen(hub, channel)
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
@@ -81,7 +89,7 @@ def keep(hub: HubStream) -> None:
                     or "the hub does not accept this node's certificate"
                 ) from None
             if not hub.stop.is_set():
-                log.warning("%s", credentials.hub_error(error, hub.own.api))
+                log.warning("%s", credentials.hub_error(error, hub.enrolment.api))
         # For example an error of this node's disk; the hub will propose its studies again.
         except errors.HdhError as error:
             log.error("%s", error)
@@ -98,7 +106,7 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
         kind = notice.WhichOneof("what")
         if kind == "welcome":
             hub.state |= {"line": "open", "since": _now()}
-            log.info("the line to the hub %s is open", hub.own.api)
+            log.info("the line to the hub %s is open", hub.enrolment.api)
             hub.wake(0.0, None)  # the hub is there: no retry at Flower waits any longer
             _check_welcome(hub, notice.welcome)
             _renew(hub, stub)
@@ -126,12 +134,12 @@ def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
 def _hello(site: Site, runs: Sequence[str]) -> hub_pb2.Hello:
     holdings = [
         hub_pb2.Holding(
-            dataset=name,
+            dataset=dataset.contract.dataset,
             contract_hash=dataset.contract.hash,
             people=dataset.people or 0,
             contract=dataset.contract.canonical(),
         )
-        for name, dataset in sorted(site.datasets.items())
+        for _, dataset in sorted(site.entries.items())
     ]
     return hub_pb2.Hello(version=__version__, holdings=holdings, runs=runs)
 
@@ -163,11 +171,11 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
 
 def _renew(hub: HubStream, stub: Any) -> None:
     """Asks for a new certificate for the same key, RENEW_DAYS before the present one expires."""
-    if credentials.days_left(hub.own.certificate) > RENEW_DAYS:
+    if credentials.days_left(hub.enrolment.certificate) > RENEW_DAYS:
         return
-    csr = credentials.request(credentials.private_key(hub.own.key))
+    csr = credentials.request(credentials.private_key(hub.enrolment.key))
     credentials.write_secret(
-        hub.own.folder / "own.crt",
+        hub.enrolment.folder / "own.crt",
         stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode(),
     )
     hub.context.audit("certificate renewed")
@@ -202,7 +210,7 @@ def consider(hub: HubStream, proposal: hub_pb2.Proposal) -> hub_pb2.Decision | N
 def _ticket(hub: HubStream, study: Study, proposal: hub_pb2.Proposal) -> RunTicket:
     """The run of a proposal, at the hub where this node is enrolled."""
     return ticket(
-        credentials.authority_id(hub.own.authority),
+        credentials.authority_id(hub.enrolment.authority),
         proposal.number,
         study.hash,
         proposal.contract_hash,
@@ -220,7 +228,7 @@ def _signer(
     if not is_mine or (run.number == REHEARSAL) != proposal.rehearsal:
         return None
     signer = credentials.signer_of_run(
-        proposal.certificate.encode(), hub.own.authority, run, proposal.signature, now
+        proposal.certificate.encode(), hub.enrolment.authority, run, proposal.signature, now
     )
     pinned = hub.context.site.policy.coordinator_keys.get(study.coordinator)
     if signer is None or signer[0] != study.coordinator:
@@ -298,6 +306,7 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
         study_hash=study.hash,
         coordinator=study.coordinator,
         key=proposed.key_id,
+        contract=proposed.ticket.contract_hash,
         verdict=proposed.verdict,
         why=proposed.reason,
     )
@@ -312,29 +321,33 @@ def _report_proposal(hub: HubStream, study: Study, proposed: Proposed) -> None:
 
 
 def _link_of(proposal: hub_pb2.Proposal) -> str:
-    """What the node stores of a study of several datasets, beside the study itself."""
+    """What the node stores beside the study itself: its contracts, and the roles of a link."""
     if not proposal.contracts:
         return ""
     return link_proposals.to_text(proposal.contracts, proposal.roles)
 
 
 def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
-    """`link`: of a study of several datasets, as the node stores it."""
+    """`link`: what the node stores beside the study."""
     if study.link is not None:
         return _link_policy(study, run, link, site, now)
     if side_by_side.is_side_by_side(study):
         placed = side_by_side.site_of(study, run.contract_hash, link, site)
         if isinstance(placed, Refusal):
-            return str(service.said(placed, site))
+            return str(service.as_sent(placed, site))
         site = placed
+    site = site.under(study.dataset, run.contract_hash)
     dataset = site.datasets.get(study.dataset)
-    if dataset is None or dataset.contract.hash != run.contract_hash:
-        return f"contract: this node has no dataset {study.dataset!r} with this contract"
+    if dataset is None:
+        return f"dataset: this node has no dataset {study.dataset!r}"
+    if dataset.contract.hash != run.contract_hash:
+        asked = dataset_versions.contract_in(link, study.dataset, run.contract_hash)
+        return str(service.as_sent(service.of_another_contract(study, site, asked), site))
     refused = service.admit_study(
         study, dataset.paying, len(run.nodes), site, now
     ) or service.unchecked(study, site)
     if refused is not None:
-        return str(service.said(refused, site))
+        return str(service.as_sent(refused, site))
     return _over_budget(study, site, now.year, dataset.paying.dataset)
 
 
@@ -346,7 +359,7 @@ def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datet
         return f"study: {error}"
     refused = link_proposals.refusal(read, site, now)
     if refused is not None:
-        return str(service.said(refused, site))
+        return str(service.as_sent(refused, site))
     role = read.roles[site.name]
     if role == "helper":
         return None
@@ -404,13 +417,22 @@ def _decision(
 def _tell_decisions(hub: HubStream) -> None:
     """Sends the decisions of the staff, until the hub has received them."""
     while not hub.stop.wait(LOOK_S):
-        with suppress(grpc.RpcError, errors.HdhError), credentials.channel(hub.own) as channel:
-            for one in hub.approvals.untold() if hub.state.get("line") == "open" else ():
+        with (
+            suppress(grpc.RpcError, errors.HdhError),
+            credentials.channel(hub.enrolment) as channel,
+        ):
+            for proposed in hub.approvals.unsent() if hub.state.get("line") == "open" else ():
                 decision = _decision(
-                    hub, one.ticket, one.verdict, one.reason, one.by, False, one.at
+                    hub,
+                    proposed.ticket,
+                    proposed.verdict,
+                    proposed.reason,
+                    proposed.by,
+                    False,
+                    proposed.at,
                 )
                 hub_pb2_grpc.NodesStub(channel).Decide(decision, timeout=30)
-                hub.approvals.told(one)
+                hub.approvals.mark_sent(proposed)
 
 
 def _now() -> str:

@@ -257,12 +257,12 @@ def charge(ledger: Ledger, account: Account, claim: Claim, at: str) -> Refusal |
     since it would not be the same release."""
     cost = claim.cost
     with _transaction(ledger):
-        known = ledger.connection.execute(
+        entry = ledger.connection.execute(
             "SELECT dataset, unit, rho, curve FROM entries WHERE kind = 'charge' AND release = ?",
             (claim.release,),
         ).fetchone()
-        if known is not None:
-            if known != (account.dataset, account.label, cost.rho, _curve(cost)):
+        if entry is not None:
+            if entry != (account.dataset, account.label, cost.rho, _curve(cost)):
                 raise errors.LedgerError(
                     "a release of this name was charged otherwise; name each release by the hash "
                     "of all that decides it"
@@ -381,13 +381,15 @@ def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list
     return [str(row[0]) for row in entries]
 
 
-def remembered(ledger: Ledger, kind: str, dataset: str) -> Iterator[bytes]:
-    """All that was kept of a kind for a dataset."""
+def remembered(ledger: Ledger, kind: str, dataset: str, register: str = "") -> Iterator[bytes]:
+    """All that was kept of a kind for a dataset, and for the others about the people of its
+    register, in any year."""
     entries = ledger.connection.execute(
         "SELECT content FROM entries JOIN answers "
         "ON answers.release = entries.kind || ':' || entries.release "
-        "WHERE kind = ? AND dataset = ?",
-        (kind, dataset),
+        "WHERE kind = ? AND (dataset = ? OR instr(unit, ' ') > 0 "
+        "AND substr(unit, instr(unit, ' ') + 1) = ?)",
+        (kind, dataset, register),
     )
     return (bytes(row[0]) for row in entries.fetchall())
 

@@ -124,8 +124,8 @@ def left_places(left: Left, message: Iterable[bytes]) -> tuple[Left, Iterator[by
             "link_shape", "the helper returned another number of tokens than were listed"
         )
     places = np.argsort(left.listed.order)[left.listed.people :]
-    told = Left(left.holder, left.listed, left.values, tokens)
-    return told, encoding.chunks(places.astype(np.uint64))
+    with_tokens = Left(left.holder, left.listed, left.values, tokens)
+    return with_tokens, encoding.chunks(places.astype(np.uint64))
 
 
 def left_columns(left: Left, message: Iterable[bytes]) -> Iterator[bytes]:
@@ -198,8 +198,8 @@ def helper_match(
     """After the right holder's stream, which passes piece by piece: the tokens."""
     pieces = map(encoding.piece_from_bytes, message)
     if link.cascade:
-        found = cascade.match(listed, pieces, width)
-        held = Held(found.matched, width, found.step, found.steps)
+        cascaded = cascade.match(listed, pieces, width)
+        held = Held(cascaded.matched, width, cascaded.step, cascaded.steps)
     else:
         held = Held(matching.match(listed, pieces, width), width)
     return held, encoding.chunks(held.matched.tokens)

@@ -13,12 +13,15 @@ import pydantic
 
 from federation import errors
 from federation.contract import Contract
+from federation.linkage.routes import Role
 from federation.messages import Refusal
 from federation.study import Study
 from federation.tickets import RunTicket
 from nodes import link_words, links, service
-from nodes.links import LinkPlan, Role
+from nodes.links import LinkPlan
 from nodes.site import Site
+
+MAX_CONTRACTS = 8_000_000  # characters, of one proposal; about 20,000 columns
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class LinkProposal:
     roles: Mapping[str, Role]
 
     def named(self, role: Role) -> list[str]:
-        return sorted(name for name, own in self.roles.items() if own == role)
+        return sorted(name for name, named_role in self.roles.items() if named_role == role)
 
 
 def to_text(contracts: Mapping[str, str], roles: Mapping[str, str]) -> str:
-    """As the node stores it beside the study."""
+    """As the node stores it beside the study. Contracts beyond the limit are not stored."""
+    if sum(map(len, contracts.values())) > MAX_CONTRACTS:
+        return ""
     return json.dumps({"contracts": dict(contracts), "roles": dict(roles)}, sort_keys=True)
 
 
@@ -62,9 +67,9 @@ def read(study: Study, run: RunTicket, text: str) -> LinkProposal:
 
 def _check_roles(study: Study, proposal: LinkProposal) -> None:
     assert study.link is not None
-    known = set(proposal.roles.values()) <= {"left", "right", "helper"}
+    are_roles = set(proposal.roles.values()) <= {"left", "right", "helper"}
     sides = [len(proposal.named(role)) for role in ("right", "helper")]
-    if not known or sides != [1, 1] or proposal.named("helper") != [study.link.helper]:
+    if not are_roles or sides != [1, 1] or proposal.named("helper") != [study.link.helper]:
         raise errors.StudyError("the parties are not a left holder, a right holder and the helper")
     if not proposal.named("left"):
         raise errors.StudyError("the link has no left holder")
@@ -77,13 +82,14 @@ def refusal(proposal: LinkProposal, site: Site, now: datetime) -> Refusal | None
         return Refusal("link_parties", "this node is none of the link's parties")
     plan = proposal.plan
     refused = links.admit(plan, role, len(proposal.roles), site, now)
-    return (
-        refused
-        or _unknown_party(proposal, site)
-        or (
-            None if role == "helper" else service.unchecked(plan.study, site, plan.dataset_of(role))
-        )
-    )
+    return refused or _unknown_party(proposal, site) or _unchecked(plan, role, site)
+
+
+def _unchecked(plan: LinkPlan, role: Role, site: Site) -> Refusal | None:
+    if role == "helper":
+        return None
+    name = plan.dataset_of(role)
+    return service.unchecked(plan.study, site.under(name, plan.contracts[name].hash), name)
 
 
 def _unknown_party(proposal: LinkProposal, site: Site) -> Refusal | None:
@@ -97,7 +103,7 @@ def _unknown_party(proposal: LinkProposal, site: Site) -> Refusal | None:
 def describe(proposal: LinkProposal, site: Site) -> list[str]:
     """For the staff of this node, in plain words."""
     role = proposal.roles.get(site.name, "none")
-    held = ", ".join(f"{name} ({own})" for name, own in sorted(proposal.roles.items()))
+    held = ", ".join(f"{name} ({node_role})" for name, node_role in sorted(proposal.roles.items()))
     return [
         f"this is a linked study; this node is its {role}",
         f"the parties are {held}",

@@ -112,8 +112,8 @@ def _check_cohort(
         if piece.kind in ("condition", "influence")
     ]
     counts = ", ".join(f"count(DISTINCT {key}) FILTER ({side})" for side in sides)
-    (found,) = connection.execute(f"SELECT {counts} FROM {rows}").fetchall()
-    if min(found) < request.min_cell:
+    (counted,) = connection.execute(f"SELECT {counts} FROM {rows}").fetchall()
+    if min(counted) < request.min_cell:
         raise LinkError(
             "cohort_size",
             "a condition of this dataset's cohort holds, or fails, for fewer people than this "
@@ -138,7 +138,7 @@ def _people(
         ]
         values = np.column_stack(columns) if columns else np.zeros((len(chunk), 0))
         places = chunk.iloc[:, -1].to_numpy(np.uint64)
-        blocks, usable = [one for one, _ in named], [one for _, one in named]
+        blocks, usable = [block for block, _ in named], [is_usable for _, is_usable in named]
         yield People(values, blocks, usable, places)
 
 
@@ -186,8 +186,8 @@ def _typed_rows(
         for name in needed
     ]
     texts = [
-        f"{_text(one.column, contract, raw_types[one.column])} AS {_text_name(i)}"
-        for i, one in enumerate(request.identifiers)
+        f"{_text(identifier.column, contract, raw_types[identifier.column])} AS {_text_name(i)}"
+        for i, identifier in enumerate(request.identifiers)
     ]
     rows = f'(SELECT {", ".join([*typed, *texts])}, row_number() OVER () AS "hdh row" FROM source)'
     key = '"hdh row"' if contract.person is None else quote_name(contract.person)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from typing import Protocol
 from federation import errors
 from federation.linkage.errors import LinkError
 from federation.linkage.keys import Meeting
+from federation.linkage.routes import Role
 from federation.messages import (
     LINK,
     LINK_PHASES,
@@ -35,8 +37,9 @@ from federation.messages import (
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import ledger, link_proposals, links, service, state_folder
+from nodes.ledger import Account
 from nodes.link_proposals import LinkProposal
-from nodes.links import Kept, Party, Role
+from nodes.links import HelperRows, Party
 from nodes.session import NodeContext
 
 log = logging.getLogger("hdh.node")
@@ -52,6 +55,12 @@ CHANGED = Refusal(
 )
 
 
+ATTEMPT = re.compile(r"[0-9a-f]{32}")  # it is part of the name of a file
+USED = Refusal(
+    "link_message", "this attempt at a link has begun before, and its keys serve once: begin anew"
+)
+
+
 class StoppableRelay(links.Relay, Protocol):
     stopped: threading.Event
     moved: int
@@ -60,7 +69,7 @@ class StoppableRelay(links.Relay, Protocol):
 @dataclass
 class Attempt:
     """One attempt at the link of a left holder, at this node. `run`: as in Query. `failed`: why it
-    ended. `kept`: what the helper has of it."""
+    ended. `rows`: those that the helper keeps, once linked."""
 
     run: str
     proposal: LinkProposal
@@ -70,7 +79,7 @@ class Attempt:
     relay: StoppableRelay = field(repr=False)
     thread: threading.Thread | None = field(default=None, repr=False)
     failed: Refusal | None = None
-    kept: Kept | None = field(default=None, repr=False)
+    rows: HelperRows | None = field(default=None, repr=False)
 
     @property
     def is_working(self) -> bool:
@@ -82,7 +91,7 @@ class Answering:
     """The linked people of a left holder, and the context in which the helper answers for them."""
 
     run: str
-    kept: Kept
+    rows: HelperRows
     study: Study
     context: NodeContext
 
@@ -105,7 +114,7 @@ class LinkService:
     @property
     def is_needed(self) -> bool:
         """Whether this process holds what a restart would lose."""
-        return bool(self.answering) or any(one.is_working for one in self.attempts.values())
+        return bool(self.answering) or any(attempt.is_working for attempt in self.attempts.values())
 
     def answer(self, query: Query, now: datetime) -> Reply:
         """To a query in a phase of a link, or for the linked people of a left holder."""
@@ -124,8 +133,8 @@ class LinkService:
         """The run is over, however it ended."""
         with self.lock:
             self.admitted.pop(run, None)
-            for name, one in list(self.attempts.items()):
-                if one.run == run:
+            for name, attempt in list(self.attempts.items()):
+                if attempt.run == run:
                     self._give_up(name)
             for key in [key for key in self.answering if key[0] == run]:
                 self._forget(key)
@@ -138,14 +147,14 @@ class LinkService:
         if refused is None and site.name not in query.members:
             refused = Refusal("participants", "this node is not among those of the query: name it")
         if refused is not None and phase.name != "forget":
-            return service.said(refused, site)
+            return service.as_sent(refused, site)
         try:
             answered = _PHASES[phase.name](self, query, phase, now)
         except LinkError as error:
             answered = Refusal(error.rule, error.remedy)
         except errors.StudyError as error:
             answered = Refusal("study", str(error))
-        return service.said(answered, site) if isinstance(answered, Refusal) else answered
+        return service.as_sent(answered, site) if isinstance(answered, Refusal) else answered
 
     def _admit(self, query: Query, phase: Phase, now: datetime) -> Answer:
         proposal = self._proposal(query)
@@ -180,13 +189,16 @@ class LinkService:
         role, left = proposal.roles[context.site.name], _text(phase, "left")
         if left not in proposal.named("left") or (role == "left" and left != context.site.name):
             return Refusal("link_parties", "this is not a left holder of the link")
+        if not ATTEMPT.fullmatch(phase.attempt) or self._is_used(phase.attempt, query.run, left):
+            return USED
         refused = links.claim_cohort(plan, role, context, now) or links.charge(
             plan, role, context, now
         )
         if refused is not None:
             return refused
         self._give_up_former(query.run, left)
-        terms = links.terms(plan, phase.attempt, left, proposal.named("right")[0], context)
+        right = proposal.named("right")[0]
+        terms = links.terms(plan, phase.attempt, left, right, context, query.run)
         meeting, advert = links.meet(terms, context)
         self.attempts[phase.attempt] = Attempt(
             query.run, proposal, role, left, meeting, self.relay()
@@ -194,126 +206,142 @@ class LinkService:
         return SecAggMessage({"advert": advert})
 
     def _join(self, query: Query, phase: Phase, now: datetime) -> Answer:
-        one = self._attempt(query, phase)
-        if one is None or one.thread is not None:
+        attempt = self._attempt(query, phase)
+        if attempt is None or attempt.thread is not None:
             return UNKNOWN
         adverts = phase.messages[LINK]
-        party = links.party(one.proposal.plan, one.meeting, adverts, self.context, one.relay)
-        one.thread = threading.Thread(target=self._work, args=(one, party), daemon=True)
-        one.thread.start()
+        party = links.party(
+            attempt.proposal.plan, attempt.meeting, adverts, self.context, attempt.relay
+        )
+        attempt.thread = threading.Thread(target=self._work, args=(attempt, party), daemon=True)
+        attempt.thread.start()
         return SecAggMessage({"state": b"working"})
 
     def _watch(self, query: Query, phase: Phase, now: datetime) -> Answer:
-        one = self._attempt(query, phase)
-        if one is None or one.thread is None:
+        attempt = self._attempt(query, phase)
+        if attempt is None or attempt.thread is None:
             return UNKNOWN
-        if one.is_working:
-            return SecAggMessage({"state": b"working", "moved": str(one.relay.moved).encode()})
-        if one.failed is not None:
-            return one.failed
-        if one.kept is None or query.study.privacy.mode == "dp":
+        if attempt.is_working:
+            return SecAggMessage({"state": b"working", "moved": str(attempt.relay.moved).encode()})
+        if attempt.failed is not None:
+            return attempt.failed
+        if attempt.rows is None or query.study.privacy.mode == "dp":
             return SecAggMessage({"state": b"done"})
-        if self._are_others(self.answering[query.run, one.left], now):
-            self._forget((query.run, one.left))
+        if self._are_others(self.answering[query.run, attempt.left], now):
+            self._forget((query.run, attempt.left))
             return CHANGED
-        return SecAggMessage({"state": b"done", "report": one.kept.report.to_json().encode()})
+        return SecAggMessage({"state": b"done", "report": attempt.rows.report.to_json().encode()})
+
+    def _is_used(self, name: str, run: str, left: str) -> bool:
+        """Whether an attempt of this name is another one. The same may be asked for twice, until
+        its messages begin."""
+        begun = self.attempts.get(name)
+        return begun is not None and (
+            (begun.run, begun.left) != (run, left) or begun.thread is not None
+        )
 
     def _attempt(self, query: Query, phase: Phase) -> Attempt | None:
         """Of the query's run. A run in another mode may not tell what this attempt knows."""
-        one = self.attempts.get(phase.attempt)
-        return one if one is not None and one.run == query.run else None
+        attempt = self.attempts.get(phase.attempt)
+        return attempt if attempt is not None and attempt.run == query.run else None
 
     def _over(self, query: Query, phase: Phase, now: datetime) -> Answer:
-        kept = sorted(left for run, left in self.answering if run == query.run)
+        deleted = sorted(left for run, left in self.answering if run == query.run)
         self.end(query.run)
-        return SecAggMessage({"deleted": json.dumps(kept).encode()})
+        return SecAggMessage({"deleted": json.dumps(deleted).encode()})
 
     # -- the work of an attempt
-    def _work(self, one: Attempt, party: Party) -> None:
+    def _work(self, attempt: Attempt, party: Party) -> None:
         try:
-            kept = WORK[one.role](party)
+            rows = WORK[attempt.role](party)
         except LinkError as error:
-            one.failed = service.said(Refusal(error.rule, error.remedy), self.context.site)
+            attempt.failed = service.as_sent(Refusal(error.rule, error.remedy), self.context.site)
         # A bug must not disclose data, and must end this attempt.
         except Exception as error:
             log.error("a link failed: %s", type(error).__name__)
-            one.failed = Refusal("link_failed", f"the link failed here: {type(error).__name__}")
+            attempt.failed = Refusal("link_failed", f"the link failed here: {type(error).__name__}")
         else:
-            if kept is not None:
-                self._keep(one, kept)
-        if one.failed is not None:
-            study = one.proposal.plan.study
+            if rows is not None:
+                self._keep(attempt, rows)
+        if attempt.failed is not None:
+            study = attempt.proposal.plan.study
             self.context.audit(
-                "link_ended", study=study.study, study_hash=study.hash, rule=one.failed.rule
+                "link_ended", study=study.study, study_hash=study.hash, rule=attempt.failed.rule
             )
 
-    def _keep(self, one: Attempt, kept: Kept) -> None:
-        study = one.proposal.plan.study
+    def _keep(self, attempt: Attempt, rows: HelperRows) -> None:
+        study = attempt.proposal.plan.study
         with self.lock:
-            if one.relay.stopped.is_set():
-                links.forget(kept, self.context, study)
+            if attempt.relay.stopped.is_set():
+                links.forget(rows, self.context, study)
                 return
-            one.kept = kept
-            context = NodeContext(kept.site, approvals=self.context.approvals)
-            self.answering[one.run, one.left] = Answering(one.run, kept, study, context)
+            attempt.rows = rows
+            context = NodeContext(rows.site, approvals=self.context.approvals)
+            self.answering[attempt.run, attempt.left] = Answering(attempt.run, rows, study, context)
 
     def _give_up(self, name: str) -> None:
         self.attempts.pop(name).relay.stopped.set()
 
     def _give_up_former(self, run: str, left: str) -> None:
-        for name, one in list(self.attempts.items()):
-            if one.left == left and one.run == run:
+        for name, attempt in list(self.attempts.items()):
+            if attempt.left == left and attempt.run == run:
                 self._give_up(name)
         if (run, left) in self.answering:
             self._forget((run, left))
 
     def _forget(self, key: tuple[str, str]) -> None:
-        one = self.answering.pop(key)
-        links.forget(one.kept, self.context, one.study)
+        answering = self.answering.pop(key)
+        links.forget(answering.rows, self.context, answering.study)
 
     # -- answers for linked people
     def _answer_for_left(self, query: Query, now: datetime) -> Reply:
-        one = self.answering.get((query.run, query.left))
-        if one is None:
+        answering = self.answering.get((query.run, query.left))
+        if answering is None:
             return Reply(query.left, query.round, dict.fromkeys(query.states, LOST))
         # Also where the hub asks without having watched the link to its end.
-        if one.study.privacy.mode == "exact" and self._are_others(one, now):
+        if answering.study.privacy.mode == "exact" and self._are_others(answering, now):
             return Reply(query.left, query.round, dict.fromkeys(query.states, CHANGED))
-        context = one.context
+        context = answering.context
         if context.site.state is not None and not context.site.roster:
-            context = one.context = self._with_roster(one)
-        self._grant(one, context, now)
+            context = answering.context = self._with_roster(answering)
+        self._grant(answering, context, now)
         reply = service.answer(replace(query, left="", witnesses={}), context, now)
         return replace(reply, head=None)  # of a ledger that is this study's alone
 
-    def _with_roster(self, one: Answering) -> NodeContext:
+    def _with_roster(self, answering: Answering) -> NodeContext:
         """The left holders of the study here, each with an identity for secure sums among them."""
         roster = {
-            left: state_folder.public_identity(other.kept.site.state)
+            left: state_folder.public_identity(other.rows.site.state)
             for (run, left), other in self.answering.items()
-            if run == one.run
+            if run == answering.run
         }
-        return replace(one.context, site=replace(one.context.site, roster=roster))
+        return replace(answering.context, site=replace(answering.context.site, roster=roster))
 
-    def _grant(self, one: Answering, context: NodeContext, now: datetime) -> None:
+    def _grant(self, answering: Answering, context: NodeContext, now: datetime) -> None:
         """The holders have charged the whole study, which is what its linked people may cost."""
-        if one.study.privacy.mode != "dp":
+        if answering.study.privacy.mode != "dp":
             return
-        account = context.site.account(one.study.dataset, now.year)
+        account = context.site.account(answering.study.dataset, now.year)
         if not ledger.has_grant(context.ledger, account):
             at = now.isoformat(timespec="seconds")
-            rho, study_hash = one.study.privacy.rho, one.study.hash
+            rho, study_hash = answering.study.privacy.rho, answering.study.hash
             ledger.grant(context.ledger, account, rho, by="link", at=at, study=study_hash)
 
-    def _are_others(self, one: Answering, now: datetime) -> bool:
+    def _are_others(self, answering: Answering, now: datetime) -> bool:
         """Whether an earlier attempt at this study linked other people, or other values."""
-        book, name = one.context.ledger, f"{one.study.dataset} linked"  # no cohort of a dataset
-        account = replace(one.context.site.account(one.study.dataset, now.year), dataset=name)
+        book, name = answering.context.ledger, f"{answering.study.dataset} linked"
+        account = Account(name, "person", now.year)  # the account of no dataset
         at = now.isoformat(timespec="seconds")
-        kept = ledger.remember(
-            book, "cohort", account, one.study.hash, "linked people", one.kept.digest, at
+        stored = ledger.remember(
+            book,
+            "cohort",
+            account,
+            answering.study.hash,
+            "linked people",
+            answering.rows.digest,
+            at,
         )
-        return kept != one.kept.digest
+        return stored != answering.rows.digest
 
     def _charged(self, query: Query) -> int:
         """Of a holder, in pico-rho."""
@@ -342,14 +370,14 @@ def _as_left(party: Party) -> None:
     links.send_columns(party, left)
 
 
-def _as_helper(party: Party) -> Kept:
+def _as_helper(party: Party) -> HelperRows:
     listed = links.take_list(party)
     held = links.match(party, listed)
     held = links.show_made_up(party, held)
     return links.keep_rows(party, listed, held)
 
 
-WORK: Mapping[Role, Callable[[Party], Kept | None]] = {
+WORK: Mapping[Role, Callable[[Party], HelperRows | None]] = {
     "left": _as_left,
     "right": links.send_rows,
     "helper": _as_helper,

@@ -71,8 +71,8 @@ def numbers(report_: LinkReport) -> dict[str, int]:
 
 
 def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
-    """LinkError if too few people are linked, or so few are not linked that their number would
-    reveal something about them."""
+    """LinkError if too few people are linked, or so few are not linked that an answer about the
+    linked people and one about all people of the left would tell of them."""
     people, linked = len(opened.is_linked), int(opened.is_linked.sum())
     if linked < min_cell or linked < link.min_linked_share * people:
         raise LinkError(
@@ -80,10 +80,11 @@ def check(opened: Opened, link: Link, min_cell: int, node: str) -> None:
             f"fewer people of {node} are linked than the study needs; compare how both holders "
             "write the identifiers",
         )
-    if 0 < people - linked < min_cell and link.keep == "all":
+    if 0 < people - linked < min_cell:
         raise LinkError(
             "link_share",
-            f"too few people of {node} are unlinked to keep them apart; use keep: linked",
+            f"so few people of {node} are unlinked that exact answers about the others would tell "
+            "of them; use mode dp, or another cohort",
         )
 
 
@@ -161,14 +162,16 @@ def write(
     storage: Storage,
 ) -> None:
     """One row a person, sorted by value, under the token that the person had in this attempt."""
-    kept = np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
-    columns: dict[str, Column] = {one.name: one.column for one in (*left, *right)}
-    values = [*opened.left[kept].T, *opened.right[kept].T]
+    is_written = (
+        np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
+    )
+    columns: dict[str, Column] = {linked.name: linked.column for linked in (*left, *right)}
+    values = [*opened.left[is_written].T, *opened.right[is_written].T]
     if opened.step is not None:
         columns[STEP] = step_column(link)
-        values.append(np.where(opened.step[kept] < 0, np.nan, opened.step[kept]))
+        values.append(np.where(opened.step[is_written] < 0, np.nan, opened.step[is_written]))
     frame = pandas.DataFrame({f"c{i}": column for i, column in enumerate(values)})
-    frame["who"] = [token.tobytes().hex() for token in opened.tokens[kept]]
+    frame["who"] = [token.tobytes().hex() for token in opened.tokens[is_written]]
     listed = [
         f"{_value(column, f'c{i}')} AS {quote_name(name)}"
         for i, (name, column) in enumerate(columns.items())
@@ -183,7 +186,7 @@ def write(
 
 def _value(column: Column, name: str) -> str:
     """The SQL of a value from its number; NULL where it is NaN."""
-    known = f"{name} IS NOT NULL AND NOT isnan({name})"
+    is_known = f"{name} IS NOT NULL AND NOT isnan({name})"
     if column.type == "category":
         levels = ", ".join(quote_text(level) for level in column.levels)
         value = f"list_extract([{levels}], CAST({name} AS INTEGER) + 1)"
@@ -193,4 +196,4 @@ def _value(column: Column, name: str) -> str:
         value = f"DATE '1970-01-01' + CAST({name} AS INTEGER)"
     else:
         value = name
-    return f"CASE WHEN {known} THEN {value} END"
+    return f"CASE WHEN {is_known} THEN {value} END"

@@ -12,7 +12,7 @@ from nodes.links import LinkPlan
 def describe(plan: LinkPlan) -> list[str]:
     link, width = plan.link, len(plan.right) + 1
     how = f"by {link.on}" if link.on else f"by a cascade of {len(link.cascade)} keys"
-    kept = "the linked ones" if link.keep == "linked" else "all of them"
+    those = "the linked ones" if link.keep == "linked" else "all of them"
     return [
         f"people of {link.left!r} are linked to {link.right!r} {how}, at {link.helper!r}",
         f"{link.left} sends {_names(plan.left)}",
@@ -21,11 +21,11 @@ def describe(plan: LinkPlan) -> list[str]:
         f"{link.right} learns about how many people {link.left} has, and not who they are nor how "
         "many are linked",
         f"{link.helper} learns how many people both have, and which rows are linked, not whose",
-        f"{link.helper} opens the rows of {link.left}'s people, {kept}, under pseudonyms of this "
+        f"{link.helper} opens the rows of {link.left}'s people, {those}, under pseudonyms of this "
         "study, answers for them, and deletes them at the end; it sees no row of anyone else",
         "the hub carries sealed messages and learns their sizes",
     ]
 
 
 def _names(columns: Sequence[LinkedColumn]) -> str:
-    return ", ".join(f"{one.name} ({one.column.type})" for one in columns) or "no column"
+    return ", ".join(f"{column.name} ({column.column.type})" for column in columns) or "no column"

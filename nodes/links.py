@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from federation.linkage import forms, keys, sealing, streams
 from federation.linkage import table as tables
 from federation.linkage.keys import LinkTerms, Meeting
 from federation.linkage.pseudonyms import Words
+from federation.linkage.routes import Role
 from federation.linkage.sealing import Channel
 from federation.linkage.table import LinkedColumn, LinkedTable
 from federation.messages import Refusal
@@ -48,7 +49,6 @@ from nodes.session import NodeContext
 from nodes.site import Dataset, Site
 from strategies import used_columns
 
-Role = Literal["left", "right", "helper"]
 FOLDER = "links"
 
 
@@ -77,8 +77,8 @@ class LinkPlan:
         terms that the parties sign."""
         stated = {
             "forms": forms.VERSION,
-            "contracts": {name: one.hash for name, one in sorted(self.contracts.items())},
-            "columns": [[one.name, one.sql] for one in (*self.left, *self.right)],
+            "contracts": {name: contract.hash for name, contract in sorted(self.contracts.items())},
+            "columns": [[column.name, column.sql] for column in (*self.left, *self.right)],
         }
         return json.dumps(stated, sort_keys=True)
 
@@ -97,7 +97,7 @@ def plan(study: Study, contracts: Mapping[str, Contract]) -> LinkPlan:
     assert study.link is not None
     sent = used_columns.of_study(study, table.contract)
     left, right = (
-        [one for one in table.side(dataset) if one.name in sent]
+        [column for column in table.side(dataset) if column.name in sent]
         for dataset in (study.link.left, study.link.right)
     )
     return LinkPlan(study, study.link, table, contracts, left, right)
@@ -114,6 +114,7 @@ def admit(plan_: LinkPlan, role: Role, parties: int, site: Site, now: datetime) 
         )
         return refused or _admit_study(study, plan_.table.contract, parties, site, now)
     contract = plan_.contracts[plan_.dataset_of(role)]
+    site = site.under(contract.dataset, contract.hash)
     dataset = site.datasets.get(contract.dataset)
     if dataset is None or dataset.contract.hash != contract.hash:
         return Refusal(
@@ -132,6 +133,7 @@ def hold_back(plan_: LinkPlan, role: Role, context: NodeContext, now: datetime) 
     if role == "helper":
         return None
     study, name = plan_.study, plan_.dataset_of(role)
+    context = context.under(name, plan_.contracts[name].hash)
     return service.unchecked(study, context.site, name) or service.spends_budget(
         study, context, now, name
     )
@@ -157,9 +159,9 @@ def _admit_policy(plan_: LinkPlan, other: str, site: Site) -> Refusal | None:
     return None
 
 
-def _closed(what: str) -> Refusal:
+def _closed(offer: str) -> Refusal:
     return Refusal(
-        "links", f"this site {what}: ask its producer, who decides it under `policy.links`"
+        "links", f"this site {offer}: ask its producer, who decides it under `policy.links`"
     )
 
 
@@ -169,8 +171,8 @@ def _admit_columns(plan_: LinkPlan, role: Role) -> Refusal | None:
     sent = plan_.left if role == "left" else plan_.right
     closed = sorted(
         source
-        for one in sent
-        for source in one.sources
+        for column in sent
+        for source in column.sources
         if (use := contract.columns[source].use) and plan_.study.coordinator not in use
     )
     if closed:
@@ -195,11 +197,11 @@ def claim_cohort(
     chosen = [entries, study.cohort.where, plan_.link.keep, plan_.link.on, plan_.link.cascade]
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).digest()
     account = Account(study.dataset, "person", now.year)
-    kept = ledger.remember(
+    stored = ledger.remember(
         context.ledger, "cohort", account, study.hash, f"link {study.dataset} {now.year} {role}",
         digest, now.isoformat(timespec="seconds"),
     )  # fmt: skip
-    if kept == digest:
+    if stored == digest:
         return None
     return Refusal(
         "differencing",
@@ -248,11 +250,13 @@ class Party:
         return sealing.unseal(channel, self.relay.take(channel))
 
 
-def terms(plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext) -> LinkTerms:
-    """Of one left holder. The roster is this node's own."""
+def terms(
+    plan_: LinkPlan, attempt: str, left: str, right: str, context: NodeContext, run: str = ""
+) -> LinkTerms:
+    """Of one left holder. The roster is this node's own. `run`: as in Query."""
     parties = (left, right, plan_.link.helper)
     roster = {name: context.site.roster[name] for name in parties if name in context.site.roster}
-    return LinkTerms(plan_.study.hash, attempt, *parties, plan_.rules, roster)
+    return LinkTerms(plan_.study.hash, run, attempt, *parties, plan_.rules, roster)
 
 
 def meet(terms_: LinkTerms, context: NodeContext) -> tuple[Meeting, bytes]:
@@ -269,27 +273,31 @@ def party(
     return Party(plan_, meeting.terms, context, keys.agree(meeting, adverts), relay)
 
 
-def _holder(one: Party) -> Holder:
-    other = one.terms.right if one.name == one.terms.left else one.terms.left
+def _holder(party: Party) -> Holder:
+    other = party.terms.right if party.name == party.terms.left else party.terms.left
     return link_parties.holder(
-        one.terms, one.plan.link, one.secrets[other], len(one.plan.right), one.context.entropy
+        party.terms,
+        party.plan.link,
+        party.secrets[other],
+        len(party.plan.right),
+        party.context.entropy,
     )
 
 
-def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats, Words]]:
+def _people(party: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Floats, Words]]:
     """Chunks of pseudonyms, values and places. In mode dp it is one chunk,
     in which no pseudonym occurs twice."""
-    dataset, study = one.plan.dataset_of(role), one.plan.study
+    dataset, study = party.plan.dataset_of(role), party.plan.study
     is_private = study.privacy.mode == "dp"
     request = Request(
         study.datasets[dataset],
-        one.plan.left if role == "left" else one.plan.right,
-        one.plan.identifiers(dataset),
+        party.plan.left if role == "left" else party.plan.right,
+        party.plan.identifiers(dataset),
         is_private,
-        one.context.entropy(32),
-        one.context.site.rules(study.privacy.min_cell).min_cell,
+        party.context.entropy(32),
+        party.context.site.rules(study.privacy.min_cell).min_cell,
     )
-    site = one.context.site
+    site = party.context.site.under(dataset, party.plan.contracts[dataset].hash)
     read = link_rows.read(site.datasets[dataset], site.storage, request)
     chunks = (
         (link_parties.names_of(holder, people), people.values, people.places) for people in read
@@ -297,10 +305,10 @@ def _people(one: Party, role: Role, holder: Holder) -> Iterator[tuple[Words, Flo
     if not is_private:
         return chunks
     whole = _concatenated(chunks, holder.shape, len(request.columns))
-    if not one.plan.link.on:
+    if not party.plan.link.on:
         return iter([whole])
     names, values = link_parties.unique_people(*whole[:2])  # in the order of their pseudonyms
-    return iter([(names, values, streams.fresh_places(len(names), one.context.entropy))])
+    return iter([(names, values, streams.fresh_places(len(names), party.context.entropy))])
 
 
 def _concatenated(
@@ -312,56 +320,60 @@ def _concatenated(
 
 
 # -- the six messages, in order
-def send_list(one: Party) -> Left:
-    holder = _holder(one)
-    names, values, _ = _concatenated(_people(one, "left", holder), holder.shape, len(one.plan.left))
+def send_list(party: Party) -> Left:
+    holder = _holder(party)
+    names, values, _ = _concatenated(
+        _people(party, "left", holder), holder.shape, len(party.plan.left)
+    )
     left, content = link_parties.left_list(holder, names, values)
-    one.send("list", one.terms.helper, content)
+    party.send("list", party.terms.helper, content)
     return left
 
 
-def take_list(one: Party) -> Words:
+def take_list(party: Party) -> Words:
     """The helper's part. It tells the right holder the number of people, made-up ones included."""
-    listed = link_parties.list_of(one.plan.link, one.receive("list", one.terms.left))
-    one.send("size", one.terms.right, [streams.dummies_for(len(listed)).to_bytes(8, "little")])
+    listed = link_parties.list_of(party.plan.link, party.receive("list", party.terms.left))
+    party.send("size", party.terms.right, [streams.dummies_for(len(listed)).to_bytes(8, "little")])
     return listed
 
 
-def send_rows(one: Party) -> None:
-    dummies = int.from_bytes(b"".join(one.receive("size", one.terms.helper)), "little")
-    holder = _holder(one)
-    content = link_parties.right_rows(holder, _people(one, "right", holder), dummies)
-    one.send("rows", one.terms.helper, content)
+def send_rows(party: Party) -> None:
+    dummies = int.from_bytes(b"".join(party.receive("size", party.terms.helper)), "little")
+    holder = _holder(party)
+    content = link_parties.right_rows(holder, _people(party, "right", holder), dummies)
+    party.send("rows", party.terms.helper, content)
 
 
-def match(one: Party, listed: Words) -> link_parties.Held:
-    message = one.receive("rows", one.terms.right)
-    width = len(one.plan.right) + 1
-    held, tokens = link_parties.helper_match(one.plan.link, listed, message, width)
-    one.send("tokens", one.terms.left, tokens)
+def match(party: Party, listed: Words) -> link_parties.Held:
+    message = party.receive("rows", party.terms.right)
+    width = len(party.plan.right) + 1
+    held, tokens = link_parties.helper_match(party.plan.link, listed, message, width)
+    party.send("tokens", party.terms.left, tokens)
     return held
 
 
-def send_places(one: Party, left: Left) -> Left:
-    told, places = link_parties.left_places(left, one.receive("tokens", one.terms.helper))
-    one.send("places", one.terms.helper, places)
-    return told
+def send_places(party: Party, left: Left) -> Left:
+    with_tokens, places = link_parties.left_places(
+        left, party.receive("tokens", party.terms.helper)
+    )
+    party.send("places", party.terms.helper, places)
+    return with_tokens
 
 
-def show_made_up(one: Party, held: link_parties.Held) -> link_parties.Held:
-    shown, rows = link_parties.helper_show(held, one.receive("places", one.terms.left))
-    one.send("made-up rows", one.terms.left, rows)
+def show_made_up(party: Party, held: link_parties.Held) -> link_parties.Held:
+    shown, rows = link_parties.helper_show(held, party.receive("places", party.terms.left))
+    party.send("made-up rows", party.terms.left, rows)
     return shown
 
 
-def send_columns(one: Party, left: Left) -> None:
-    message = one.receive("made-up rows", one.terms.helper)
-    one.send("columns", one.terms.helper, link_parties.left_columns(left, message))
+def send_columns(party: Party, left: Left) -> None:
+    message = party.receive("made-up rows", party.terms.helper)
+    party.send("columns", party.terms.helper, link_parties.left_columns(left, message))
 
 
 # -- the helper's rows
 @dataclass(frozen=True)
-class Kept:
+class HelperRows:
     """The linked people of one left holder at the helper,
     which answers for them as a node named `site.name`.
 
@@ -374,25 +386,25 @@ class Kept:
     digest: bytes = field(repr=False)
 
 
-def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
+def keep_rows(party: Party, listed: Words, held: link_parties.Held) -> HelperRows:
     """LinkError, and nothing is kept, where too few people are linked."""
-    plan_, study, site = one.plan, one.plan.study, one.context.site
-    message = one.receive("columns", one.terms.left)
+    plan_, study, site = party.plan, party.plan.study, party.context.site
+    message = party.receive("columns", party.terms.left)
     opened = link_parties.helper_open(held, listed, message, len(plan_.left))
     rules = site.rules(study.privacy.min_cell, in_secure_sum=study.privacy.secure_sum is not None)
-    left = one.terms.left
+    left = party.terms.left
     if study.privacy.mode == "exact":
         link_table.check(opened, plan_.link, rules.min_cell, left)
     report = link_table.report(opened, plan_.left, left, rules.min_cell)
-    folder = _folder(one.context, study)
-    file = memory_file.make(folder / f"{left}.{one.terms.attempt[:8]}.parquet")
+    folder = _folder(party.context, study)
+    file = memory_file.make(folder / f"{left}.{party.terms.attempt[:8]}.parquet")
     storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
     try:
         link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
     except Exception:
         file.delete()
         raise
-    one.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
+    party.context.audit("link_kept", study=study.study, study_hash=study.hash, left=left)
     link_numbers = {} if study.privacy.mode == "dp" else link_table.numbers(report)
     dataset = Dataset(
         plan_.table.contract, str(file.path), is_linked=True, link_numbers=link_numbers
@@ -402,24 +414,24 @@ def keep_rows(one: Party, listed: Words, held: link_parties.Held) -> Kept:
     answering = replace(
         site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
     )
-    return Kept(answering, report, file, link_table.digest(opened))
+    return HelperRows(answering, report, file, link_table.digest(opened))
 
 
 def _folder(context: NodeContext, study: Study) -> Path:
     if context.site.state is None:
         return Path(tempfile.mkdtemp(prefix="hdh-link-"))  # 0700
-    folder = state_folder.made(context.site.state) / FOLDER / study.hash[:16]
+    folder = state_folder.create(context.site.state) / FOLDER / study.hash[:16]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
-def forget(kept: Kept, context: NodeContext, study: Study) -> None:
+def forget(rows: HelperRows, context: NodeContext, study: Study) -> None:
     """Deletes the linked people at the end of the study, and says so in the audit log."""
-    kept.file.delete()
-    folder = kept.file.path.parent
+    rows.file.delete()
+    folder = rows.file.path.parent
     if not any(folder.iterdir()):
         folder.rmdir()
-    context.audit("link_deleted", study=study.study, study_hash=study.hash, left=kept.site.name)
+    context.audit("link_deleted", study=study.study, study_hash=study.hash, left=rows.site.name)
 
 
 def forget_remains(context: NodeContext) -> None:

@@ -108,12 +108,12 @@ def manifest(dataset: Dataset) -> Manifest | None:
 def stale(dataset: Dataset) -> str:
     """The reason why the rows have to be written again;
     empty if neither SQL nor contract has changed."""
-    found = manifest(dataset)
-    if found is None:
+    written = manifest(dataset)
+    if written is None:
         return "its mapping has not been run"
-    if found.sql != _hash(_text(_of(dataset))):
+    if written.sql != _hash(_text(_of(dataset))):
         return "its SQL has changed since its rows were written"
-    return "its contract has changed since" if found.contract != dataset.contract.hash else ""
+    return "its contract has changed since" if written.contract != dataset.contract.hash else ""
 
 
 def _of(dataset: Dataset) -> TableMapping:
@@ -220,9 +220,9 @@ def _add_macros(connection: duckdb.DuckDBPyConnection, codes: Mapping[str, Seque
         return
     within = {name: _within(name, ranges) for name, ranges in codes.items()}
     cases = "".join(f"WHEN {quote_text(name)} THEN {sql} " for name, sql in within.items())
-    known = quote_text(f"unknown set of codes; the sets are {', '.join(codes)}")
+    unknown = quote_text(f"unknown set of codes; the sets are {', '.join(codes)}")
     connection.execute(
-        f"CREATE TEMP MACRO in_codes(code, name) AS CASE name {cases}ELSE error({known}) END"
+        f"CREATE TEMP MACRO in_codes(code, name) AS CASE name {cases}ELSE error({unknown}) END"
     )
     sets = "".join(f"WHEN {sql} THEN {quote_text(name)} " for name, sql in within.items())
     connection.execute(f"CREATE TEMP MACRO code_set(code) AS CASE {sets}END")

@@ -38,14 +38,14 @@ class HubRelay:
     """The relay of one attempt. `stopped`: set from outside to give it up. `moved`, bytes: of parts
     that were put or taken. `patience_s`: the longest wait for one part."""
 
-    own: Credentials
+    enrolment: Credentials
     stopped: threading.Event = field(default_factory=threading.Event)
     moved: int = 0
     patience_s: float = PATIENCE_S
     connect: Connect = credentials.channel
 
     def put(self, channel: Channel, envelopes: Iterable[bytes]) -> None:
-        with self.connect(self.own) as connection:
+        with self.connect(self.enrolment) as connection:
             stub = hub_pb2_grpc.NodesStub(connection)
             for number, (content, is_last) in enumerate(_with_last(envelopes)):
                 parcel = hub_pb2.Parcel(
@@ -62,16 +62,16 @@ class HubRelay:
                 self.moved += len(content)
 
     def take(self, channel: Channel) -> Iterator[bytes]:
-        with self.connect(self.own) as connection:
+        with self.connect(self.enrolment) as connection:
             stub = hub_pb2_grpc.NodesStub(connection)
             number, is_last = 0, False
             while not is_last:
-                content, is_last = self._taken(stub, channel, number)
+                content, is_last = self._poll(stub, channel, number)
                 number += 1
                 self.moved += len(content)
                 yield content
 
-    def _taken(self, stub: Any, channel: Channel, number: int) -> tuple[bytes, bool]:
+    def _poll(self, stub: Any, channel: Channel, number: int) -> tuple[bytes, bool]:
         request = hub_pb2.ParcelRequest(
             study_hash=channel.terms.study_hash,
             attempt=channel.terms.attempt,

@@ -14,8 +14,10 @@ from federation.secagg.participant import SecAggState
 class PendingSum:
     """This node's place in one sum, and the function that gives the vector to add.
 
-    `share`: the vector carries only this node's share of the noise."""
+    `round`: of the query that began the sum. `share`: the vector carries only this node's share of
+    the noise."""
 
     secagg_state: SecAggState
     vector: Callable[[], Words | Refusal]
     share: bool
+    round: int

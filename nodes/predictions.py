@@ -29,7 +29,8 @@ def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out:
             f"this node has no dataset {study.dataset!r};"
             f" the datasets are {', '.join(site.datasets)}"
         )
-    dataset = site.datasets[study.dataset]
+    asked = str(document.get("provenance", {}).get("contract_hash", ""))
+    dataset = site.under(study.dataset, asked).datasets[study.dataset]
     task = registry.plan(study, dataset.contract)[name]
     if task.plan.by is not None:
         raise errors.InputError(

@@ -71,22 +71,23 @@ class DateFormat:
 
     def iso(self, value: str, first_year: int | None) -> str:
         """The SQL of the ISO text of `value`, an SQL text that fits the pattern."""
-        found = {
+        pieces = {
             part[0]: f"regexp_extract({value}, {quote_text(self.pattern)}, {number})"
             for number, part in enumerate(self.parts, 1)
         }
         if all(piece not in ("m", "d") for piece in self.pieces):
-            found = {
+            pieces = {
                 part[0]: f"substr({value}, {start + 1}, {len(part)})"
                 for part, start in self._places()
             }
-        year = found["y"]
+        year = pieces["y"]
         if "yy" in self.pieces:
             assert first_year is not None
             ahead = f"(CAST({year} AS INTEGER) - {first_year % 100} + 100) % 100"
             year = f"CAST({first_year} + {ahead} AS VARCHAR)"
         month, day = (
-            f"lpad({found[part]}, 2, '0')" if part in self.pieces else found[part] for part in "md"
+            f"lpad({pieces[part]}, 2, '0')" if part in self.pieces else pieces[part]
+            for part in "md"
         )
         return f"concat({year}, '-', {month}, '-', {day})"
 
@@ -260,17 +261,17 @@ def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> s
     name = quote_name(raw)
     if column is None:
         return name
-    known = name if raw_type == "VARCHAR" else f"CAST({name} AS VARCHAR)"
+    as_text = name if raw_type == "VARCHAR" else f"CAST({name} AS VARCHAR)"
     if column.kind == "date" and raw_type.startswith("TIMESTAMP"):
         return _native_day(name, raw_type, reading)
     if column.kind == "boolean" and reading.yes and raw_type != "BOOLEAN":
-        return _spared(known, column, _boolean(known, raw_type, reading))
+        return _spared(as_text, column, _boolean(as_text, raw_type, reading))
     if raw_type != "VARCHAR":
         return name
     if column.kind == "number" and (reading.decimal, reading.thousands) != (".", None):
-        return _spared(known, column, _number(known, reading))
+        return _spared(as_text, column, _number(as_text, reading))
     if column.kind == "date" and (reading.date or reading.datetime or reading.time_zone):
-        return _spared(known, column, _day(known, reading))
+        return _spared(as_text, column, _day(as_text, reading))
     return name
 
 

@@ -67,12 +67,13 @@ EXCEL_DAYS = re.compile("[2-5][0-9]{4}")
 @dataclass(frozen=True)
 class Seen:
     """`column`: of the contract; empty for the file as a whole. `line`: 0 where there is none.
-    `key`: the one to write under `read:`; empty where no key helps, and `what` names the remedy."""
+    `key`: the one to write under `read:`; empty where no key helps, and `meaning` names the
+    remedy."""
 
     column: str
     line: int
     value: str
-    what: str
+    meaning: str
     key: str = ""
 
 
@@ -119,15 +120,17 @@ def _file(sample: Sample, read: Reading) -> Iterable[Recognised]:
     if file.encoding != (read.encoding or "utf-8") and not _same_text(sample, read.encoding):
         yield _encoding(file.encoding, file.line, file.word)
     if file.skip != read.skip:
-        what = f"the header stands on line {file.skip + 1}"
-        yield _one("skip", file.skip, Seen("", file.skip + 1, sample.names[0], what))
+        meaning = f"the header stands on line {file.skip + 1}"
+        yield _with_key("skip", file.skip, Seen("", file.skip + 1, sample.names[0], meaning))
     if read.delimiter is None and len(file.delimiters) > 1:
         others = " and ".join(map(repr, file.delimiters[1:]))
-        what = f"the header holds {file.delimiters[0]!r} and {others}; the first divides it evenly"
-        yield _one("delimiter", file.delimiters[0], Seen("", file.skip + 1, "", what))
+        meaning = (
+            f"the header holds {file.delimiters[0]!r} and {others}; the first divides it evenly"
+        )
+        yield _with_key("delimiter", file.delimiters[0], Seen("", file.skip + 1, "", meaning))
     elif read.delimiter not in (None, *file.delimiters):
-        what = f"the header has no {read.delimiter!r}"
-        yield _one("delimiter", file.delimiters[0], Seen("", file.skip + 1, "", what))
+        meaning = f"the header has no {read.delimiter!r}"
+        yield _with_key("delimiter", file.delimiters[0], Seen("", file.skip + 1, "", meaning))
 
 
 def _same_text(sample: Sample, declared: str | None) -> bool:
@@ -139,13 +142,15 @@ def _same_text(sample: Sample, declared: str | None) -> bool:
 
 def _encoding(encoding: str, line: int, word: str) -> Recognised:
     if encoding == "utf-8":
-        what = "the file is UTF-8 text: leave `encoding` out"
-        return Recognised({"encoding": "utf-8"}, [Seen("", line, word, what, "encoding: utf-8")])
+        meaning = "the file is UTF-8 text: leave `encoding` out"
+        return Recognised({"encoding": "utf-8"}, [Seen("", line, word, meaning, "encoding: utf-8")])
     also = ", as Windows writes it" if encoding == "cp1252" else ""
-    return _one("encoding", encoding, Seen("", line, word, f"the file is {encoding} text{also}"))
+    return _with_key(
+        "encoding", encoding, Seen("", line, word, f"the file is {encoding} text{also}")
+    )
 
 
-def _one(key: str, value: Any, seen: Seen) -> Recognised:
+def _with_key(key: str, value: Any, seen: Seen) -> Recognised:
     return Recognised({key: value}, [replace(seen, key=f"{key}: {written(value)}")])
 
 
@@ -181,18 +186,18 @@ def _columns(sample: Sample, dataset: Dataset) -> Recognised:
             seen.append(Seen(name, line, header, f"the source spells {name} otherwise", key))
         else:
             listed = ", ".join(map(repr, free[:20]))
-            what = f"no column looks like {name}; write its name under `columns`: {listed}"
-            seen.append(Seen(name, 0, "", what))
+            meaning = f"no column looks like {name}; write its name under `columns`: {listed}"
+            seen.append(Seen(name, 0, "", meaning))
     columns = {"columns": {**dataset.read.columns, **mapped}} if mapped else {}
     return Recognised(columns, seen)
 
 
 # -- the values
 def _values(sample: Sample, dataset: Dataset, today: date) -> Iterable[Recognised]:
-    found = {**dataset.read.columns, **_columns(sample, dataset).keys.get("columns", {})}
+    headers = {**dataset.read.columns, **_columns(sample, dataset).keys.get("columns", {})}
     by_kind: dict[str, dict[str, Values]] = {}
     for name, column in dataset.contract.columns.items():
-        header = found.get(name, name)
+        header = headers.get(name, name)
         if header in sample.names and column.kind in ("number", "date", "boolean"):
             values = [pair for pair in sample.column(header) if pair[1] not in column.missing]
             by_kind.setdefault(column.kind, {})[name] = values
@@ -215,19 +220,19 @@ def _numbers(columns: Mapping[str, Values], read: Reading) -> Recognised:
     keys |= {"thousands": thousands} if thousands != read.thousands else {}
     others = [NOTATIONS[i] for i, count in enumerate(counts) if count == counts[best] and i > best]
     rival = next((n for n in others if n[0] != decimal and (thousands is None or n[1])), None)
-    what = f"{MARKS[decimal]} before the decimals" if decimal != read.decimal else ""
+    meaning = f"{MARKS[decimal]} before the decimals" if decimal != read.decimal else ""
     if thousands:
-        what += f"{' and ' if what else ''}{MARKS[thousands]} between thousands"
+        meaning += f"{' and ' if meaning else ''}{MARKS[thousands]} between thousands"
     if rival and rival[1]:
-        what += f"; or is {MARKS[rival[1]]} between thousands? Compare with another source"
-    return Recognised(keys, _examples(columns, NOTATIONS[present], NOTATIONS[best], what, keys))
+        meaning += f"; or is {MARKS[rival[1]]} between thousands? Compare with another source"
+    return Recognised(keys, _examples(columns, NOTATIONS[present], NOTATIONS[best], meaning, keys))
 
 
 def _examples(
     columns: Mapping[str, Values],
     present: tuple[str, str | None],
     best: tuple[str, str | None],
-    what: str,
+    meaning: str,
     keys: Mapping[str, Any],
 ) -> list[Seen]:
     """The first value of each column that the new notation reads, and the present one does not."""
@@ -237,7 +242,7 @@ def _examples(
         name: next((pair for pair in pairs if after(pair[1]) and not before(pair[1])), None)
         for name, pairs in columns.items()
     }
-    return [Seen(name, *pair, what, key) for name, pair in firsts.items() if pair]
+    return [Seen(name, *pair, meaning, key) for name, pair in firsts.items() if pair]
 
 
 def reads_number(decimal: str, thousands: str | None) -> Callable[[str], bool]:
@@ -317,12 +322,12 @@ class _Format:
         match = self.pattern.fullmatch(value)
         if match is None:
             return False
-        found = {part[0]: int(match.group(i)) for i, part in enumerate(self.day.parts, 1)}
-        year = found["y"]
+        parts = {part[0]: int(match.group(i)) for i, part in enumerate(self.day.parts, 1)}
+        year = parts["y"]
         if "yy" in self.day.pieces:
             year = self.first_year + (year - self.first_year) % 100
         try:
-            return FIRST_DAY <= date(year, found["m"], found["d"]).isoformat() <= LAST_DAY
+            return FIRST_DAY <= date(year, parts["m"], parts["d"]).isoformat() <= LAST_DAY
         except ValueError:
             return False
 
@@ -382,25 +387,25 @@ def _new_formats(
     return chosen, seen
 
 
-def _order(one: _Format) -> list[str]:
-    return [part[0] for part in one.day.parts]
+def _order(format_: _Format) -> list[str]:
+    return [part[0] for part in format_.day.parts]
 
 
-def _clash(one: _Format, other: _Format) -> bool:
-    return one.day.shape == other.day.shape and one.is_moment == other.is_moment
+def _clash(first: _Format, second: _Format) -> bool:
+    return first.day.shape == second.day.shape and first.is_moment == second.is_moment
 
 
 def _format_examples(
     best: _Format, rivals: Sequence[str], left: Mapping[str, Values]
 ) -> list[Seen]:
-    what = f"a day and a time as {best.written}; the day is kept" if best.is_moment else ""
-    what = what or f"a day as {best.written}"
+    meaning = f"a day and a time as {best.written}; the day is kept" if best.is_moment else ""
+    meaning = meaning or f"a day as {best.written}"
     if "yy" in best.day.pieces:
-        what += (
+        meaning += (
             f"; a year of two digits is read as {best.first_year} to {best.first_year + SPAN_YEARS}"
         )
     if rivals:
-        what += f"; {rivals[0]} reads it too: compare with another source"
+        meaning += f"; {rivals[0]} reads it too: compare with another source"
     key = f"{'datetime' if best.is_moment else 'date'}: {written(best.written)}"
     if "yy" in best.day.pieces:
         key += f", first_year: {best.first_year}"
@@ -408,7 +413,7 @@ def _format_examples(
         name: next((pair for pair in pairs if best.reads(pair[1])), None)
         for name, pairs in left.items()
     }
-    return [Seen(name, *pair, what, key) for name, pair in firsts.items() if pair]
+    return [Seen(name, *pair, meaning, key) for name, pair in firsts.items() if pair]
 
 
 def _booleans(columns: Mapping[str, Values], read: Reading) -> Recognised:
@@ -446,15 +451,15 @@ def _odd_values(
             }
             if absent and len(absent) < len({value for _, value in pairs}):
                 codes = sorted({*columns[name].missing, *absent})
-                what = f"a code of absence: write `missing: {written(codes)}` in the contract"
+                meaning = f"a code of absence: write `missing: {written(codes)}` in the contract"
                 first = min(absent, key=lambda value: absent[value])
-                seen.append(Seen(name, absent[first], first, what))
+                seen.append(Seen(name, absent[first], first, meaning))
     for name, pairs in by_kind.get("date", {}).items():
         if pairs and all(EXCEL_DAYS.fullmatch(value) for _, value in pairs):
-            what = "a number of days, as Excel keeps dates: export the column as dates"
-            seen.append(Seen(name, *pairs[0], what))
+            meaning = "a number of days, as Excel keeps dates: export the column as dates"
+            seen.append(Seen(name, *pairs[0], meaning))
     for name, pairs in by_kind.get("boolean", {}).items():
         if pairs and {value for _, value in pairs} == {"1", "2"}:
-            what = 'numbers for yes and no: write which is which, as in `yes: ["1"], no: ["2"]`'
-            seen.append(Seen(name, *next(p for p in pairs if p[1] == "2"), what))
+            meaning = 'numbers for yes and no: write which is which, as in `yes: ["1"], no: ["2"]`'
+            seen.append(Seen(name, *next(p for p in pairs if p[1] == "2"), meaning))
     return Recognised({}, seen)

@@ -143,7 +143,7 @@ def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
     """The delimiter, and the number of lines above the header: the first line with as many fields
     as the lines below it, or with the most names of `headers`."""
     wanted = {slug(name) for name in headers}
-    best, found = (-1, -1, 0), (",", 0)
+    best, header = (-1, -1, 0), (",", 0)
     for at, line in enumerate(lines[:MAX_SKIPPED]):
         for delimiter in DELIMITERS:
             fields = _fields(line, delimiter)
@@ -151,12 +151,12 @@ def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
                 len(_fields(each, delimiter)) for each in lines[at + 1 : at + 20] if each.strip()
             ]
             same = sum(count == len(fields) for count in below) if len(fields) > 1 else 0
-            known = len(wanted.intersection(slug(field) for field in fields))
+            n_named = len(wanted.intersection(slug(field) for field in fields))
             filled = all(field.strip() for field in fields)
-            score = (known, same * len(fields) if filled else -1, -at)
+            score = (n_named, same * len(fields) if filled else -1, -at)
             if score > best:
-                best, found = score, (delimiter, at)
-    return found
+                best, header = score, (delimiter, at)
+    return header
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
@@ -195,13 +195,13 @@ def lines_of(dataset: Dataset, storage: Storage, records: Sequence[int]) -> Mapp
 
 
 def _numbered(reader: Iterator[list[str]], wanted: set[int], first_line: int) -> dict[int, int]:
-    found: dict[int, int] = {}
+    lines: dict[int, int] = {}
     before, record = 0, -1
     for row in reader:
         record += bool(row)
         if row and record in wanted:
-            found[record] = first_line + 1 + before
+            lines[record] = first_line + 1 + before
         before = reader.line_num  # type: ignore[attr-defined]
-        if len(found) == len(wanted):
+        if len(lines) == len(wanted):
             break
-    return found
+    return lines

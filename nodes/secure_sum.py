@@ -117,6 +117,8 @@ def answer(
                 answers[task_id] = _advertise(key, state, vectors.get(task_id), request)
             elif (pending := context.pending_sums.get(key)) is None:
                 raise SecaggError("this node takes no part in that sum; it may have been restarted")
+            elif pending.round != query.round:  # the node signs the round with its reply
+                raise SecaggError("this sum was begun in another round")
             else:
                 answers[task_id] = _PHASES[query.phase.name](
                     key, pending, query.phase.messages.get(task_id, {}), request
@@ -133,8 +135,8 @@ def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> R
     """Refuses sums over node sets that differ by a few nodes between two studies: their difference
     would reveal these nodes' own sums."""
     least = context.site.policy.min_nodes_apart
-    own = context.site.datasets[query.study.dataset].paying.dataset
-    for content in ledger.remembered(context.ledger, NODES, own):
+    account = context.site.account(query.study.dataset, 0)  # the sets of every year
+    for content in ledger.remembered(context.ledger, NODES, account.dataset, account.register):
         if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
             return Refusal(
                 "node_set",
@@ -189,19 +191,19 @@ def _advertise(
             "in order"
         )
     share = _adds_share(query.study, context.site)
-    found = (
+    part = (
         (lambda: exact, len(exact))
         if exact is not None
         else _to_be_noised(key, state, request, share)
     )
-    if isinstance(found, Refusal):
-        return found
-    vector, length = found
+    if isinstance(part, Refusal):
+        return part
+    vector, length = part
     agreed = _terms(key, state, query, context, length)
     secagg_state, advert = participant.advertise(agreed, context.site.name, context.identity)
     while len(context.pending_sums) >= MAX_PENDING_SUMS:
         context.pending_sums.pop(next(iter(context.pending_sums)))
-    context.pending_sums[key] = PendingSum(secagg_state, vector, share)
+    context.pending_sums[key] = PendingSum(secagg_state, vector, share, query.round)
     return SecAggMessage(
         {
             "advert": advert.to_bytes(),
@@ -349,7 +351,7 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
         if (near := _nodes_apart(survivors, query, context)) is not None:
             raise SecaggError(near.remedy)
         at = now.isoformat(timespec="seconds")
-        name = hashlib.sha256(content).hexdigest()
+        name = hashlib.sha256(account.dataset.encode() + b"\n" + content).hexdigest()
         ledger.remember(context.ledger, NODES, account, query.study.hash, name, content, at)
 
 

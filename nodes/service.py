@@ -17,6 +17,7 @@ from federation.privacy.calibration import Grid
 from federation.study import Study
 from nodes import (
     admission,
+    dataset_versions,
     ledger,
     noised_answer,
     secure_sum,
@@ -37,13 +38,14 @@ MAX_STUDIES = 4  # whose cohorts are kept between rounds
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     """A Part, a Noised or a Refusal for each task of the query that is addressed to this node; in a
     secure sum, a SecAggMessage."""
+    context = context.under(query.study.dataset, query.contract_hash)
     site, study = context.site, query.study
     mine = addressed(query, site.name)
     try:
         refused = admit(query, context, now) or _rolled_back(query, context)
         tasks = refused or _plan(study, context)
         if isinstance(tasks, Refusal):
-            return Reply(site.name, query.round, dict.fromkeys(mine, said(tasks, site)))
+            return Reply(site.name, query.round, dict.fromkeys(mine, as_sent(tasks, site)))
         answers = _answers(query, mine, tasks, context, now)
     except errors.LedgerError:
         return Reply(
@@ -51,7 +53,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
             query.round,
             dict.fromkeys(
                 mine,
-                said(
+                as_sent(
                     Refusal("ledger", "this node's ledger is not in order: ask its producer"), site
                 ),
             ),
@@ -98,7 +100,7 @@ def _answers(
         )
         states = admission.admit(query, mine, tasks, site.name, budget_ledger)
     refusals: dict[TaskId, Answer] = {
-        task: said(state, site) for task, state in states.items() if isinstance(state, Refusal)
+        task: as_sent(state, site) for task, state in states.items() if isinstance(state, Refusal)
     }
     admitted = {task: state for task, state in states.items() if isinstance(state, State)}
     if (
@@ -109,9 +111,9 @@ def _answers(
         return refusals
     session = _session_of(query, tasks, context, now)
     if session.refused is not None:
-        return refusals | dict.fromkeys(admitted, said(session.refused, site))
+        return refusals | dict.fromkeys(admitted, as_sent(session.refused, site))
     refusals |= {
-        task: said(session.absent[task.analysis], site)
+        task: as_sent(session.absent[task.analysis], site)
         for task in admitted
         if task.analysis in session.absent
     }
@@ -141,7 +143,7 @@ def _plan(study: Study, context: NodeContext) -> dict[str, AnyTask] | Refusal:
     return context.plans[study.hash]
 
 
-def said(refused: Refusal, site: Site) -> Refusal:
+def as_sent(refused: Refusal, site: Site) -> Refusal:
     return (
         Refusal("refused", "this node does not answer; ask its producer")
         if site.policy.terse
@@ -166,11 +168,7 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
             "add it",
         )
     if dataset.contract.hash != query.contract_hash:
-        return Refusal(
-            "contract",
-            f"the contract of {study.dataset!r} differs here (this node has version "
-            f"{dataset.contract.version}): use the same file",
-        )
+        return of_another_contract(study, site, _signed_contract(query, context))
     asked = (study.hash, len(query.nodes), now.date())
     if asked not in context.admitted:  # decided once a day
         others = study.other_parties if dataset.is_linked else 0
@@ -184,6 +182,21 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
         or _not_checked(study, context)
         or secure_sum.admit(query, site)
     )
+
+
+def of_another_contract(study: Study, site: Site, asked: Contract | None) -> Refusal:
+    """`asked`: the study's contract, if it was sent."""
+    versions = site.versions.get(study.dataset, (site.datasets[study.dataset],))
+    return dataset_versions.of_another_contract([version.contract for version in versions], asked)
+
+
+def _signed_contract(query: Query, context: NodeContext) -> Contract | None:
+    """The contract of a query's run, as it was proposed here."""
+    proposed = context.approvals.proposed(query.run) if context.approvals is not None else None
+    if proposed is None:
+        return None
+    name, digest = query.study.dataset, query.contract_hash
+    return dataset_versions.contract_in(proposed.link, name, digest)
 
 
 def _not_checked(study: Study, context: NodeContext) -> Refusal | None:
@@ -278,8 +291,14 @@ def admit_study(
         or _outside_privacy(study, site)
         or _not_for_its_users(study, contract, site)
         or _not_run_here(study, site)
+        or _not_compared(study, contract, site)
         or secure_sum.admit_study(study, nodes, site)
     )
+
+
+def _not_compared(study: Study, contract: Contract, site: Site) -> Refusal | None:
+    versions = site.versions.get(contract.dataset, ())
+    return dataset_versions.not_compared(study, [version.contract for version in versions])
 
 
 def _not_authorised(study: Study, site: Site, now: datetime) -> Refusal | None:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from typing import Any
@@ -45,35 +45,53 @@ class NodeContext:
     """A site, and the work that earlier rounds left open.
 
     `sessions`: by hash of the study. `pending_sums`: by attempt and task. `admitted`: by study,
-    number of nodes and day. `plans`: by study. `runs`: the states of exact studies. `approvals`:
-    None in a simulation, where no person decides. `side_by_side`: the contexts of studies of
-    several datasets, by study and joint contract."""
+    number of nodes and day. `plans`: by study. `runs`: the states of exact studies, by task.
+    `approvals`: None in a simulation, where no person decides. `side_by_side`: the contexts of
+    studies of several datasets, by study and joint contract. `versions`: the contexts of other
+    versions of datasets, by contract. `base`: the context whose ledger and secrets this one
+    uses."""
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
     pending_sums: dict[tuple[str, TaskId], PendingSum] = field(default_factory=dict, repr=False)
     admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)
     plans: dict[str, dict[str, AnyTask] | Refusal] = field(default_factory=dict)
-    runs: dict[tuple[str, TaskId], Run] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None
     side_by_side: dict[tuple[str, str], NodeContext] = field(default_factory=dict, repr=False)
+    versions: dict[str, NodeContext] = field(default_factory=dict, repr=False)
+    base: NodeContext | None = field(default=None, repr=False)
 
     @cached_property
     def ledger(self) -> Ledger:
-        return state_folder.open_ledger(self.site.state)
+        return self.base.ledger if self.base else state_folder.open_ledger(self.site.state)
 
     @cached_property
     def secret(self) -> bytes:
-        return state_folder.secret(self.site.state)
+        return self.base.secret if self.base else state_folder.secret(self.site.state)
 
     @cached_property
     def identity(self) -> bytes:
-        return state_folder.identity(self.site.state)
+        return self.base.identity if self.base else state_folder.identity(self.site.state)
 
-    def audit(self, event: str, **what: Any) -> None:
+    def under(self, dataset: str, contract_hash: str) -> NodeContext:
+        """The context that answers on the version of a dataset that has this contract; what it
+        keeps open of a study belongs to this version alone."""
+        site = self.site.under(dataset, contract_hash)
+        if site is self.site:
+            return self
+        if contract_hash not in self.versions:
+            self.versions[contract_hash] = self.of_site(site)
+        return self.versions[contract_hash]
+
+    def of_site(self, site: Site) -> NodeContext:
+        """A context with sessions of its own, and the same ledger and secrets."""
+        return replace(self, site=site, base=self, sessions={}, admitted={}, plans={}, versions={})
+
+    def audit(self, event: str, **details: Any) -> None:
         if self.site.state is not None:
-            audit.write(state_folder.made(self.site.state) / state_folder.AUDIT, event, **what)
+            audit.write(state_folder.create(self.site.state) / state_folder.AUDIT, event, **details)
 
     def salt(self, about: str) -> bytes:
         """A secret salt that nobody outside can guess; each purpose has another one."""

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import yaml
 
 from federation import contract as contracts
 from federation import errors
+from federation.contract import Contract
 from nodes import reading, state_folder
 from nodes import site as sites
-from nodes.site import Dataset
+from nodes.site import Dataset, Site
 
 TEMPLATE = """\
 # The datasets of this node, and the studies that it answers. The node reads this file at its start:
@@ -76,14 +77,14 @@ def init(folder: Path, name: str) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
-    state_folder.public_identity(state_folder.made(folder / "state"))
+    state_folder.public_identity(state_folder.create(folder / "state"))
     return path
 
 
 @dataclass(frozen=True)
 class NewDataset:
-    """A dataset that a producer wants to add:
-    its contract's file, and its part of node.yaml as one mapping."""
+    """A dataset that a producer wants to add: its contract's file, and its part of node.yaml as one
+    mapping, but for the copy of the contract."""
 
     contract: Path
     entry: Mapping[str, Any]
@@ -98,9 +99,8 @@ def new_dataset(
     read: Path | None = None,
 ) -> NewDataset:
     """InputError if the contract, the source or the keys cannot be read. Nothing is written."""
-    name = contracts.load(contract).dataset
+    contracts.load(contract)
     entry: dict[str, Any] = {
-        "contract": f"contracts/{name}.yaml",
         "source": source if "://" in source else _from(path.parent, source),
     }
     entry |= {"table": table} if table else {}
@@ -111,30 +111,73 @@ def new_dataset(
 
 def dataset(path: Path, new: NewDataset) -> Dataset:
     """The dataset as the node will read it once it is written."""
-    entry = sites.DatasetEntry.model_validate(dict(new.entry))
+    entry = sites.DatasetEntry.model_validate({"contract": str(new.contract), **new.entry})
     source = sites.located(path.parent, str(entry.source))
     return sites.dataset_of(
         contracts.load(new.contract), source, entry.table, people=entry.people, read=entry.read
     )
 
 
-def write_dataset(path: Path, new: NewDataset, *, replace: bool = False) -> str:
-    """Adds a dataset and returns its name. Its contract is copied beside node.yaml, of which only
-    the dataset's own lines change. `replace`: in place of the dataset of that name; otherwise none
-    of that name may exist."""
-    site = sites.load(path)
-    name = contracts.load(new.contract).dataset
-    if (name in site.datasets) != replace:
+@dataclass(frozen=True)
+class Place:
+    """Where a dataset goes in node.yaml: its `key`, and the entry that it replaces, if any."""
+
+    key: str
+    former: Dataset | None = None
+
+
+def place_beside(path: Path, site: Site, contract: Contract) -> Place:
+    """The place of a dataset to add; beside the versions that are there, if its own is another.
+    SiteError if there is such a version."""
+    name, former = contract.dataset, _versions(site, contract.dataset)
+    if not former:
+        return Place(name)
+    if any(dataset.contract.hash == contract.hash for dataset in former):
+        raise errors.SiteError(
+            f"{path}: dataset {name!r} is already there with this contract: `hdh node dataset "
+            "replace` replaces it"
+        )
+    if any(dataset.contract.version == contract.version for dataset in former):
+        raise errors.SiteError(
+            f"{path}: version {contract.version} of {name!r} is already there with another "
+            "contract: to hold both, raise `version:` in the new one; `hdh node dataset replace` "
+            "replaces the former"
+        )
+    return Place(f"{name}@{contract.version}")
+
+
+def place_of(path: Path, site: Site, contract: Contract, version: int | None) -> Place:
+    """The place of the version to replace: the only one, the one of this number, or the one with
+    the number of the new contract. SiteError if there is none."""
+    name, former = contract.dataset, _versions(site, contract.dataset)
+    if not former:
         raise errors.SiteError(
             f"{path}: there is no dataset {name!r} to replace: `hdh node dataset add` adds it"
-            if replace
-            else f"{path}: dataset {name!r} is already there: `hdh node dataset replace` "
-            "replaces it"
         )
+    wanted = contract.version if version is None and len(former) > 1 else version
+    chosen = [dataset for dataset in former if wanted in (None, dataset.contract.version)]
+    if not chosen:
+        raise errors.SiteError(
+            f"{path}: which version of {name!r} is replaced? Give --version with one of "
+            f"{', '.join(str(dataset.contract.version) for dataset in former)}"
+        )
+    key = chosen[0].key
+    return Place(f"{name}@{contract.version}" if "@" in key else key, chosen[0])
+
+
+def _versions(site: Site, name: str) -> Sequence[Dataset]:
+    return [dataset for dataset in site.entries.values() if dataset.contract.dataset == name]
+
+
+def write_dataset(path: Path, new: NewDataset, place: Place) -> None:
+    """Writes a dataset into node.yaml, of which only its own lines change. Its contract is copied
+    beside it. Nothing changes if the file could not be read afterwards."""
     before = path.read_text(encoding="utf-8")
-    line = f"  {name}: {json.dumps(new.entry, ensure_ascii=False)}\n"
-    after = _with_line(path, _without(path, before, name) if replace else before, line)
-    copy = path.parent / "contracts" / f"{name}.yaml"
+    contract = f"contracts/{place.key}.yaml"
+    entry = json.dumps({"contract": contract, **new.entry}, ensure_ascii=False)
+    rest = before if place.former is None else _without(path, before, place.former.key)
+    after = _with_line(path, rest, f"  {place.key}: {entry}\n")
+    copy = path.parent / contract
     copy.parent.mkdir(exist_ok=True)
     former = copy.read_bytes() if copy.exists() else None
     if new.contract.resolve() != copy.resolve():
@@ -147,20 +190,25 @@ def write_dataset(path: Path, new: NewDataset, *, replace: bool = False) -> str:
         if former is not None:
             copy.write_bytes(former)
         raise
-    return name
 
 
-def remove_dataset(path: Path, name: str) -> None:
-    """Takes the dataset out of node.yaml; its contract and its rows stay where they are."""
-    if name not in sites.load(path).datasets:
-        raise errors.SiteError(f"{path}: there is no dataset {name!r}")
-    _replace(path, _without(path, path.read_text(encoding="utf-8"), name))
+def remove_dataset(path: Path, label: str) -> Dataset:
+    """Takes a dataset, or NAME@VERSION, out of node.yaml and returns it; its contract and its rows
+    stay where they are."""
+    entries = sites.load(path).entries
+    if label not in entries:
+        versions = [each for each in entries if each.partition("@")[0] == label]
+        hint = f"; its versions are {', '.join(versions)}: name one of them" if versions else ""
+        raise errors.SiteError(f"{path}: there is no dataset {label!r}{hint}")
+    removed = entries[label]
+    _replace(path, _without(path, path.read_text(encoding="utf-8"), removed.key))
+    return removed
 
 
 def _with_line(path: Path, text: str, line: str) -> str:
     after, changed = re.subn(
         r"(?m)^datasets:[ \t]*(\{\}|~|null)?[ \t]*(#.*)?\n",
-        lambda found: "datasets:\n" + line,
+        lambda match: "datasets:\n" + line,
         text,
         count=1,
     )

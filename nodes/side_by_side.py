@@ -10,10 +10,10 @@ from datetime import datetime
 
 from federation import datasets as joint
 from federation import errors
-from federation.contract import Column, Contract
+from federation.contract import Contract
 from federation.messages import Query, Refusal, Reply
 from federation.study import Study
-from nodes import service
+from nodes import dataset_versions, service
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site, View
 
@@ -22,8 +22,6 @@ UNREADABLE = Refusal(
     "the contracts of the study's datasets are not those of the signed run: submit it with `hdh "
     "study submit`",
 )
-PLAIN = Column(type="string")  # a person's key, written alike in every contract
-_UNIMPORTANT = {"description", "may_be_empty", "max_missing", "use"}
 
 
 def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
@@ -31,7 +29,7 @@ def answer(query: Query, context: NodeContext, now: datetime) -> Reply:
     opened = context_of(query, context)
     if isinstance(opened, NodeContext):
         return service.answer(query, opened, now)
-    name, refused = context.site.name, service.said(opened, context.site)
+    name, refused = context.site.name, service.as_sent(opened, context.site)
     return Reply(name, query.round, dict.fromkeys(service.addressed(query, name), refused))
 
 
@@ -55,7 +53,7 @@ def context_of(query: Query, context: NodeContext) -> NodeContext | Refusal:
             return site
         while len(context.side_by_side) >= service.MAX_STUDIES:
             context.side_by_side.pop(next(iter(context.side_by_side)))
-        context.side_by_side[key] = replace(context, site=site, sessions={}, admitted={}, plans={})
+        context.side_by_side[key] = context.of_site(site)
     return context.side_by_side[key]
 
 
@@ -80,23 +78,25 @@ def placed(
     study: Study, contract: Contract, contracts: Mapping[str, Contract], site: Site
 ) -> Site | Refusal:
     """The site with its dataset under the joint `contract`."""
-    own = [
+    for name, contract_ in contracts.items():
+        site = site.under(name, contract_.hash)
+    held = [
         name
-        for name, one in contracts.items()
-        if name in site.datasets and site.datasets[name].contract.hash == one.hash
+        for name, contract_ in contracts.items()
+        if name in site.datasets and site.datasets[name].contract.hash == contract_.hash
     ]
-    if len(own) != 1:
-        number = "several" if own else "none"
+    if len(held) != 1:
+        number = "several" if held else "none"
         return Refusal(
             "contract",
             f"this node holds {number} of {', '.join(sorted(contracts))} with these contracts, and "
             "answers for one: choose the nodes with --nodes",
         )
-    dataset = site.datasets[own[0]]
+    dataset = site.datasets[held[0]]
     refused = _not_compared(study, dataset)
     if refused is not None:
         return refused
-    view = View(dataset.contract, joint.view(study.datasets[own[0]], dataset.contract))
+    view = View(dataset.contract, joint.view(study.datasets[held[0]], dataset.contract))
     return replace(
         site,
         datasets={**site.datasets, study.dataset: replace(dataset, contract=contract, view=view)},
@@ -107,8 +107,8 @@ def _not_compared(study: Study, dataset: Dataset) -> Refusal | None:
     """In exact mode a node compares the people of all its answers on a dataset, by a hash of their
     keys: both contracts must read the same key from a row."""
     contract = dataset.contract
-    key = contract.columns.get(contract.person or "")
-    if study.privacy.mode == "dp" or (key is not None and _essence(key) == _essence(PLAIN)):
+    plain = dataset_versions.essence(dataset_versions.PLAIN)
+    if study.privacy.mode == "dp" or dataset_versions.key_of(contract) == plain:
         return None
     return Refusal(
         "differencing",
@@ -117,14 +117,10 @@ def _not_compared(study: Study, dataset: Dataset) -> Refusal | None:
     )
 
 
-def _essence(column: Column) -> Mapping[str, object]:
-    return column.model_dump(exclude=_UNIMPORTANT)
-
-
 def describe(study: Study, site: Site) -> list[str]:
     """For the staff of this node, in plain words. `site`: with the joint contract."""
-    own = site.datasets[study.dataset].paying.dataset
+    paying = site.datasets[study.dataset].paying.dataset
     return [
         f"this study sets {', '.join(sorted(study.datasets))} side by side: nobody is linked",
-        f"this node answers for {own} alone, from its budget",
+        f"this node answers for {paying} alone, from its budget",
     ]

@@ -20,11 +20,11 @@ from strategies import registry, study_expressions, support
 
 @dataclass(frozen=True)
 class Sides:
-    """An expression of a study. `what`: its place in the study. `text`: the expression as written.
+    """An expression of a study. `place`: its place in the study. `text`: the expression as written.
     `people`: on each side, by the side's name. `share`: for a number, the most that one person
     gives to the sum of distances from its median."""
 
-    what: str
+    place: str
     text: str
     people: Mapping[str, int]
     share: float | None = None
@@ -40,12 +40,12 @@ def of_study(study: Study, site: Site) -> list[Sides]:
     cohort = opened.cohort
     return [
         _sides(
-            what,
+            place,
             text,
             field,
-            cohort if what != study_expressions.WHERE else cohort.everyone or cohort,
+            cohort if place != study_expressions.WHERE else cohort.everyone or cohort,
         )
-        for what, text, field in study_expressions.of(study, tasks, schema)
+        for place, text, field in study_expressions.of(study, tasks, schema)
     ]
 
 
@@ -54,18 +54,18 @@ def _exact(study: Study) -> object:
     return study.privacy.model_copy(update={"mode": "exact", "noise": "node"})
 
 
-def _sides(what: str, text: str, field: Field, cohort: Cohort) -> Sides:
+def _sides(place: str, text: str, field: Field, cohort: Cohort) -> Sides:
     rows = support.all_rows(cohort)
     column = cohort.columns([field])[field.name]
     is_known = support.is_known(column)
     people = {"missing": rows.people(~is_known)} if not is_known.all() else {}
     if field.kind != "number":
         groups = {name: rows.people(column == i) for i, name in enumerate(field.groups)}
-        return Sides(what, text, groups | people)
+        return Sides(place, text, groups | people)
     values, n = np.unique(column[is_known], return_counts=True)
     mode = values[n.argmax()] if len(values) else np.nan
     person = None if rows.person is None else rows.person[is_known]
     share = rules_of.share(column[is_known], person)
     sides = {"at the most frequent value": rows.people(column == mode)}
     sides["at others"] = rows.people(is_known & (column != mode))
-    return Sides(what, text, sides | people, share)
+    return Sides(place, text, sides | people, share)

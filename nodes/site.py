@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -16,10 +16,15 @@ from federation import errors, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES
+from nodes import dataset_versions
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
 Mode = Literal["exact", "dp"]
+# The name of a dataset, with the version of its contract where several stand side by side.
+Label = Annotated[
+    str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}(@[1-9][0-9]{0,8})?$")
+]
 
 
 class Links(Frozen):
@@ -156,6 +161,7 @@ class DatasetEntry(Frozen):
 class SiteFile(Frozen):
     """The whole of node.yaml.
 
+    `datasets`: by name, or as NAME@VERSION where several versions of a dataset stand side by side.
     `state`: the folder of the ledger and of this node's own secrets. `roster`: the file that lists
     the nodes with which this one takes part in secure sums, each with its identity key, as this
     node's operator has accepted them.
@@ -165,7 +171,7 @@ class SiteFile(Frozen):
     with the same person column share a budget."""
 
     node: Slug
-    datasets: Mapping[Slug, DatasetEntry] = {}
+    datasets: Mapping[Label, DatasetEntry] = {}
     persons: Mapping[Slug, Slug] = {}
     policy: Policy = Policy()
     storage: Storage = Storage()
@@ -197,11 +203,11 @@ class RosterFile(Frozen):
 
 @dataclass(frozen=True)
 class View:
-    """A node's dataset as one of several side by side. `own`: its own contract, whose budget pays.
-    `columns`: its own column behind each column of the joint contract; columns of other datasets
-    are absent."""
+    """A node's dataset as one of several side by side. `held_contract`: its own contract, whose
+    budget pays. `columns`: its own column behind each column of the joint contract; columns of
+    other datasets are absent."""
 
-    own: Contract
+    held_contract: Contract
     columns: Mapping[str, str]
 
 
@@ -221,7 +227,8 @@ class TableMapping:
 class Dataset:
     """A contract, the place of its rows (a file, a folder or a PostgreSQL URL), and their notation.
 
-    `link_numbers`: by column, how many numbers the table of a link released before any analysis."""
+    `link_numbers`: by column, how many numbers the table of a link released before any analysis.
+    `key`: of its entry in node.yaml."""
 
     contract: Contract
     source: str
@@ -234,11 +241,12 @@ class Dataset:
     mapping: TableMapping | None = None
     modes: tuple[Mode, ...] | None = None
     link_numbers: Mapping[str, int] = field(default_factory=dict)
+    key: str = ""
 
     @property
     def paying(self) -> Contract:
         """The contract whose budget pays for answers."""
-        return self.contract if self.view is None else self.view.own
+        return self.contract if self.view is None else self.view.held_contract
 
     @property
     def as_held(self) -> Dataset:
@@ -251,7 +259,11 @@ class Dataset:
         if self.view is None:
             return self.contract.columns[column].use
         contract_column = self.view.columns.get(column)
-        return self.view.own.columns[contract_column].use if contract_column is not None else ()
+        return (
+            self.view.held_contract.columns[contract_column].use
+            if contract_column is not None
+            else ()
+        )
 
     def own_columns(self, columns: Iterable[str]) -> frozenset[str]:
         """The columns under the names of the contract that pays, under which the ledger keeps
@@ -283,6 +295,9 @@ def dataset_of(
 
 @dataclass(frozen=True)
 class Site:
+    """`datasets`: by name, the newest version of each. `versions`: by name, all versions of a
+    dataset that has several, the newest first."""
+
     name: str
     datasets: Mapping[str, Dataset]
     policy: Policy = Policy()
@@ -290,10 +305,36 @@ class Site:
     state: Path | None = None  # none: a ledger in memory, for simulations
     roster: Mapping[str, bytes] = field(default_factory=dict)  # identities (Ed25519, 32 bytes)
     persons: Mapping[str, str] = field(default_factory=dict)  # registers, as in SiteFile
+    versions: Mapping[str, tuple[Dataset, ...]] = field(default_factory=dict)
+
+    def under(self, name: str, contract_hash: str) -> Site:
+        """The site with the version of a dataset that has this contract; this site as it is if no
+        version has it."""
+        version = next(
+            (
+                dataset
+                for dataset in self.versions.get(name, ())
+                if dataset.contract.hash == contract_hash
+            ),
+            None,
+        )
+        return self if version is None else replace(self, datasets={**self.datasets, name: version})
+
+    @property
+    def entries(self) -> Mapping[str, Dataset]:
+        """All datasets: by name, or as NAME@VERSION where a dataset has several versions."""
+        return {
+            f"{name}@{version.contract.version}" if name in self.versions else name: version
+            for name, dataset in self.datasets.items()
+            for version in self.versions.get(name, (dataset,))
+        }
 
     def account(self, dataset: str, year: int) -> Account:
-        """The account of a dataset's people, which other datasets about them share."""
+        """The account of a dataset's people, which all its versions and other datasets about them
+        share."""
         contract = self.datasets[dataset].paying
+        if contract.dataset in self.versions:
+            contract = self.versions[contract.dataset][0].contract
         register = self.persons.get(contract.dataset, contract.person or "")
         return Account(contract.dataset, contract.unit, year, register)
 
@@ -321,16 +362,11 @@ class Site:
 def load(path: Path) -> Site:
     source = yaml_source.read(path, errors.SiteError, nfc=False)
     file: Any = yaml_source.build(SiteFile, source.values, source, under=(), error=errors.SiteError)
-    datasets = {}
-    for name, entry in file.datasets.items():
-        contract = contracts.load(path.parent / entry.contract)
-        if contract.dataset != name:
-            raise errors.SiteError(
-                f"{source.at('datasets', name)}: the contract {entry.contract} is of dataset "
-                f"{contract.dataset!r}; use that name"
-            )
-        _check_read(source, name, entry, contract)
-        datasets[name] = _dataset(path.parent, entry, contract)
+    entries = {
+        label: _entry(source, path.parent, label, entry) for label, entry in file.datasets.items()
+    }
+    versions = _versions(source, entries, file.persons)
+    datasets = {name: several[0] for name, several in versions.items()}
     roster = load_roster(path.parent / file.roster) if file.roster else {}
     unknown = sorted(file.persons.keys() - datasets.keys())
     if unknown:
@@ -346,7 +382,42 @@ def load(path: Path) -> Site:
         path.parent / file.state,
         roster,
         file.persons,
+        {name: several for name, several in versions.items() if len(several) > 1},
     )
+
+
+def _entry(source: yaml_source.Source, home: Path, label: str, entry: DatasetEntry) -> Dataset:
+    name, _, version = label.partition("@")
+    contract = contracts.load(home / entry.contract)
+    if contract.dataset != name:
+        raise errors.SiteError(
+            f"{source.at('datasets', label)}: the contract {entry.contract} is of dataset "
+            f"{contract.dataset!r}; use that name"
+        )
+    if version and contract.version != int(version):
+        raise errors.SiteError(
+            f"{source.at('datasets', label)}: the contract {entry.contract} has version "
+            f"{contract.version}; write `{name}@{contract.version}:`"
+        )
+    _check_read(source, label, entry, contract)
+    return replace(_dataset(home, label, entry, contract), key=label)
+
+
+def _versions(
+    source: yaml_source.Source, entries: Mapping[str, Dataset], persons: Mapping[str, str]
+) -> dict[str, tuple[Dataset, ...]]:
+    """By name, all versions of each dataset, the newest first."""
+    versions: dict[str, list[Dataset]] = {}
+    for label, dataset in entries.items():
+        several = versions.setdefault(label.partition("@")[0], [])
+        several.append(dataset)
+        contracts_ = [each.contract for each in several]
+        if problem := dataset_versions.problem(contracts_, persons):
+            raise errors.SiteError(f"{source.at('datasets', label)}: {problem}")
+    return {
+        name: tuple(sorted(several, key=lambda each: -each.contract.version))
+        for name, several in versions.items()
+    }
 
 
 def _check_read(
@@ -360,7 +431,7 @@ def _check_read(
         )
 
 
-def _dataset(home: Path, entry: DatasetEntry, contract: Contract) -> Dataset:
+def _dataset(home: Path, label: str, entry: DatasetEntry, contract: Contract) -> Dataset:
     if entry.mapping is None:
         local = located(home, str(entry.source))
         return dataset_of(
@@ -371,7 +442,7 @@ def _dataset(home: Path, entry: DatasetEntry, contract: Contract) -> Dataset:
             read=entry.read,
             modes=entry.modes,
         )
-    folder = home / "mapped" / contract.dataset
+    folder = home / "mapped" / label
     mapping = TableMapping(home / entry.mapping, entry.sources, entry.codes, folder, home)
     rows = str(folder / "rows.parquet")
     return Dataset(contract, rows, people=entry.people, mapping=mapping, modes=entry.modes)

@@ -48,15 +48,23 @@ def _source(source: str) -> list[Any]:
 
 
 def is_checked(state: Path, name: str, dataset: Dataset) -> bool:
-    return _read(state).get(name) == fingerprint(dataset)
+    checked = _read(state)
+    return fingerprint(dataset) in (checked.get(_key(name, dataset)), checked.get(name))
+
+
+def _key(name: str, dataset: Dataset) -> str:
+    """Each version of a dataset has a check of its own. An earlier release kept one for each
+    name."""
+    return f"{name} {dataset.contract.hash}"
 
 
 def record(state: Path, name: str, dataset: Dataset, passed: bool) -> None:
     """Keeps the result of a check; a check that fails takes an earlier one back."""
-    checked = {key: value for key, value in _read(state).items() if key != name}
+    key_, now = _key(name, dataset), fingerprint(dataset)
+    checked = {key: value for key, value in _read(state).items() if key != key_ and value != now}
     if passed:
-        checked[name] = fingerprint(dataset)
-    path = state_folder.made(state) / FILE
+        checked[key_] = now
+    path = state_folder.create(state) / FILE
     part = path.with_name(f"{FILE}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(checked, indent=2), encoding="utf-8")

@@ -17,7 +17,7 @@ AUDIT, HUB = "audit.jsonl", "hub"
 
 def open_ledger(folder: Path | None) -> Ledger:
     """The node's ledger; in memory if there is no folder, as in simulations."""
-    return ledger.open_ledger(Path(":memory:") if folder is None else made(folder) / LEDGER)
+    return ledger.open_ledger(Path(":memory:") if folder is None else create(folder) / LEDGER)
 
 
 def has_ledger(folder: Path | None) -> bool:
@@ -26,20 +26,20 @@ def has_ledger(folder: Path | None) -> bool:
 
 def secret(folder: Path | None) -> bytes:
     """32 random bytes that only this node knows."""
-    return os.urandom(32) if folder is None else _stored(made(folder) / SECRET)
+    return os.urandom(32) if folder is None else _stored(create(folder) / SECRET)
 
 
 def identity(folder: Path | None) -> bytes:
     """The private key (Ed25519, 32 bytes) of this node's identity. It is created at its first use,
     and never leaves the node."""
-    return os.urandom(32) if folder is None else _stored(made(folder) / IDENTITY)
+    return os.urandom(32) if folder is None else _stored(create(folder) / IDENTITY)
 
 
 def public_identity(folder: Path | None) -> bytes:
     return keys.public_identity(identity(folder))
 
 
-def made(folder: Path) -> Path:
+def create(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as reason:

@@ -121,9 +121,9 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
         if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
-    made = cohort.columns(map(support.as_field, pieces)) if pieces else {}
+    values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     crossed = [term for term in roles.terms if len(term.factors) > 1]
-    columns = [*(made[piece.sql][rows.kept] for piece in pieces)]
+    columns = [*(values[piece.sql][rows.is_used] for piece in pieces)]
     columns += [support.product(term, rows) for term in crossed]
     for column in columns:
         limit = _made_limit(column, cohort.rows_per_person)
@@ -162,7 +162,7 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
         return False
     values = cohort.columns(map(support.as_field, some))
     masks = [support.set_apart(piece, values[piece.sql], rows) for piece in some]
-    B = np.stack([mask for mask in masks if mask is not None] or [rows.kept], axis=1)
+    B = np.stack([mask for mask in masks if mask is not None] or [rows.is_used], axis=1)
     both = B.astype(np.float32).T @ B.astype(np.float32)
     held = np.diag(both)
     rows_apart = held[:, None] + held[None, :] - 2 * both
@@ -188,21 +188,21 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
 def _design(roles: Roles, rows: Rows) -> tuple[Floats, Ints | None]:
     """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
     levels: its columns are not among them then."""
-    kept = cohorts.kept_rows(rows.kept)
+    rows_kept = cohorts.kept_rows(rows.is_used)
     coded = max(designs.large_factors(roles.terms).values(), key=len, default=[])
     apart = set(coded)
     terms = [term for place, term in enumerate(roles.terms) if place not in apart]
     size = len(terms)
-    X = cohorts.design(terms, rows.columns, kept, centre=np.zeros(size), scale=np.ones(size))
+    X = cohorts.design(terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
     if not coded:
         return X, None
-    return X, designs.codes_of([roles.terms[place] for place in coded], rows.columns, kept)
+    return X, designs.codes_of([roles.terms[place] for place in coded], rows.columns, rows_kept)
 
 
 def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
-    """(n_kept,) rows of people on a side where fewer than `k` are here: they stand out in the
+    """(n_used,) rows of people on a side where fewer than `k` are here: they stand out in the
     columns that name them, and these are judged by their counts over all nodes."""
-    thin = np.zeros(int(np.count_nonzero(rows.kept)), np.bool_)
+    thin = np.zeros(int(np.count_nonzero(rows.is_used)), np.bool_)
     for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
         column = rows.of(field)
         if field.kind == "number":
@@ -278,7 +278,7 @@ def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> li
     fields += [support.as_field(piece) for task in tasks for piece in support.pieces(task)]
     wanted = [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
     by_sql: dict[str, Field] = {field.sql: field for field in wanted}
-    found = list(cohort.columns(by_sql.values()).values())
+    arrays = list(cohort.columns(by_sql.values()).values())
     for task in tasks:
         terms = support.roles_of(task).terms
         spread = [
@@ -288,5 +288,5 @@ def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> li
             columns = cohort.columns(task.fields)
             zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
             design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
-            found += list(design.T)
-    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in found]
+            arrays += list(design.T)
+    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]

@@ -83,9 +83,9 @@ def _with_missing(column: Column, values: Any, draw: _Draw) -> Any:
     share = min(MISSING, column.max_missing / 2)
     if column.type == "array" or not share:
         return values
-    gone = draw.rng.random(draw.rows) < share
+    is_missing = draw.rng.random(draw.rows) < share
     objects = np.asarray(values, object)
-    objects[gone] = None
+    objects[is_missing] = None
     return objects
 
 

@@ -6,6 +6,7 @@ values of `--engine` in federation/cli/main.py with the table."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from aggregator import checkpoints, release, rounds
 from aggregator.document import Document
 from aggregator.report import folder as folders
-from aggregator.rounds import Outcome
+from aggregator.rounds import Ask, Outcome
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
@@ -31,7 +32,8 @@ class Simulation:
     scratch: a temporary folder of the run. out: the folder of the results, where a stopped run
     leaves its checkpoint. processes: the number of processes that share the nodes; None means one
     per core for trainings, else one. notes: copied into the result. contracts: of each dataset of a
-    study of several, where the sites have them as their holders do."""
+    study of several, where the sites have them as their holders do. ask: of sites that have
+    answered the study before, and still have its rows open."""
 
     study: Study
     contract: Contract
@@ -42,6 +44,7 @@ class Simulation:
     processes: int | None = None
     notes: Sequence[str] = ()
     contracts: Mapping[str, Contract] = field(default_factory=dict)
+    ask: Ask | None = None
 
 
 Engine = Callable[[Simulation, Say], Document]
@@ -67,7 +70,12 @@ def in_process(simulation: Simulation, say: Say) -> Document:
             save(number, outcome)
         say(_progress(number, outcome))
 
-    with local.asking(simulation.sites, started, _processes(simulation), study) as ask:
+    asking = (
+        local.asking(simulation.sites, started, _processes(simulation), study)
+        if simulation.ask is None
+        else nullcontext(simulation.ask)
+    )
+    with asking as ask:
         outcome = rounds.run(
             study,
             contract,

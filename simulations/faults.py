@@ -67,15 +67,15 @@ def _spoiled(reply: Reply, spoil: Spoil) -> Reply:
 def drops(send: Send, node: str, phase: str, *, after_answering: bool = False) -> Send:
     """In a secure sum, the hub receives nothing from `node` from `phase` on. `after_answering`: the
     node completes that phase, but its message is lost."""
-    gone: set[str] = set()
+    lost: set[str] = set()
 
     def faulty(queries: Mapping[str, Query]) -> Sequence[Reply]:
-        asked = {name: query for name, query in queries.items() if name not in gone}
+        asked = {name: query for name, query in queries.items() if name not in lost}
         present = asked[node].phase if node in asked else None
         if present is not None and present.name == phase:
-            gone.add(node)
+            lost.add(node)
             if not after_answering:
                 del asked[node]
-        return [reply for reply in send(asked) if reply.node not in gone]
+        return [reply for reply in send(asked) if reply.node not in lost]
 
     return faulty

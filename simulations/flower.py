@@ -70,8 +70,8 @@ class Deployment:
         return self.folder / "coordinators" / name
 
     def start(self, name: str, command: Sequence[str], **environment: str) -> None:
-        own = {**daemon.environment(self.folder), **self.environment, **environment}
-        self.starts[name] = (command, own)
+        variables = {**daemon.environment(self.folder), **self.environment, **environment}
+        self.starts[name] = (command, variables)
         self._start(name)
 
     def _start(self, name: str) -> None:
@@ -103,7 +103,7 @@ class Deployment:
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         secure = grpc.ssl_channel_credentials((self.hub.pki / "ca.crt").read_bytes())
-        address = self.hub.told("enrol")
+        address = self.hub.public_address("enrol")
         with grpc.secure_channel(address, secure, loopback.channel_options(address)) as channel:
             try:
                 health = health_pb2_grpc.HealthStub(channel).Check(
@@ -221,13 +221,14 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
     folder = deployment.home(site.name)
     setup.init(folder, site.name)
     (folder / "node.yaml").write_text(yaml.safe_dump(site_file(site, folder)))
-    for name, dataset in site_files.load(folder / "node.yaml").datasets.items():
+    for dataset in site_files.load(folder / "node.yaml").entries.values():
+        name = dataset.contract.dataset
         source_checks.record(folder / "state", name, dataset, passed=True)
     invitation = enrolment.invite(deployment.hub, deployment.engine, site.name, "node", 1)
-    state = state_folder.made(folder / "state")
+    state = state_folder.create(folder / "state")
     return credentials.enrol(
         state / state_folder.HUB,
-        deployment.hub.told("enrol"),
+        deployment.hub.public_address("enrol"),
         invitation.to_text(),
         state_folder.identity(state),
         __version__,
@@ -237,7 +238,11 @@ def enrol(deployment: Deployment, site: Site) -> Credentials:
 def enrol_coordinator(deployment: Deployment, name: str, role: str = "coordinator") -> Credentials:
     invitation = enrolment.invite(deployment.hub, deployment.engine, name, role, 1)
     return credentials.enrol(
-        deployment.keys(name), deployment.hub.told("enrol"), invitation.to_text(), None, __version__
+        deployment.keys(name),
+        deployment.hub.public_address("enrol"),
+        invitation.to_text(),
+        None,
+        __version__,
     )
 
 
@@ -254,7 +259,7 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
     """The contents of node.yaml, as a producer would write it. The node's rows of a split table are
     copied into a file."""
     datasets = {}
-    for name, dataset in site.datasets.items():
+    for name, dataset in site.entries.items():
         (folder / f"{name}.contract.yaml").write_text(
             yaml.safe_dump(json.loads(dataset.contract.canonical()))
         )

@@ -14,11 +14,12 @@ from aggregator.linkage import Linkage
 from federation import errors
 from federation.contract import Contract
 from federation.linkage.errors import LinkError
+from federation.linkage.routes import Role
 from federation.linkage.sealing import Channel
 from federation.messages import Refusal
 from federation.study import Link, Study
 from nodes import ledger, links
-from nodes.links import Kept, LinkPlan, Party, Role
+from nodes.links import HelperRows, LinkPlan, Party
 from nodes.session import NodeContext
 from nodes.site import Dataset, Links, Policy, Site, Storage
 from simulations import local
@@ -73,22 +74,22 @@ def linking(
     contexts = contexts_of(plan.link, holders, policy_of(study, policy))
     lefts, right = parties_of(plan.link, holders)
     _admit(plan, contexts, lefts, right, now)
-    kept: list[Kept] = []
+    joined: list[HelperRows] = []
     helper = contexts[plan.link.helper]
     try:
         for left in lefts:
-            kept.append(join(plan, contexts, left, right, relay or InProcessRelay()))
+            joined.append(join(plan, contexts, left, right, relay or InProcessRelay()))
         yield Linked(
-            [one.site for one in kept],
+            [linked.site for linked in joined],
             Linkage(
                 study,
-                [one.report for one in kept],
+                [linked.report for linked in joined],
                 link_corrections.crossing(study, contracts),
             ),
         )
     finally:
-        for one in kept:
-            links.forget(one, helper, study)
+        for linked in joined:
+            links.forget(linked, helper, study)
 
 
 def sites_of(study: Study, holders: Mapping[str, Dataset], policy: Policy) -> list[Site]:
@@ -118,7 +119,9 @@ def contexts_of(
 def parties_of(link: Link, holders: Mapping[str, Dataset]) -> tuple[list[str], str]:
     """The left holders, and the right one."""
     of = {
-        dataset: sorted(name for name, one in holders.items() if one.contract.dataset == dataset)
+        dataset: sorted(
+            name for name, holder in holders.items() if holder.contract.dataset == dataset
+        )
         for dataset in (link.left, link.right)
     }
     if not of[link.left] or len(of[link.right]) != 1:
@@ -168,7 +171,7 @@ def join(
     left: str,
     right: str,
     relay: InProcessRelay,
-) -> Kept:
+) -> HelperRows:
     """One left holder with the right one: the keys, and the messages in their order."""
     try:
         a, b, h = meet(plan, contexts, left, right, relay)
@@ -197,5 +200,5 @@ def meet(
         for name in names
     }
     adverts = {name: advert for name, (_, advert) in met.items()}
-    made = [links.party(plan, met[name][0], adverts, contexts[name], relay) for name in names]
-    return made[0], made[1], made[2]
+    parties = [links.party(plan, met[name][0], adverts, contexts[name], relay) for name in names]
+    return parties[0], parties[1], parties[2]

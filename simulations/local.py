@@ -145,9 +145,11 @@ def beside(
     """The nodes of a study of several datasets side by side, each with its own under the joint
     contract."""
     return [
-        site(name, replace(one, contract=joint, view=View(one.contract, seen)), policy)
-        for name, one in datasets.items()
-        for seen in [joint_contracts.view(study.datasets[one.contract.dataset], one.contract)]
+        site(name, replace(dataset, contract=joint, view=View(dataset.contract, seen)), policy)
+        for name, dataset in datasets.items()
+        for seen in [
+            joint_contracts.view(study.datasets[dataset.contract.dataset], dataset.contract)
+        ]
     ]
 
 

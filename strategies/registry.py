@@ -287,7 +287,7 @@ def private(name: str) -> AnyPrivateAnalysis:
 def preload(names: Iterable[str] = ANALYSES) -> None:
     """Imports what a study of these analyses may need, so that the first study does not wait for
     it."""
-    formula_parser.load()
+    formula_parser.parser_modules()
     importlib.import_module("scipy.special")
     for name in NAMES.intersection(names):
         _TABLE[name]()
@@ -403,9 +403,10 @@ def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bo
     run = f"{source.at(*key, 'run')}: analyses.{name}.run"
     if entry.run not in NAMES:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
+        suggestion = f"did you mean {near[0]!r}? " if near else ""
         raise errors.StudyError(
-            f"{run}: unknown analysis {entry.run!r}; {meant}the analyses are {', '.join(ANALYSES)}"
+            f"{run}: unknown analysis {entry.run!r}; {suggestion}"
+            f"the analyses are {', '.join(ANALYSES)}"
         )
     if entry.version not in (None, version(entry.run)):
         raise errors.StudyError(

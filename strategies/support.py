@@ -35,25 +35,25 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows that a task adds up: the columns of the cohort, which of its rows are kept
-    (n_rows,), and the person of each kept row (n_kept,), or None where each row is another
+    """The rows that a task adds up: the columns of the cohort, which of its rows are used
+    (n_rows,), and the person of each used row (n_used,), or None where each row is another
     person's."""
 
     columns: Mapping[str, Values]
-    kept: Mask
+    is_used: Mask
     person: Ints | None
 
     @cached_property
     def _index(self) -> Any:
-        return cohorts.kept_rows(self.kept)
+        return cohorts.kept_rows(self.is_used)
 
     def of(self, field: Field) -> Values:
-        """(n_kept,) a column of the kept rows."""
+        """(n_used,) a column of the used rows."""
         column: Values = self.columns[field.name][self._index]
         return column
 
     def people(self, mask: Mask) -> int:
-        """How many people have one of the kept rows in `mask` (n_kept,)."""
+        """How many people have one of the used rows in `mask` (n_used,)."""
         return count_people(mask, self.person)
 
 
@@ -181,7 +181,7 @@ def _piece_counts(pieces: Iterable[Piece], cohort: Cohort, rows: Rows | None) ->
         return _counted(listed, cohort)
     columns = cohort.columns(map(as_field, listed))
     some = rows or all_rows(cohort)
-    return [n for piece in listed for n in _sides_of(piece, columns[piece.sql][some.kept], some)]
+    return [n for piece in listed for n in _sides_of(piece, columns[piece.sql][some.is_used], some)]
 
 
 def _sides_of(piece: Piece, values: Floats, rows: Rows) -> list[int]:
@@ -222,29 +222,29 @@ def _level_counts(field: Field, rows: Rows) -> list[int]:
 def level_people(column: Values, n_levels: int, person: Ints | None) -> Ints:
     """(n_levels,) the number of people with a row of each level, from one pass over the column
     (n_rows,), whatever the number of levels."""
-    known = is_known(column)
-    codes = column[known].astype(np.int64)
+    mask = is_known(column)
+    codes = column[mask].astype(np.int64)
     if person is not None:
-        pairs = np.unique(person[known] * n_levels + codes)  # a person counts once in a level
+        pairs = np.unique(person[mask] * n_levels + codes)  # a person counts once in a level
         codes = pairs % n_levels
     return np.bincount(codes, minlength=n_levels).astype(np.int64)
 
 
 def product(term: Term, rows: Rows) -> Floats:
-    """(n_kept,) the design column of a term."""
+    """(n_used,) the design column of a term."""
     zero, ones = np.zeros(1), np.ones(1)
-    complete = cohorts.kept_rows(rows.kept)
+    complete = cohorts.kept_rows(rows.is_used)
     column: Floats = cohorts.design([term], rows.columns, complete, centre=zero, scale=ones)[:, 0]
     return column
 
 
 def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
-    """(n_rows,) the kept rows that a piece sets apart; None for a number of more than two
+    """(n_rows,) the used rows that a piece sets apart; None for a number of more than two
     values."""
     if piece.kind != "number":
-        return np.asarray(rows.kept & (values == 1))
-    levels = np.unique(values[rows.kept & ~np.isnan(values)])
-    return np.asarray(rows.kept & (values == levels[1])) if len(levels) == 2 else None
+        return np.asarray(rows.is_used & (values == 1))
+    levels = np.unique(values[rows.is_used & ~np.isnan(values)])
+    return np.asarray(rows.is_used & (values == levels[1])) if len(levels) == 2 else None
 
 
 def is_known(values: Values) -> Mask:

@@ -47,9 +47,13 @@ def first_of_each(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
 
 
 def first(values: Iterable[Any], keep: int = 1) -> list[Any]:
-    """The values as parameters: `make test` runs the first `keep`, `make slow` the others."""
+    """The values as parameters: `make test` runs the first `keep`, `make slow` the others. A tuple
+    holds the values of several arguments."""
     return [
-        pytest.param(value, marks=() if number < keep else (pytest.mark.slow,))
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=() if number < keep else (pytest.mark.slow,),
+        )
         for number, value in enumerate(values)
     ]
 

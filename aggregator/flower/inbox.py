@@ -110,14 +110,14 @@ class Inbox:
             self.grid, exchange.PULL, Bundle(flower=request.SerializeToString(), wait_s=wait_s)
         )
         pulled, now = PullAppMessagesResponse.FromString(bundle.flower), datetime.now(UTC)
-        came = {part.id: part.content for part in bundle.parts}
+        contents = {part.id: part.content for part in bundle.parts}
         return {
             message.metadata.reply_to_message_id: ReplyHeader(
                 message.metadata.message_id,
                 message.metadata.src_node_id,
                 objects := tuple(part.object_id for part in iterate_object_tree(tree)),
                 now,
-                {name: came[name] for name in objects if name in came},
+                {name: contents[name] for name in objects if name in contents},
             )
             for message, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True)
         }

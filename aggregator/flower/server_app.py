@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from aggregator.secure_sum import Send
 from aggregator.transcript import Recorder
 from federation import codec, errors, receipts, wire
 from federation.messages import Query, Reply
-from federation.receipts import Signed
+from federation.receipts import Asked, Signed
 from federation.secagg import keys
 from strategies import registry
 
@@ -50,12 +51,10 @@ LOOK_S = 10.0
 
 @dataclass(frozen=True)
 class Sent:
-    """A query on its way to `node`. `query`: the hash that the reply's signature must contain."""
+    """A query on its way to `node`. `asked`: what the reply's signature must contain."""
 
     node: str
-    query: str
-    round: int
-    phase: str
+    asked: Asked
 
 
 @dataclass
@@ -107,12 +106,7 @@ class GridPost:
             if self.recorder:
                 self.recorder.pushed(nonce, query, contents[id(query)])
         for message_id, (name, query) in zip(ids, queries.items(), strict=True):
-            self.sent[message_id] = Sent(
-                signers[name],
-                digests[id(query)],
-                query.round,
-                query.phase.name if query.phase else "",
-            )
+            self.sent[message_id] = Sent(signers[name], receipts.asked(query, digests[id(query)]))
         self.queries += len(ids)
         jobs.ask(self.folder, self.name, self.queries)
         return dict(zip(ids, queries, strict=True))
@@ -137,13 +131,14 @@ class GridPost:
             return str(error)
         digest = receipts.digest(content)
         identity = bytes.fromhex(self.job.identities[sent.node])
-        if not keys.is_signed(
-            identity, signature, receipts.reply_content(self.job.study.hash, sent.query, digest)
-        ):
+        if not keys.is_signed(identity, signature, receipts.reply_content(sent.asked, digest)):
             return "its signature is not valid for this query; dropped"
         if linked.is_waiting(reply):
             return reply
-        signed = Signed(sent.round, sent.phase, sent.query, digest, len(content), signature.hex())
+        asked = sent.asked
+        signed = Signed(
+            asked.round, asked.phase, asked.left, asked.query, digest, len(content), signature.hex()
+        )
         self.signed.setdefault(sent.node, []).append(signed)
         self.charged[sent.node] = max(reply.charged, self.charged.get(sent.node, 0))
         return reply
@@ -266,7 +261,10 @@ def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:
         _wait_for_nodes(post.grid, job, job.timeout_s)
 
     contract = job.contract.hash
-    return Linking(job.study, contract, job.run, parties, wait, send, look, job.timeout_s, say)
+    begin = partial(jobs.begin_attempt, post.folder, post.name)
+    return Linking(
+        job.study, contract, job.run, parties, wait, begin, send, look, job.timeout_s, say
+    )
 
 
 def _wait_for_nodes(grid: Grid, job: jobs.Job, seconds: float) -> None:

@@ -154,9 +154,9 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
     """One term: the estimates of each node and of all nodes together, with intervals; a ratio on a
     log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
-    lines = [(node, row) for node, row in by_node.items() if row.get("estimate") is not None] + [
-        ("all nodes", pooled)
-    ]
+    lines = [
+        (node, row) for node, row in by_node.items() if row.get(ratio or "estimate") is not None
+    ] + [("all nodes", pooled)]
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
@@ -173,18 +173,28 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
             )
         axes.axvline(1 if ratio else 0, color="#999999", lw=0.8, ls="--")
         ends = [row[name] for _, row in lines for name in (low, high)]
-        # Over a narrow range, a log axis would have no ticks.
-        if ratio and max(ends) > 3 * min(ends):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        if ratio:
+            _log_axis(axes, ends)
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         axes.set_xlabel(f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}")
         return _svg(figure, f"Forest plot of {pooled['term']}")
 
 
-def intervals(lines: Sequence[tuple[str, float, float, float, float | None]], label: str) -> str:
+def _log_axis(axes: Any, ends: Sequence[float]) -> None:
+    """Makes the x axis logarithmic, except over a narrow range, where it would have no ticks."""
+    if max(ends) > 3 * min(ends):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+
+
+def intervals(
+    lines: Sequence[tuple[str, float, float, float, float | None]],
+    label: str,
+    *,
+    is_ratio: bool = False,
+) -> str:
     """Estimates with their intervals, one below the other: (name, estimate, low, high, true
-    value)."""
+    value). Ratios stand on a log axis, beside a line at 1."""
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
@@ -195,6 +205,9 @@ def intervals(lines: Sequence[tuple[str, float, float, float, float | None]], la
                 axes.plot([truth, truth], [-y - 0.35, -y + 0.35], color=PALETTE[1], lw=1.4, ls="--")
         axes.set_yticks([-y for y in range(len(lines))], [name for name, *_ in lines])
         axes.set(xlabel=label, ylim=(-len(lines) + 0.5, 0.5))
+        if is_ratio:
+            axes.axvline(1, color="#999999", lw=0.8, ls="--")
+            _log_axis(axes, [end for _, _, *ends, _ in lines for end in ends])
         return _svg(figure, f"{label}: estimates and intervals")
 
 

@@ -11,9 +11,8 @@ from markupsafe import Markup
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
-from aggregator.report import figures, words
+from aggregator.report import figures, intervals, words
 
-RATIOS = ("hazard_ratio", "odds_ratio", "rate_ratio")
 MAX_ROWS = 400
 MAX_COLUMNS = 40  # of a cross-table
 
@@ -37,7 +36,7 @@ def page(document: Document) -> str:
         matrix=_matrix,
     )
     sections = [
-        {"name": name, "analysis": analysis, "figures": [Markup(svg) for svg in _figures(analysis)]}
+        {"name": name, "analysis": analysis, "figures": [Markup(svg) for svg in drawn(analysis)]}
         for name, analysis in document.analyses.items()
     ]
     return environment.get_template("page.html.j2").render(
@@ -73,23 +72,24 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _figures(analysis: AnalysisDocument) -> list[str]:
-    drawn = []
+def drawn(analysis: AnalysisDocument) -> list[str]:
+    """The figures of an analysis, as SVG."""
+    svgs = []
     if curve := analysis.tables.get("curve"):
-        drawn.append(figures.curves(curve))
+        svgs.append(figures.curves(curve))
     if analysis.run == "pathways" and (edges := analysis.tables.get("edges")):
-        drawn.append(figures.pathway(edges))
+        svgs.append(figures.pathway(edges))
     if bins := analysis.tables.get("histogram"):
         names = dict.fromkeys(row["row"] for row in bins)
-        drawn += [
+        svgs += [
             figures.histogram([row for row in bins if row["row"] == name], name) for name in names
         ]
     if (roc := analysis.tables.get("roc")) and analysis.run == "train":
-        drawn.append(figures.roc(roc))
+        svgs.append(figures.roc(roc))
     if (losses := analysis.tables.get("history")) and analysis.run == "train":
-        drawn.append(figures.losses(losses))
-    drawn += _forests(analysis)
-    return drawn
+        svgs.append(figures.losses(losses))
+    svgs += _forests(analysis)
+    return svgs
 
 
 def _forests(analysis: AnalysisDocument) -> list[str]:
@@ -99,13 +99,16 @@ def _forests(analysis: AnalysisDocument) -> list[str]:
         if row.get("conf_low") is not None and row["term"] != "(Intercept)"
     ]
     nodes = {
-        node: _by_term(one) for node, one in analysis.by_node.items() if one.status == "released"
+        node: _by_term(result)
+        for node, result in analysis.by_node.items()
+        if result.status == "released"
     }
     if not nodes:
         return []
     drawn = []
     for row in terms[:12]:
-        ratio = next((name for name in RATIOS if name in row), "")
+        columns = intervals.of(row)
+        ratio = columns.estimate if columns and columns.is_ratio else ""
         drawn.append(
             figures.forest(
                 row,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any
 
 import typer
 
 from federation import __version__, errors
 from federation.cli import output
+from federation.cli import simulation_options as options
 from federation.cli.groups import SETTINGS, App, Group, Noun
 from federation.cli.options import ContractFile, Output
 
@@ -92,101 +93,20 @@ def root(
     ],
 )
 def simulate(
-    study: Annotated[
-        str,
-        typer.Argument(
-            metavar="STUDY", help="A study.yaml, or the name of a pilot as `hdh pilots` lists it."
-        ),
-    ],
-    data: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--data", metavar="FILE", help="One table, split into nodes by the column --split-by."
-        ),
-    ] = None,
-    split_by: Annotated[
-        Optional[str],
-        typer.Option(
-            "--split-by", metavar="COLUMN", help="The column of --data that names the node."
-        ),
-    ] = None,
-    nodes: Annotated[
-        Optional[int],
-        typer.Option(
-            "--nodes",
-            metavar="N",
-            min=1,
-            help="Group the values of --split-by into this many nodes.",
-        ),
-    ] = None,
-    node: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--node",
-            metavar="NAME=FILE",
-            help="The name of one node and its table, or its node.yaml; repeatable.",
-        ),
-    ] = None,
-    read: Annotated[
-        Optional[list[str]],
-        typer.Option(
-            "--read",
-            metavar="[NAME=]FILE",
-            help="How the tables of --node are written, or that of one node: the `read:` keys that "
-            "`hdh node draft` writes; repeatable.",
-        ),
-    ] = None,
+    study: options.StudyOrPilot,
+    data: options.OneTable = None,
+    split_by: options.NodeColumn = None,
+    nodes: options.NodeCount = None,
+    node: options.NodeTables = None,
+    read: options.Readings = None,
     contract: ContractFile = None,
-    variant: Annotated[
-        str,
-        typer.Option(
-            "--variant",
-            metavar="VARIANT",
-            help="Study of a pilot: study (exact), private (with noise) or real (on real data).",
-        ),
-    ] = "study",
-    size: Annotated[
-        Literal["small", "full"],
-        typer.Option(
-            "--size", help="How many synthetic people a pilot has: a few thousand, or all."
-        ),
-    ] = "small",
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", metavar="N", help="Seed of a pilot's generator of synthetic people."
-        ),
-    ] = 0,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Nodes hide small cells from the hub, as real nodes do by default.",
-        ),
-    ] = False,
-    engine: Annotated[
-        Literal["local", "flower", "ray"],
-        typer.Option(
-            "--engine",
-            help="local: in this process. flower: a SuperLink and one process per node. "
-            "ray: Flower's Ray runtime.",
-        ),
-    ] = "local",
-    workers: Annotated[
-        Optional[int],
-        typer.Option(
-            "--workers",
-            metavar="N",
-            min=1,
-            help="Number of processes that train networks. Default: one per core.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder for report.html, result.json and the tables."
-        ),
-    ] = Path("out/simulate"),
+    variant: options.Variant = "study",
+    size: options.Size = "small",
+    seed: options.Seed = 0,
+    strict: options.Strict = False,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    out: options.Out = options.DEFAULT_OUT,
     output: Output = "text",
 ) -> None:
     """Run a study on a whole federation simulated on this machine."""

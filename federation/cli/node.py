@@ -114,7 +114,9 @@ def dataset_add(
     read: ReadFile = None,
     site: Site = NODE_YAML,
 ) -> None:
-    """Add a dataset to node.yaml, if its rows keep its contract."""
+    """Add a dataset to node.yaml, if its rows keep its contract.
+
+    Another version of a dataset stands beside the one that is there, and draws on its budget."""
     from federation.cli.actions import node_setup
 
     node_setup.add_dataset(site, contract, source, table, people, read)
@@ -130,6 +132,10 @@ def dataset_replace(
     table: TableName = None,
     people: People = None,
     read: ReadFile = None,
+    version: Annotated[
+        Optional[int],
+        typer.Option(metavar="N", min=1, help="The version to replace, if there are several."),
+    ] = None,
     site: Site = NODE_YAML,
 ) -> None:
     """Replace a dataset of node.yaml, if the new rows keep the new contract.
@@ -137,10 +143,14 @@ def dataset_replace(
     What differs between the two contracts is shown."""
     from federation.cli.actions import node_setup
 
-    node_setup.add_dataset(site, contract, source, table, people, read, replace=True)
+    node_setup.add_dataset(
+        site, contract, source, table, people, read, replace=True, version=version
+    )
 
 
-@dataset_app.command("remove", examples=["hdh node dataset remove dialysis"])
+@dataset_app.command(
+    "remove", examples=["hdh node dataset remove dialysis", "hdh node dataset remove dialysis@1"]
+)
 def dataset_remove(dataset: DatasetName, site: Site = NODE_YAML) -> None:
     """Take a dataset out of node.yaml. Nothing else is removed."""
     from federation.cli.actions import node_setup

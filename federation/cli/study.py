@@ -83,7 +83,7 @@ def plan(
 
 @app.command("schema", examples=["hdh study schema contract > contract.schema.json"])
 def schema(
-    what: Annotated[
+    document: Annotated[
         Literal["study", "contract", "node", "hub", "result"],
         typer.Argument(metavar="KIND", help="Kind of file: study, contract, node, hub or result."),
     ] = "study",
@@ -91,7 +91,7 @@ def schema(
     """Print the JSON Schema of a file, for editors and for programs that read results."""
     from federation.cli.actions import study_files
 
-    study_files.print_schema(what)
+    study_files.print_schema(document)
 
 
 @app.command(
@@ -236,6 +236,20 @@ def result(
     from federation.cli.actions import submissions
 
     submissions.show_result(study, keys, out, output)
+
+
+@app.command(
+    "compare", examples=["hdh study compare out/january/result.json out/march/result.json"]
+)
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A result.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another result.")],
+    output: Output = "text",
+) -> None:
+    """Compare two results: every number in which they differ, and by how much."""
+    from federation.cli.actions import comparison
+
+    comparison.show(a, b, output)
 
 
 @app.command("cancel")

@@ -242,21 +242,22 @@ def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
 
     A group with a small number of people or events is withheld as a whole. As in a line of a
     cross-table, further groups are withheld until no subtraction from the total reveals
-    anything."""
+    anything. Nodes may have unlike numbers of groups, such as bands of a score of their own."""
     shown: list[list[Row]] = [[] for _ in tables]
-    for line in dict.fromkeys(map(_line, tables[0].rows)):
+    for line in dict.fromkeys(_line(row) for table in tables for row in table.rows):
         each = [[row for row in table.rows if _line(row) == line] for table in tables]
+        most = max(map(len, each))
         counts = [
-            np.array([row[name] for row in rows], dtype=np.int64)
+            np.array([row[name] for row in rows] + [0] * (most - len(rows)), dtype=np.int64)
             for rows in each
             for name in ("n", "n_event")
-            if name in rows[0]
+            if rows and name in rows[0]
         ]
         hidden = suppression.suppress_lines(counts, k)
         for out, rows in zip(shown, each, strict=True):
             out += [
                 _blank(row, _why(row, k)) if hide else dict(row)
-                for row, hide in zip(rows, hidden, strict=True)
+                for row, hide in zip(rows, hidden[: len(rows)], strict=True)
             ]
     return shown
 

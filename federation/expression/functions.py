@@ -27,7 +27,7 @@ def _function(
             reader.needs(f"({term.sql} {low})", always, term)
         if high:
             reader.needs(f"({term.sql} {high})", term.interval[1] < 700, term)
-        return reader.made(Term(sql.format(term.sql), "number", interval(term.interval)), term)
+        return reader.derived(Term(sql.format(term.sql), "number", interval(term.interval)), term)
 
     return apply
 
@@ -35,7 +35,7 @@ def _function(
 def _missing(reader: Reader, name: str, arguments: list[Term]) -> Term:
     if len(arguments) != 1:
         raise ExpressionError(f"missing() takes one column, in {reader.text!r}")
-    return reader.made(Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1)), arguments[0])
+    return reader.derived(Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1)), arguments[0])
 
 
 def _if(reader: Reader, name: str, arguments: list[Term]) -> Term:
@@ -44,7 +44,7 @@ def _if(reader: Reader, name: str, arguments: list[Term]) -> Term:
     yes, no = reader.number(arguments[1]), reader.number(arguments[2])
     hull = (min(yes.interval[0], no.interval[0]), max(yes.interval[1], no.interval[1]))
     sql = f"(CASE WHEN {reader.boolean(arguments[0])} THEN {yes.sql} ELSE {no.sql} END)"
-    return reader.made(Term(sql, "number", hull), *arguments)
+    return reader.derived(Term(sql, "number", hull), *arguments)
 
 
 def _starts_with(reader: Reader, name: str, arguments: list[Term]) -> Term:
@@ -53,7 +53,7 @@ def _starts_with(reader: Reader, name: str, arguments: list[Term]) -> Term:
     either = " OR ".join(
         f"starts_with({value}, {quote_text(reader.prefix(each, column))})" for each in beginnings
     )
-    return reader.made(Term(f"({either})", "boolean", (0, 1)), column)
+    return reader.derived(Term(f"({either})", "boolean", (0, 1)), column)
 
 
 def _in_codes(reader: Reader, name: str, arguments: list[Term]) -> Term:
@@ -74,7 +74,7 @@ def _in_codes(reader: Reader, name: str, arguments: list[Term]) -> Term:
             f"left({value}, {len(first)}) BETWEEN {quote_text(first)} AND {quote_text(last)}"
             for first, last in listed
         ]
-    return reader.made(Term(f"({' OR '.join(conditions)})", "boolean", (0, 1)), column)
+    return reader.derived(Term(f"({' OR '.join(conditions)})", "boolean", (0, 1)), column)
 
 
 def _coded(reader: Reader, name: str, arguments: list[Term]) -> list[Term]:
@@ -93,7 +93,7 @@ def _of_dates(sql: str, count: int, interval: Callable[..., Interval]) -> Functi
             raise ExpressionError(f"{name}() takes {count} date(s), in {reader.text!r}")
         value = sql.format(*(term.sql for term in dates))
         number = Term(value, "number", interval(*(term.interval for term in dates)))
-        return reader.made(number, *dates)
+        return reader.derived(number, *dates)
 
     return apply
 
@@ -121,7 +121,7 @@ def _within(reader: Reader, name: str, arguments: list[Term]) -> Term:
     condition = f"({value.sql} BETWEEN {low.sql} AND {high.sql})"
     reader.needs(condition, interval == value.interval, value)
     sql = f"(CASE WHEN {condition} THEN {value.sql} END)"
-    return reader.made(Term(sql, "number", interval), value)
+    return reader.derived(Term(sql, "number", interval), value)
 
 
 def _group(reader: Reader, name: str, arguments: list[Term]) -> Term:
@@ -156,7 +156,7 @@ def _category(reader: Reader, conditions: Mapping[str, str], of: Term) -> Term:
     for condition, level in conditions.items():
         by_level.setdefault(level, []).append(condition)
     for listed in by_level.values():
-        reader.made(Term(f"({' OR '.join(listed)})", "boolean", (0, 1)), of)
+        reader.derived(Term(f"({' OR '.join(listed)})", "boolean", (0, 1)), of)
     cases = "".join(f"WHEN {each} THEN {quote_text(level)} " for each, level in conditions.items())
     return Term(f"(CASE {cases}END)", "category", levels=tuple(by_level))
 

@@ -159,7 +159,7 @@ class Reader:
                 )
             base = self.number(base)
             sql = f"pow({base.sql}, {exponent.sql})"
-            return self.made(Term(sql, "number", intervals.power(base.interval, low)), base)
+            return self.derived(Term(sql, "number", intervals.power(base.interval, low)), base)
         return base
 
     def atom(self) -> Term:
@@ -219,8 +219,8 @@ class Reader:
         return function(self, name.lower(), arguments)
 
     # -- pieces
-    def made(self, term: Term, *of: Term) -> Term:
-        """`term`, noted as a piece unless all that it is made `of` is literal."""
+    def derived(self, term: Term, *of: Term) -> Term:
+        """`term`, noted as a piece unless every term that it is derived from is literal."""
         if all(source.is_constant for source in of):
             return replace(term, shape="constant")
         self.pieces.append(Piece("condition" if term.kind == "boolean" else "number", term.sql))
@@ -252,7 +252,7 @@ class Reader:
     def logical(self, operator: str, left: Term, right: Term) -> Term:
         sql = f"({self.boolean(left)} {operator} {self.boolean(right)})"
         never = left.never or right.never if operator == "AND" else left.never and right.never
-        return self.made(Term(sql, "boolean", (0, 1), never=never), left, right)
+        return self.derived(Term(sql, "boolean", (0, 1), never=never), left, right)
 
     def arithmetic(self, operator: str, left: Term, right: Term) -> Term:
         if operator == "-" and "date" in (left.kind, right.kind):
@@ -260,7 +260,7 @@ class Reader:
         if left.kind == right.kind == "date" and operator == "-":
             between = intervals.combine("-", left.interval, right.interval)
             days = Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number", between)
-            return self.made(days, left, right)
+            return self.derived(days, left, right)
         left, right = self.number(left), self.number(right)
         shape = _shape(operator, left, right)
         if operator in "/%":
@@ -272,7 +272,7 @@ class Reader:
             sql = f"({left.sql} {operator} {right.sql})"
             interval = intervals.combine(operator, left.interval, right.interval)
         term = Term(sql, "number", interval, shape=shape)
-        return term if shape != "made" else self.made(term, left, right)
+        return term if shape != "made" else self.derived(term, left, right)
 
     def compare(self, left: Term, operator: str, right: Term) -> Term:
         if left.literal is not None and right.literal is None:
@@ -293,7 +293,7 @@ class Reader:
         term = Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1), never=never)
         if _is_certain(operator, left.interval, right.interval):
             return replace(term, shape="constant")
-        return self.made(term, left, right)
+        return self.derived(term, left, right)
 
     def no_order(self, left: Term, right: Term) -> str:
         code = next((term for term in (left, right) if term.terminology), None)
@@ -359,7 +359,7 @@ class Reader:
         either = " OR ".join(each.sql for each in compared)
         never = not negated and all(each.never for each in compared)
         sql = f"(NOT ({either}))" if negated else f"({either})"
-        return self.made(Term(sql, "boolean", (0, 1), never=never), left, *options)
+        return self.derived(Term(sql, "boolean", (0, 1), never=never), left, *options)
 
     def between(self, left: Term, negated: bool) -> Term:
         """Both ends count."""

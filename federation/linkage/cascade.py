@@ -49,7 +49,7 @@ class Cascade:
 
     @property
     def expected_false(self) -> float:
-        return sum(one.expected_false for one in self.steps)
+        return sum(step.expected_false for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,20 @@ def match(left: Words, stream: Iterable[Piece], width: int) -> Cascade:
     candidates = _collect(left, stream, width)
     n = len(left)
     row_of, step_of = np.full(n, -1), np.full(n, -1)
-    taken = np.zeros(len(candidates.keys), np.bool_)
+    is_taken = np.zeros(len(candidates.keys), np.bool_)
     steps: list[Step] = []
     for number in range(left.shape[1]):
         free = np.flatnonzero(row_of < 0)
-        people, found = _pairs(left[free, number], candidates.keys[:, number])
-        keep = ~taken[found]
-        people, found = free[people[keep]], found[keep]
-        untaken = 1 - taken.sum() / max(1, candidates.right_people)
+        people, rows = _pairs(left[free, number], candidates.keys[:, number])
+        keep = ~is_taken[rows]
+        people, rows = free[people[keep]], rows[keep]
+        untaken = 1 - is_taken.sum() / max(1, candidates.right_people)
         feared = (len(free) - len(people)) * untaken * candidates.share_of_strangers(number)
         if feared > MAX_FALSE_SHARE * len(people):
             steps.append(Step(0, 0.0, is_weak=bool(len(people))))
             continue
-        row_of[people], step_of[people] = found, number
-        taken[found] = True
+        row_of[people], step_of[people] = rows, number
+        is_taken[rows] = True
         steps.append(Step(len(people), feared))
     if all(step.is_weak for step in steps):
         raise LinkError(
@@ -105,9 +105,9 @@ def _pairs(left: Words, right: Words) -> tuple[Ints, Ints]:
     _, at_left, at_right = np.intersect1d(
         left[a, 0], right[b, 0], assume_unique=True, return_indices=True
     )
-    people, found = a[at_left], b[at_right]
-    same = left[people, 1] == right[found, 1]
-    return people[same], found[same]
+    people, rows = a[at_left], b[at_right]
+    same = left[people, 1] == right[rows, 1]
+    return people[same], rows[same]
 
 
 def _unique(names: Words) -> Ints:
@@ -121,7 +121,7 @@ def _collect(left: Words, stream: Iterable[Piece], width: int) -> _Candidates:
     wanted = [np.sort(left[:, number, 0]) for number in range(steps)]
     begun = [matching.prefixes(words) for words in wanted]
     seen: list[list[Words]] = [[] for _ in range(steps)]
-    kept: list[Piece] = []
+    hit_pieces: list[Piece] = []
     spare: list[Piece] = []
     right_people = 0
     for piece in stream:
@@ -138,15 +138,15 @@ def _collect(left: Words, stream: Iterable[Piece], width: int) -> _Candidates:
             likely = begun[number].likely(words)
             is_hit[likely] |= _is_in(words[likely], wanted[number])
         hits = np.flatnonzero(is_hit)
-        kept.append(Piece(names[hits], piece.tokens[hits], piece.rows[hits]))
+        hit_pieces.append(Piece(names[hits], piece.tokens[hits], piece.rows[hits]))
         if piece.dummies:
             spare.append(replace(piece, tokens=piece.tokens[real:], rows=piece.rows[real:]))
     repeated = [_repeated(words) for words in seen]
     return _Candidates(
-        np.concatenate([piece.pseudonyms for piece in kept])
-        if kept
+        np.concatenate([piece.pseudonyms for piece in hit_pieces])
+        if hit_pieces
         else np.zeros((0, steps, 2), np.uint64),
-        *_joined(kept, width),
+        *_joined(hit_pieces, width),
         repeated,
         right_people,
         _joined(spare, width),

@@ -102,9 +102,9 @@ def blocks(form: Form, values: Sequence[object]) -> tuple[Blocks, NDArray[np.boo
         if value not in block_of:
             spelled = normalise(form, value)
             block_of[value] = None if spelled is None else block(form, spelled)
-    found = [block_of[value] for value in values]
-    usable = np.array([one is not None for one in found], np.bool_)
-    content = b"".join(one or bytes(SIZE) for one in found)
+    entries = [block_of[value] for value in values]
+    usable = np.array([entry is not None for entry in entries], np.bool_)
+    content = b"".join(entry or bytes(SIZE) for entry in entries)
     return np.frombuffer(content, np.uint8).reshape(-1, SIZE), usable
 
 

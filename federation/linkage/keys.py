@@ -27,11 +27,13 @@ ADVERT_BYTES = 96
 
 @dataclass(frozen=True)
 class LinkTerms:
-    """The terms that the three parties agree on. `attempt`: new for every try; its keys serve once.
-    `roster`: the identity of each party (Ed25519, 32 bytes), as the operator of the computing party
-    accepted it. `on`: the rules by which people are matched, and their version."""
+    """The terms that the three parties agree on. `run`: digest of the ticket by which the
+    coordinator had the link run; empty in a simulation. `attempt`: new for every try; its keys
+    serve once. `roster`: the identity of each party (Ed25519, 32 bytes), as the operator of the
+    computing party accepted it. `on`: the rules by which people are matched, and their version."""
 
     study_hash: str
+    run: str
     attempt: str
     left: str
     right: str
@@ -56,8 +58,8 @@ class LinkTerms:
     @cached_property
     def digest(self) -> bytes:
         identities = [self.roster[name].hex() for name in self.parties]
-        values = [self.study_hash, self.attempt, *self.parties, self.on, *identities]
-        return hashlib.sha256(json.dumps(["hdh link 1", *values]).encode()).digest()
+        values = [self.study_hash, self.run, self.attempt, *self.parties, self.on, *identities]
+        return hashlib.sha256(json.dumps(["hdh link 2", *values]).encode()).digest()
 
     def context(self, purpose: str, *details: str) -> bytes:
         """Bytes that bind a key, a signature or an envelope to this attempt and to a purpose."""

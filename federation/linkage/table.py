@@ -47,7 +47,7 @@ class LinkedTable:
     columns: Mapping[str, LinkedColumn]
 
     def side(self, dataset: str) -> list[LinkedColumn]:
-        return [one for one in self.columns.values() if one.dataset == dataset]
+        return [column for column in self.columns.values() if column.dataset == dataset]
 
 
 def linked(
@@ -60,13 +60,13 @@ def linked(
     _check_identifiers(link, contracts, source)
     columns: dict[str, LinkedColumn] = {}
     for dataset in (link.left, link.right):
-        for one in _side(study, dataset, contracts[dataset], source):
-            if one.name in columns:
+        for column in _side(study, dataset, contracts[dataset], source):
+            if column.name in columns:
                 raise errors.StudyError(
                     f"{source.at('datasets', dataset)}: datasets.{dataset}: both datasets have a "
-                    f"column {one.name!r}; give it another name with `rename`"
+                    f"column {column.name!r}; give it another name with `rename`"
                 )
-            columns[one.name] = one
+            columns[column.name] = column
     return LinkedTable(_contract(study, link, contracts, columns), columns)
 
 
@@ -79,7 +79,7 @@ def _link(study: Study) -> Link:
 def _check_identifiers(link: Link, contracts: Mapping[str, Contract], source: Source) -> None:
     """Both contracts state each identifier, in one form and one version."""
     for name in link.identifiers:
-        left, right = (contracts[one].identifiers.get(name) for one in (link.left, link.right))
+        left, right = (contracts[side].identifiers.get(name) for side in (link.left, link.right))
         where = f"{source.at('link', 'on' if link.on else 'cascade')}: link:"
         if left is None or right is None:
             lacking = link.left if left is None else link.right
@@ -125,7 +125,7 @@ def _side(study: Study, dataset: str, contract: Contract, source: Source) -> lis
         if entry.per_person
         else _plain(dataset, schema)
     )
-    return [replace(one, name=entry.rename.get(one.name, one.name)) for one in columns]
+    return [replace(column, name=entry.rename.get(column.name, column.name)) for column in columns]
 
 
 def _plain(dataset: str, schema: Schema) -> list[LinkedColumn]:
@@ -145,13 +145,13 @@ def _aggregated(
     columns = []
     for name, text in entry.per_person.items():
         try:
-            one = _aggregate(name, dataset, text, schema)
-            if is_exact and not one.is_plain:
+            column = _aggregate(name, dataset, text, schema)
+            if is_exact and not column.is_plain:
                 raise ExpressionError(
                     f"{text!r}: in mode exact a holder aggregates columns of its contract only, "
                     "since nobody could count the people behind an expression"
                 )
-            columns.append(one)
+            columns.append(column)
         except ExpressionError as error:
             at = source.at("datasets", dataset, "per_person", name)
             raise errors.StudyError(
@@ -265,17 +265,20 @@ def _contract(
     columns: Mapping[str, LinkedColumn],
 ) -> Contract:
     left, right = contracts[link.left], contracts[link.right]
-    used = [set(one.use) for one in (left, right) if one.use]
+    used = [set(contract.use) for contract in (left, right) if contract.use]
     use = set.intersection(*used) if used else set()
     if used and not use:
         raise errors.StudyError("no coordinator may use both datasets; ask their producers")
-    own = {PERSON: Column(type="string")} | ({STEP: step_column(link)} if link.cascade else {})
-    if taken := sorted(own.keys() & columns.keys()):
+    link_columns = {PERSON: Column(type="string")} | (
+        {STEP: step_column(link)} if link.cascade else {}
+    )
+    if clashes := sorted(link_columns.keys() & columns.keys()):
         raise errors.StudyError(
-            f"a linked table has a column {taken[0]!r} of its own; use `rename`"
+            f"a linked table has a column {clashes[0]!r} of its own; use `rename`"
         )
     listed = {
-        one.name: one.column.model_copy(update={"may_be_empty": True}) for one in columns.values()
+        column.name: column.column.model_copy(update={"may_be_empty": True})
+        for column in columns.values()
     }
     return Contract(
         dataset=study.dataset,
@@ -285,7 +288,7 @@ def _contract(
         rows_per_person=1,
         nodes_per_person=left.nodes_per_person,
         use=tuple(sorted(use)),
-        columns={**own, **listed},
+        columns={**link_columns, **listed},
     )
 
 

@@ -106,13 +106,13 @@ def open_rows(
         return _open_view(connection, dataset, dataset.view, columns)
     try:
         with _scratch(connection) as folder:
-            found = _source(connection, dataset, columns, folder)
-            require(dataset, columns, found.columns)
-            found = replace(found, types={}) if as_text else found
-            _make(connection, dataset, found, columns)
+            source = _source(connection, dataset, columns, folder)
+            require(dataset, columns, source.columns)
+            source = replace(source, types={}) if as_text else source
+            _make(connection, dataset, source, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
-    return found.is_fixed
+    return source.is_fixed
 
 
 def open_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset, name: str) -> None:
@@ -153,7 +153,7 @@ def _open_view(
     columns of other datasets."""
     held = dataset.as_held
     raws = list(dict.fromkeys(view.columns[name] for name in columns if name in view.columns))
-    is_fixed = open_rows(connection, held, raws or list(view.own.columns)[:1])
+    is_fixed = open_rows(connection, held, raws or list(view.held_contract.columns)[:1])
     kind = "VIEW" if is_here(connection, "view", "source") else "TABLE"
     connection.execute(f"ALTER {kind} source RENAME TO held_here")
     listed = ", ".join(f"{_seen(name, view)} AS {quote_name(name)}" for name in columns)
@@ -164,19 +164,19 @@ def _open_view(
 def _seen(name: str, view: View) -> str:
     if name in view.columns:
         return quote_name(view.columns[name])
-    return quote_text(view.own.dataset) if name == DATASET else "CAST(NULL AS VARCHAR)"
+    return quote_text(view.held_contract.dataset) if name == DATASET else "CAST(NULL AS VARCHAR)"
 
 
 def _make(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, source: Source, columns: Sequence[str]
 ) -> None:
     """The relation `source`. A column is read in its own type where it may be, and as a text where
     that fails: the check then counts the values."""
-    names = {found.columns[name]: name for name in columns}
-    types = {raw: kind for raw, kind in found.types.items() if raw in names}
-    while types and found.typed is not None:
+    names = {source.columns[name]: name for name in columns}
+    types = {raw: kind for raw, kind in source.types.items() if raw in names}
+    while types and source.typed is not None:
         try:
-            _create(connection, dataset, replace(found, relation=found.typed(types)), columns)
+            _create(connection, dataset, replace(source, relation=source.typed(types)), columns)
         except duckdb.Error as reason:
             types = _without_refused(types, reason)
             continue
@@ -187,7 +187,7 @@ def _make(
             return
         connection.execute("DROP TABLE source")
         types = {raw: kind for raw, kind in types.items() if names[raw] not in inexact}
-    _create(connection, dataset, found, columns)
+    _create(connection, dataset, source, columns)
 
 
 def _without_refused(types: Mapping[str, str], reason: duckdb.Error) -> dict[str, str]:
@@ -213,23 +213,23 @@ def _inexact(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> set
 
 
 def _create(
-    connection: duckdb.DuckDBPyConnection, dataset: Dataset, found: Source, columns: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, source: Source, columns: Sequence[str]
 ) -> None:
     """A view of a source whose rows cannot change between readings; a table of a text, which is
     read once, and of a source that another reading could give
     in another order or with other rows."""
-    taken = {name.lower() for name in columns}  # DuckDB takes X for x
-    others = found.columns.items() if dataset.rows_where else ()
-    raws = {name: raw for name, raw in others if name.lower() not in taken}
-    raws |= {name: found.columns[name] for name in columns}
+    names = {name.lower() for name in columns}  # DuckDB takes X for x
+    others = source.columns.items() if dataset.rows_where else ()
+    raws = {name: raw for name, raw in others if name.lower() not in names}
+    raws |= {name: source.columns[name] for name in columns}
     renamed = ", ".join(f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items())
-    rows = f"(SELECT {renamed} FROM {found.relation})"
+    rows = f"(SELECT {renamed} FROM {source.relation})"
     rows, listed = _read(connection, dataset, rows, columns)
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
-    kind = "VIEW" if found.is_fixed and not found.is_temporary else "TABLE"
+    kind = "VIEW" if source.is_fixed and not source.is_temporary else "TABLE"
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
-    if found.records is not None:
-        _check_count(connection, dataset, found.records, rows if where else "source")
+    if source.records is not None:
+        _check_count(connection, dataset, source.records, rows if where else "source")
 
 
 def _read(
@@ -247,13 +247,13 @@ def _read(
         for name in columns
     ]
     others = [name for name in types if name not in columns]
-    kept = ", ".join([*spelled, *map(quote_name, others)])
+    listed = ", ".join([*spelled, *map(quote_name, others)])
     values = [
         f"{reading.value(name, contract.get(name), types[name], dataset.read)} "
         f"AS {quote_name(name)}"
         for name in columns
     ]
-    return f"(SELECT {kept} FROM {rows})", ", ".join(values)
+    return f"(SELECT {listed} FROM {rows})", ", ".join(values)
 
 
 def _check_count(
@@ -284,7 +284,7 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
 
 def check_files(datasets: Iterable[Dataset]) -> None:
     """DataError with the lines that break a CSV file, each file once. For the producer's eyes."""
-    for dataset in {one.source: one.as_held for one in datasets}.values():
+    for dataset in {held.source: held.as_held for held in datasets}.values():
         if "://" not in dataset.source and Path(dataset.source).exists():
             chosen, paths = formats.of(dataset)
             if chosen.name == "CSV":
@@ -305,7 +305,7 @@ def _source(
     if dataset.source.startswith(POSTGRESQL):
         from nodes.connectors import postgresql
 
-        found = postgresql.read(dataset, columns, folder, only_names=only_names)
+        opened = postgresql.read(dataset, columns, folder, only_names=only_names)
     elif "://" in dataset.source:
         kind = dataset.source.partition("://")[0]
         raise errors.SourceError(
@@ -315,5 +315,5 @@ def _source(
     else:
         chosen, paths = formats.of(dataset)
         opening = formats.Opening(connection, dataset, paths, columns, folder, only_names)
-        found = chosen.open(opening)
-    return replace(found, columns=source.renamed(dataset, found.columns))
+        opened = chosen.open(opening)
+    return replace(opened, columns=source.renamed(dataset, opened.columns))

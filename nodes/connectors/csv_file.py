@@ -293,13 +293,13 @@ class _Scan:
             misplaced = _bad_quotes(text)
             quoted = text.of('"').odd()
             delimiters, ends = delimiters - quoted, lines[~quoted.has(lines)]
-        found = _bad_text(block)
+        problems = _bad_text(block)
         if not misplaced:  # else the quotes say nothing reliable about the fields
             counts = delimiters.count_before(ends)
-            found += self._widths(array, ends, np.diff(counts, prepend=0) + 1)
-            found += self._joined(block, array, ends)
+            problems += self._widths(array, ends, np.diff(counts, prepend=0) + 1)
+            problems += self._joined(block, array, ends)
             self._keep_texts(text, delimiters, ends)
-        for at, problem in sorted([*found, *misplaced[:1]]):
+        for at, problem in sorted([*problems, *misplaced[:1]]):
             self.broken += 1
             if len(self.problems) < MAX_PROBLEMS:
                 self.problems.append(f"line {line + int(np.searchsorted(lines, at))}: {problem}")
@@ -326,14 +326,16 @@ class _Scan:
         blank = (widths[off] == 1) & (_lengths(array, starts, ends[off]) == 0)
         self.records += len(ends) - (int(blank.sum()) if width > 1 else 0)
         long = np.flatnonzero(np.diff(ends, prepend=-1) > MAX_VALUE_BYTES)
-        found = [(int(ends[at - 1] + 1) if at else 0, TOO_LONG) for at in long.tolist()]
+        problems = [(int(ends[at - 1] + 1) if at else 0, TOO_LONG) for at in long.tolist()]
         if width == 1:
             empty = (
                 "an empty line, which could be a missing value or none: write a missing code, "
                 "or remove the line"
             )
-            return found + [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
-        return found + self._wrong(starts[~blank], widths[off][~blank])
+            return (
+                problems + [(int(at), empty) for at in starts[blank]] + self._wrong(starts, widths)
+            )
+        return problems + self._wrong(starts[~blank], widths[off][~blank])
 
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
@@ -356,14 +358,16 @@ class _Scan:
         whose columns may have another order, or at its byte order mark. `ends` (n_records,)."""
         starts = np.concatenate([np.zeros(1, np.int64), ends + 1])[: len(ends)]
         lengths = _lengths(array, starts, ends)
-        found = []
+        problems = []
         for at in self._like_the_header(array, starts, lengths).tolist():
             record = block[starts[at] : starts[at] + lengths[at]]
             if self._names_in_order(record) == self._names_in_order(self.header.record):
-                found.append((int(starts[at]), "the header stands here again: leave it out"))
+                problems.append((int(starts[at]), "the header stands here again: leave it out"))
             elif record.startswith(BOM):
-                found.append((int(starts[at]), "a second file begins here: keep the files apart"))
-        return found
+                problems.append(
+                    (int(starts[at]), "a second file begins here: keep the files apart")
+                )
+        return problems
 
     def _like_the_header(self, array: Bytes, starts: Ints, lengths: Ints) -> Ints:
         """The records that begin and end with letters of the header's names, and are about as
@@ -402,15 +406,15 @@ def _lengths(array: Bytes, starts: Ints, ends: Ints) -> Ints:
 
 
 def _bad_text(block: bytes) -> list[tuple[int, str]]:
-    found = []
+    problems = []
     if (at := block.find(b"\0")) >= 0:
-        found.append((at, NUL_BYTE))
+        problems.append((at, NUL_BYTE))
     if not block.isascii():
         try:
             block.decode("utf-8")
         except UnicodeDecodeError as error:
-            found.append((error.start, NOT_UTF8))
-    return found
+            problems.append((error.start, NOT_UTF8))
+    return problems
 
 
 def _bad_quotes(text: Text) -> list[tuple[int, str]]:
@@ -432,11 +436,11 @@ def _misplaced(array: Bytes, quotes: Ints, delimiter: str) -> list[tuple[int, st
     inside = opening[(opening > 0) & ~borders[array[np.maximum(opening - 1, 0)]]]
     after = np.minimum(closing + 1, len(array) - 1)
     follows = opening[: len(closing)][~borders[array[after]]]
-    found = [
+    problems = [
         (int(at), "a quote inside an unquoted value: quote the whole value, and double its quotes")
         for at in inside
     ]
-    found += [
+    problems += [
         (
             int(at),
             "a quoted value opens here, and text follows its closing quote: double the quotes "
@@ -444,8 +448,8 @@ def _misplaced(array: Bytes, quotes: Ints, delimiter: str) -> list[tuple[int, st
         )
         for at in follows
     ]
-    if len(quotes) % 2 and not found:
-        found.append(
+    if len(quotes) % 2 and not problems:
+        problems.append(
             (int(quotes[-1]), "a quoted value opens here and never ends: add its closing quote")
         )
-    return sorted(found)
+    return sorted(problems)

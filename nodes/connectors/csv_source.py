@@ -70,11 +70,11 @@ def inspect(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> None:
 
 def _unpacked(dataset: Dataset, paths: Sequence[Path], scratch: Path) -> list[Path]:
     """The files, those of an archive of several among them, in the order of their names."""
-    found: list[Path] = []
+    files: list[Path] = []
     for number, path in enumerate(paths, 1):
         with named(dataset, number, len(paths)):
-            found += _members(path, scratch, number) or [path]
-    return found
+            files += _members(path, scratch, number) or [path]
+    return files
 
 
 def _members(path: Path, scratch: Path, number: int) -> list[Path]:
@@ -170,8 +170,8 @@ def _rows(source: Source, names: Mapping[str, str], types: Mapping[str, str]) ->
     listed = ", ".join(
         f"{quote_name(source.columns[name])} AS {raw}" for raw, name in names.items()
     )
-    own = {source.columns[names[raw]]: kind for raw, kind in types.items()}
-    return f"SELECT {listed} FROM {source.typed(own) if source.typed else source.relation}"
+    kinds = {source.columns[names[raw]]: kind for raw, kind in types.items()}
+    return f"SELECT {listed} FROM {source.typed(kinds) if source.typed else source.relation}"
 
 
 @contextmanager

@@ -42,8 +42,8 @@ class Text:
 
     def of(self, characters: str) -> Bits:
         """The places of any of the characters."""
-        found = [self._of_one(character) for character in characters]
-        return reduce(or_, found)
+        places = [self._of_one(character) for character in characters]
+        return reduce(or_, places)
 
     def _of_one(self, character: str) -> Bits:
         if character not in self.sets:
@@ -179,9 +179,14 @@ def _ungrouped(text: Text, mark: str, decimal: str) -> Bits:
     """The marks that do not stand between one to three digits, or a group, and a group of three."""
     marks, digits = text.of(mark), text.digits
     first = text.starts | (text.of("+-") | marks).after(1)  # where a run of digits may begin
-    one = digits.after(1)
-    two, three = one & digits.after(2), one & digits.after(2) & digits.after(3)
-    before = (one & first.after(1)) | (two & first.after(2)) | (three & first.after(3))
+    one_digit = digits.after(1)
+    two_digits = one_digit & digits.after(2)
+    three_digits = two_digits & digits.after(3)
+    before = (
+        (one_digit & first.after(1))
+        | (two_digits & first.after(2))
+        | (three_digits & first.after(3))
+    )
     group = digits.before(1) & digits.before(2) & digits.before(3)
     end = (text.borders | marks | text.of(decimal)).before(4)
     return marks - (before & group & end)

@@ -40,8 +40,8 @@ def read(
         return Source("", present)
     count = _fill(connection, dataset, path, wanted)
     raw = {given: f"c{i}" for i, given in enumerate(wanted)}
-    found = {name: raw[given] for name, given in present.items() if given in raw}
-    return Source("records", found, is_temporary=True, records=count)
+    raws = {name: raw[given] for name, given in present.items() if given in raw}
+    return Source("records", raws, is_temporary=True, records=count)
 
 
 def _fill(
@@ -56,8 +56,8 @@ def _fill(
         frame = frame[list(wanted)]
         types = ["VARCHAR" if dataset.read.labels else _type(frame[name]) for name in wanted]
         if not count:
-            made = ", ".join(f"c{i} {kind}" for i, kind in enumerate(types))
-            connection.execute(f"CREATE TEMP TABLE records ({made})")
+            columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(types))
+            connection.execute(f"CREATE TEMP TABLE records ({columns})")
         if len(frame):
             frame.columns = [f"c{i}" for i in range(len(wanted))]
             connection.register("batch", _with_none(frame))

@@ -106,6 +106,6 @@ def _text(cell: Any, reading: Reading) -> str | None:
         return repr(cell).replace(".", reading.decimal)
     if isinstance(cell, datetime):
         midnight = (cell.hour, cell.minute, cell.second, cell.microsecond) == (0, 0, 0, 0)
-        kept = cell.date() if midnight or reading.datetime else cell
-        return kept.isoformat()
+        day = cell.date() if midnight or reading.datetime else cell
+        return day.isoformat()
     return cell.isoformat() if isinstance(cell, date) else str(cell)

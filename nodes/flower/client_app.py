@@ -38,9 +38,8 @@ def app_of(
         else:
             reply = side_by_side.answer(query, node, clock())
         encoded = codec.reply_to_bytes(reply)
-        signed = receipts.reply_content(
-            query.study.hash, wire.query_digest(content, nonce), receipts.digest(encoded)
-        )
+        asked = receipts.asked(query, wire.query_digest(content, nonce))
+        signed = receipts.reply_content(asked, receipts.digest(encoded))
         if not link_service.is_waiting(reply):
             _audit(node, query, reply, encoded)
         return Message(
@@ -64,6 +63,7 @@ def _audit(node: NodeContext, query: Query, reply: Reply, encoded: bytes) -> Non
         study_hash=query.study.hash,
         coordinator=query.study.coordinator,
         run=query.run,
+        contract=query.contract_hash,
         round=query.round,
         phase=query.phase.name if query.phase else "",
         analyses=[str(task) for task in reply.answers],

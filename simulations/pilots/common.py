@@ -26,7 +26,7 @@ class Main:
     """The main estimate of a study: its table and row, and the columns of the estimate and its 95 %
     interval. `truth`: the name of the planted value in truth.yaml; None if the data are real."""
 
-    what: str
+    label: str
     analysis: str
     table: str = "coefficients"
     where: Mapping[str, Any] = field(default_factory=dict)
@@ -83,9 +83,9 @@ def nirs(rng: np.random.Generator, n: int, department: int = 99) -> Texts:
     return np.array([f"{s}{y:02d}{m:02d}{department}{i:06d}" for s, y, m, i in parts])
 
 
-def strangers(known: Texts) -> Texts:
+def strangers(numbers: Texts) -> Texts:
     """(n,): numbers of as many other people, whom a national claims table holds too."""
-    return np.array([f"{number[:5]}98{number[7:]}" for number in known])
+    return np.array([f"{digits[:5]}98{digits[7:]}" for digits in numbers])
 
 
 def shuffled(rng: np.random.Generator, *tables: pandas.DataFrame) -> pandas.DataFrame:

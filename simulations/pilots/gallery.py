@@ -93,17 +93,25 @@ def trained(name: str) -> tuple[list[tuple[str, str]], list[str]]:
         "| trained | area under the curve | s.e. |",
         "|---|---|---|",
     ]
-    lines += [f"| {one.name} | {one.auc:.4f} | {one.std_error:.4f} |" for one in networks]
+    lines += [
+        f"| {network.name} | {network.auc:.4f} | {network.std_error:.4f} |" for network in networks
+    ]
     lines += [
         "",
         "The private study at several epsilons (delta and steps as in `private.yaml`),"
         " tested on the same new people:",
     ]
     rows = [
-        (one.name, one.auc, one.auc - 1.96 * one.std_error, one.auc + 1.96 * one.std_error, None)
-        for one in networks
+        (
+            network.name,
+            network.auc,
+            network.auc - 1.96 * network.std_error,
+            network.auc + 1.96 * network.std_error,
+            None,
+        )
+        for network in networks
     ]
-    curve = [(float(one.name), one.auc, 1.96 * one.std_error) for one in epsilons]
+    curve = [(float(network.name), network.auc, 1.96 * network.std_error) for network in epsilons]
     pictures = [
         ("together", figures.intervals(rows, "area under the curve")),
         ("epsilon", figures.trend(curve, "epsilon", "area under the curve")),
@@ -145,11 +153,11 @@ def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, str]
 def estimates(rows: Sequence[Mapping[str, Any]]) -> str:
     """The estimates of what the first study estimates, with their intervals, and the planted values
     as dashed lines. After a comma, `what` says how."""
-    what = rows[0]["what"].split(",")[0]
-    shown = [row for row in rows if row["what"].split(",")[0] == what]
+    label = rows[0]["what"].split(",")[0]
+    shown = [row for row in rows if row["what"].split(",")[0] == label]
     return figures.intervals(
         [(row["study"], row["estimate"], row["low"], row["high"], row["truth"]) for row in shown],
-        what,
+        label,
     )
 
 

@@ -91,7 +91,10 @@ def prepare(name: str, variant: str, folder: Path, *, seed: int = 0, size: Size 
         options = {"size": size} if hasattr(pilot, "SIZES") else {}
         paths, note = _maker(pilot, variant)(folder, seed=seed, **options), note_of(pilot, variant)
         if hasattr(pilot, "contract"):
-            loaded = {dataset: pilot.contract(one, size) for dataset, one in loaded.items()}
+            loaded = {
+                dataset: pilot.contract(held_contract, size)
+                for dataset, held_contract in loaded.items()
+            }
     contract = datasets.contract_of(study, loaded, source)
     held = {
         node: Dataset(loaded[_held(pilot, node, study, variant)], str(path))
@@ -165,7 +168,7 @@ def summary(
         "rounds": analysis.rounds,
         "exactness": analysis.exactness or analysis.status,
         "epsilon": analysis.privacy.get("study_epsilon"),
-        "what": main.what if main else "",
+        "what": main.label if main else "",
         "estimate": estimate,
         "low": low,
         "high": high,

@@ -86,9 +86,9 @@ def _curve(life: Floats, times: Floats, z: float) -> list[Row]:
     # The derivative of log S with respect to the hazard is 1 / (1 - hazard).
     increment, at_event = d / (Y * rest), 1 / rest
     passed = np.cumsum(increment)
-    gone = np.cumsum(squares[0] * (at_event - passed) ** 2 + squares[1] * passed**2)
+    variance = np.cumsum(squares[0] * (at_event - passed) ** 2 + squares[1] * passed**2)
     left = squares.sum(0)[::-1].cumsum()[::-1] - squares.sum(0)
-    relative = np.sqrt(np.maximum(gone + passed**2 * left, 0.0))
+    relative = np.sqrt(np.maximum(variance + passed**2 * left, 0.0))
     rows: list[Row] = []
     for i in np.flatnonzero(plain.any(0)):
         events, exits = int(plain[0, i]), int(plain[1, i])

@@ -52,7 +52,7 @@ def rounds(task: Task[Options, Plan]) -> list[State]:
 
 
 def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
-    return {"counts": 1 - COUNTS, counting.what(task.rows_per_person): COUNTS}
+    return {"counts": 1 - COUNTS, counting.unit_name(task.rows_per_person): COUNTS}
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:

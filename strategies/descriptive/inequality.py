@@ -144,8 +144,8 @@ def _of_group(
     label: str, distribution: Distribution, options: Options, z: float
 ) -> dict[str, list[Row]]:
     """The rows of a group in each table. `z`: normal quantile of an interval's upper end."""
-    mean = _said(distribution, *distribution.mean(), z)
-    gini = _said(distribution, *distribution.gini(), z)
+    mean = _estimate_row(distribution, *distribution.mean(), z)
+    gini = _estimate_row(distribution, *distribution.gini(), z)
     summary = {
         "group": label,
         "n": max(0, round(distribution.size)),
@@ -159,7 +159,7 @@ def _of_group(
     ]
 
     def share(p: float, estimate: float, weights: Floats) -> Row:
-        interval = _said(distribution, estimate, weights, z)
+        interval = _estimate_row(distribution, estimate, weights, z)
         return {"group": label, **_behind(distribution, p), "probability": p, **interval}
 
     parts = [i / options.lorenz for i in range(1, options.lorenz)]
@@ -176,7 +176,7 @@ def _behind(distribution: Distribution, p: float) -> Row:
     return {"beyond": {"estimate": distribution.beyond(p)}} if distribution.noise is None else {}
 
 
-def _said(distribution: Distribution, estimate: float, weights: Floats, z: float) -> Row:
+def _estimate_row(distribution: Distribution, estimate: float, weights: Floats, z: float) -> Row:
     # noised counts may be negative: cut off one by one they would add people who are not there
     sampling = max(float(distribution.n @ weights**2), 0.0)
     noised = distribution.noise(weights) if distribution.noise else 0.0

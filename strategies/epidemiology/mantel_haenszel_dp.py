@@ -53,7 +53,7 @@ def rounds(task: Task[Options, Plan]) -> list[State]:
 
 
 def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
-    tally = counting.what(task.rows_per_person)
+    tally = counting.unit_name(task.rows_per_person)
     return {"counts": 1 - 2 * COUNTS, "decision": COUNTS, tally: COUNTS}
 
 

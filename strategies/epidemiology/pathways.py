@@ -183,12 +183,12 @@ def _starts(person: Ints) -> Ints:
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     walks = walks_of(cohort, task)
-    came, reached = indicators(walks, task)
+    entered, reached = indicators(walks, task)
     times, delays = _delays(walks, task)
     people = {
         "edges": people_by_edge(walks, task),
         "beginnings": beginnings(walks, task),
-        "came": came,
+        "came": entered,
         "reached": reached,
     }
     cells = counting.people(cohort, walks.keep) | people
@@ -269,8 +269,8 @@ def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
     indicator, and the number of these who reach its second step in time."""
     plan: Plan = task.plan
     groups = len(plan.labels)
-    came = np.zeros((len(plan.indicators), groups), np.int64)
-    reached = np.zeros_like(came)
+    entered = np.zeros((len(plan.indicators), groups), np.int64)
+    reached = np.zeros_like(entered)
     for i, (_, first, then, within) in enumerate(plan.indicators):
         at = np.flatnonzero(walks.step == first)
         persons, where = np.unique(walks.person[at], return_index=True)
@@ -281,9 +281,9 @@ def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
             & (walks.place > place[walks.person])
             & (walks.time - begun[walks.person] <= within)
         )
-        came[i] = np.bincount(walks.group[persons], minlength=groups)
+        entered[i] = np.bincount(walks.group[persons], minlength=groups)
         reached[i] = np.bincount(walks.group[np.unique(walks.person[after])], minlength=groups)
-    return came, reached
+    return entered, reached
 
 
 def _max_length(task: Task[Options, Plan]) -> int:
@@ -373,9 +373,9 @@ def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
     """Shares with Wilson's interval, and the 95 % limits for a group with the overall share."""
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):
-        came, reached = total.sums["came"][i], total.sums["reached"][i]
-        overall = reached.sum() / came.sum() if came.sum() else 0.0
-        for label, n, k in zip(plan.labels, came, reached, strict=True):
+        entered, reached = total.sums["came"][i], total.sums["reached"][i]
+        overall = reached.sum() / entered.sum() if entered.sum() else 0.0
+        for label, n, k in zip(plan.labels, entered, reached, strict=True):
             row: Row = {"indicator": name, "group": label, "n": int(n), "n_event": int(k)}
             if not n > 0:
                 rows.append(

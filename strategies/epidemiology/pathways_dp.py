@@ -69,11 +69,11 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     walks = pathways.walks_of(cohort, task)
-    came, reached = pathways.indicators(walks, task)
+    entered, reached = pathways.indicators(walks, task)
     sums = {
         "edges": pathways.people_by_edge(walks, task),
         "beginnings": pathways.beginnings(walks, task),
-        "came": came,
+        "came": entered,
         "reached": reached,
     }
     people = counting.tally(cohort, walks.keep, walks.cut)
@@ -152,8 +152,8 @@ def _beginnings(total: Total, task: Task[Options, Plan], z: float) -> list[Row]:
 def _indicators(total: Total, plan: Plan, z: float) -> list[Row]:
     rows: list[Row] = []
     for i, (name, *_) in enumerate(plan.indicators):
-        came, reached = total.sums["came"][i].tolist(), total.sums["reached"][i].tolist()
-        for label, n, k in zip(plan.labels, came, reached, strict=True):
+        entered, reached = total.sums["came"][i].tolist(), total.sums["reached"][i].tolist()
+        for label, n, k in zip(plan.labels, entered, reached, strict=True):
             row: Row = {
                 "indicator": name,
                 "group": label,

@@ -10,7 +10,7 @@ is yes in any row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +102,10 @@ class Batch:
 
 
 def batch(
-    persons: People, chosen: Ints, task: AnyTask, own: tuple[Floats, Floats] | None = None
+    persons: People, chosen: Ints, task: AnyTask, scale: tuple[Floats, Floats] | None = None
 ) -> Batch:
-    """The rows of the chosen people. `own`: the mean and standard deviation by which a node scales
-    its inputs, if it does."""
+    """The rows of the chosen people. `scale`: the mean and standard deviation by which a node
+    scales its inputs, if it does."""
     import torch
 
     index = persons.index[chosen]
@@ -116,8 +116,8 @@ def batch(
     ).float()
     if plan.array is not None:
         X = (X - plan.middle) / plan.half
-    if own is not None:
-        X = (X - torch.from_numpy(own[0]).float()) / torch.from_numpy(own[1]).float()
+    if scale is not None:
+        X = (X - torch.from_numpy(scale[0]).float()) / torch.from_numpy(scale[1]).float()
     answers = torch.from_numpy(persons.answers[rows].reshape(index.shape).astype(np.float32))
     return Batch(
         networks.entry(plan.network, X), torch.from_numpy((index >= 0).astype(np.float32)), answers
@@ -162,7 +162,7 @@ def descend(
     task: AnyTask,
     round_: int,
     pull: Pull,
-    own: tuple[Floats, Floats] | None = None,
+    scale: tuple[Floats, Floats] | None = None,
 ) -> tuple[int, float]:
     """Trains `net` in place for the study's local epochs. Returns the number of steps, and the mean
     loss during training."""
@@ -173,23 +173,17 @@ def descend(
     everything = [
         parameter for parameter in net.parameters() if parameter.requires_grad_(True) is not None
     ]
-    start = [parameter.detach().clone() for parameter in parameters] if pull.proximal else []
-    correction = _pieces(pull.correction, parameters) if pull.correction is not None else []
+    pulled = _pulling(parameters, pull)
     speed = [torch.zeros_like(parameter) for parameter in everything] if options.momentum else []
     steps, total, seen = 0, 0.0, 0
     for chosen in orders(len(persons.training), task, round_):
-        inputs = batch(persons, persons.training[chosen], task, own)
+        inputs = batch(persons, persons.training[chosen], task, scale)
         loss = losses(net(inputs.rows).reshape(-1), inputs, options.rows == "views").mean()
         slopes = list(torch.autograd.grad(loss, everything))
         with torch.no_grad():
             if options.weight_decay:
                 torch._foreach_add_(slopes, everything, alpha=options.weight_decay)
-            if start:
-                torch._foreach_add_(
-                    slopes[: len(start)], torch._foreach_sub(parameters, start), alpha=pull.proximal
-                )
-            if correction:
-                torch._foreach_add_(slopes[: len(correction)], correction)
+            pulled(slopes)
             if speed:
                 torch._foreach_mul_(speed, options.momentum)
                 torch._foreach_add_(speed, slopes)
@@ -198,6 +192,24 @@ def descend(
         steps, seen = steps + 1, seen + len(chosen)
         total += float(loss.detach()) * len(chosen)
     return steps, total / max(seen, 1)
+
+
+def _pulling(parameters: list[Any], pull: Pull) -> Callable[[list[Any]], None]:
+    """Adds the pull to the slopes of the shared `parameters`, which come first among all."""
+    import torch
+
+    start = [parameter.detach().clone() for parameter in parameters] if pull.proximal else []
+    correction = _pieces(pull.correction, parameters) if pull.correction is not None else []
+
+    def add(slopes: list[Any]) -> None:
+        if start:
+            torch._foreach_add_(
+                slopes[: len(start)], torch._foreach_sub(parameters, start), alpha=pull.proximal
+            )
+        if correction:
+            torch._foreach_add_(slopes[: len(correction)], correction)
+
+    return add
 
 
 def orders(n: int, task: AnyTask, round_: int) -> Iterator[Ints]:
@@ -269,22 +281,22 @@ class Scored:
 def score(
     net: Any,
     persons: People,
-    whose: Ints,
+    subset: Ints,
     task: AnyTask,
-    own: tuple[Floats, Floats] | None = None,
+    scale: tuple[Floats, Floats] | None = None,
     *,
     fixed: bool = False,
 ) -> Scored:
-    """The scores of the people `whose`. `fixed`: use batches of one shape, so that a person's score
-    does not depend on other people."""
+    """The scores of the people in `subset`. `fixed`: use batches of one shape, so that a person's
+    score does not depend on other people."""
     import torch
 
     net.eval()
     views = task.options.rows == "views"
     log_odds, answers, loss = [np.empty(0)], [np.empty(0)], 0.0
     with torch.no_grad():
-        for chosen in _blocks(whose):
-            inputs = batch(persons, padded(chosen, AT_ONCE) if fixed else chosen, task, own)
+        for chosen in _blocks(subset):
+            inputs = batch(persons, padded(chosen, AT_ONCE) if fixed else chosen, task, scale)
             out = net(inputs.rows).reshape(-1)
             each, answered, weights = pooled(out, inputs, views)
             there = (weights.numpy() > 0) & (np.arange(len(weights))[:, None] < len(chosen))
@@ -299,8 +311,8 @@ def padded(chosen: Ints, size: int) -> Ints:
     return np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
 
 
-def _blocks(whose: Ints) -> Iterator[Ints]:
-    return (whose[first : first + AT_ONCE] for first in range(0, len(whose), AT_ONCE))
+def _blocks(people: Ints) -> Iterator[Ints]:
+    return (people[first : first + AT_ONCE] for first in range(0, len(people), AT_ONCE))
 
 
 # -- arrays that stay at a node

@@ -273,8 +273,10 @@ def in_a_step(people: float, task: Task[Options, Plan]) -> float:
 
 
 def _scored(people: People, task: Task[Options, Plan], state: State) -> Part:
-    whose = people.validation if task.options.validation else people.training
-    scored = local_training.score(_net(task, state["weights"]), people, whose, task, fixed=True)
+    scored_people = people.validation if task.options.validation else people.training
+    scored = local_training.score(
+        _net(task, state["weights"]), people, scored_people, task, fixed=True
+    )
     counts = scores.count(scored.log_odds, scored.answers, scores.COARSE)
     rows = 1 if task.options.rows == "views" else task.rows_per_person
     return Part({"scores": counts}, {}, {"scores": float(rows)})

@@ -96,7 +96,7 @@ def cross(cohort: Cohort, fields: Sequence[Field]) -> Tally:
     )
 
 
-def what(rows_per_person: int) -> str:
+def unit_name(rows_per_person: int) -> str:
     """The unit that `cross` counts beside the cells: people, or rows if a person may have several.
     Then it does not identify people."""
     return "people" if rows_per_person == 1 else "rows"
@@ -112,7 +112,7 @@ def crossed(
     cohort: Cohort, fields: Sequence[Field], shape: Sequence[int], rows_per_person: int
 ) -> Part:
     """The counts of `cross` as a Part: `counts` in `shape`, and people or rows."""
-    counted, name = cross(cohort, fields), what(rows_per_person)
+    counted, name = cross(cohort, fields), unit_name(rows_per_person)
     sensitivity = {"counts": float(rows_per_person), name: cross_sensitivity(rows_per_person)}
     return Part({"counts": counted.cells.reshape(shape), name: counted.people}, {}, sensitivity)
 

@@ -13,18 +13,18 @@ from federation.expression import ExpressionError
 from federation.schema import Field, Schema
 
 
-def fields(names: Iterable[str], schema: Schema, what: str) -> tuple[Field, ...]:
-    """The columns that define groups. `what`: the end of the error message, such as `rates are
+def fields(names: Iterable[str], schema: Schema, reason: str) -> tuple[Field, ...]:
+    """The columns that define groups. `reason`: the end of the error message, such as `rates are
     given by category`."""
-    return check([schema.field(name) for name in names], what)
+    return check([schema.field(name) for name in names], reason)
 
 
-def check(columns: Iterable[Field], what: str) -> tuple[Field, ...]:
+def check(columns: Iterable[Field], reason: str) -> tuple[Field, ...]:
     groups = tuple(columns)
     for field in groups:
         if field.kind not in ("category", "boolean"):
             raise ExpressionError(
-                f"{field.name!r} is a {field.kind}; {what}:"
+                f"{field.name!r} is a {field.kind}; {reason}:"
                 ' derive one, as in `{older: "age >= 65"}`'
             )
     return groups

@@ -31,6 +31,9 @@ ROUNDED = 2.0**-31
 LOST = 1e-11
 PANEL = 64  # columns after which a factorisation brings the others up to date, in one product
 CLEARLY = 1e-6  # a share far enough above LOST that no rounding error makes up the difference
+# The decrement is the squared distance to the maximum in standard errors: here 1e-5 of one, before
+# the last step is taken.
+NEGLIGIBLE = 1e-10
 MAX_ROUNDS = 30
 MAX_EXPONENT = 709.0  # exp of more is no double
 # What a row of coefficients says beside the estimate.
@@ -256,8 +259,16 @@ def move(
     return Move(beta + step.beta, step)
 
 
-def settled(length: float, beta: Floats) -> bool:
-    return length <= 1e-9 * float(np.abs(beta).max(initial=1.0))
+def settled(moved: Move, beta: Floats, last: Floats) -> bool:
+    """Whether the step from `beta` is the last one: it is short, or rounding errors of the sums
+    hide where the maximum is. Then steps no longer shrink as Newton's do near a maximum, and the
+    maximum is much closer than a standard error."""
+    if moved.step is None:
+        return False
+    if moved.length <= 1e-9 * float(np.abs(beta).max(initial=1.0)):
+        return True
+    before = float(np.abs(beta - last).max(initial=0.0))
+    return abs(moved.step.decrement) <= NEGLIGIBLE and moved.length >= before / 10
 
 
 def climb(
@@ -289,7 +300,7 @@ def climb(
         return State(again, values | {"beta": moved.beta})
     values.setdefault("null", np.array([log_lik]))
     refuse_unbounded(settled_before, information, diverged, relative=relative)
-    if settled(moved.length, beta):
+    if settled(moved, beta, values["last"]):
         rounds = int(values["rounds"][0])
         return Top(moved.beta, moved.step, log_lik, float(values["null"][0]), rounds)
     values |= {"best": np.array([log_lik]), "last": beta}

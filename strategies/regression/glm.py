@@ -627,11 +627,11 @@ def limits(task: Task[Options, Plan]) -> Limits:
         if task.options.family == "gaussian"
         else (admissible.within_reach("beta", plan.names, bounded),)
     )
-    kept = newton.MEMORY | {"moments", "at_zero", "null_deviance"}
+    memory = newton.MEMORY | {"moments", "at_zero", "null_deviance"}
     null = (
         {"null_intercept": Array((1,), -admissible.MAX_PREDICTOR, admissible.MAX_PREDICTOR)}
         if has_null_rounds(task)
         else {}
     )
-    newton_step = Step(beta | null, kept - null.keys(), first=1, rules=rules)
+    newton_step = Step(beta | null, memory - null.keys(), first=1, rules=rules)
     return Limits({"moments": Step(beta), "newton": newton_step}, max_rounds(task) + 2)

@@ -385,13 +385,11 @@ def _profile(
     gradient = sums["log_det_1"] + df * rss1 / rss
     hessian = sums["log_det_2"] + df * (rss2 / rss - np.outer(rss1, rss1) / rss**2)
     if reml:
-        deviance += float(np.linalg.slogdet(M[np.ix_(fitted, fitted)])[1])
-        inverse_M1 = inverse @ M1[:, fitted][:, :, fitted]
-        gradient = gradient + np.einsum("kaa->k", inverse_M1)
-        hessian = (
-            hessian
-            + np.einsum("ab,klba->kl", inverse, M2[:, :, fitted][:, :, :, fitted])
-            - np.einsum("kab,lba->kl", inverse_M1, inverse_M1)
+        restricted = _restricted(sums, fitted, inverse)
+        deviance, gradient, hessian = (
+            deviance + restricted[0],
+            gradient + restricted[1],
+            hessian + restricted[2],
         )
     full_inverse, full_beta = np.full((p, p), np.nan), np.zeros(p)
     full_inverse[np.ix_(fitted, fitted)] = inverse
@@ -406,6 +404,19 @@ def _profile(
         aliased,
         values["theta"],
         rounds,
+    )
+
+
+def _restricted(sums: Any, fitted: Ints, inverse: Floats) -> tuple[float, Floats, Floats]:
+    """The terms that REML adds to the deviance, to its gradient and to its Hessian: those of
+    log det X'V^-1X. `fitted`: the columns that are not aliased; `inverse`: of their moments."""
+    M, M1, M2 = sums["moments"], sums["moments_1"], sums["moments_2"]
+    inverse_M1 = inverse @ M1[:, fitted][:, :, fitted]
+    return (
+        float(np.linalg.slogdet(M[np.ix_(fitted, fitted)])[1]),
+        np.einsum("kaa->k", inverse_M1),
+        np.einsum("ab,klba->kl", inverse, M2[:, :, fitted][:, :, :, fitted])
+        - np.einsum("kab,lba->kl", inverse_M1, inverse_M1),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -309,37 +309,12 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if values["rounds"][0] > newton.MAX_ROUNDS:
         raise errors.ModelError(diverged(np.abs(values["beta"]).max(0)))
     if "aliased" not in values:
-        aliased = [
-            newton.identify(information, math.inf).aliased
-            for information in total.sums["information"]
-        ]
-        values["aliased"] = np.stack(aliased).astype(np.float64)
-        values["first"] = total.sums["information"]
-    identified = [
-        newton.Identified(mask > 0, first)
-        for mask, first in zip(values["aliased"], values["first"], strict=True)
-    ]
+        values |= _aliased(total)
     beta, log_lik = values["beta"], -total.sums["deviance"][:, 0] / 2
-    moves = [
-        newton.move(*of_table)
-        for of_table in zip(
-            beta,
-            values["last"],
-            values["best"].tolist(),
-            total.sums["score"],
-            total.sums["information"],
-            log_lik.tolist(),
-            identified,
-            strict=True,
-        )
-    ]
-    is_poisson = task.options.family == "poisson"
-    for design, information, move in zip(identified, total.sums["information"], moves, strict=True):
-        if move.step is not None:
-            newton.refuse_unbounded(design, information, diverged, relative=is_poisson)
+    moves = _moves(total, task, values, log_lik, diverged)
     after = np.stack([move.beta for move in moves])
     steps = [move.step for move in moves if move.step]
-    if len(steps) == len(moves) and newton.settled(max(move.length for move in moves), beta):
+    if all(map(newton.settled, moves, beta, values["last"])):
         return _result(after, steps, -2 * log_lik, total, task, int(values["rounds"][0]) + 1)
     rules = limits(task).steps["newton"].rules
     after = np.stack(
@@ -357,6 +332,46 @@ def _newton(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         "beta": after,
     }
     return State("newton", values)
+
+
+def _aliased(total: Total) -> dict[str, Floats]:
+    """Settled in the first round, for each completed table: `aliased` (times, n_coefficients), 1 or
+    0, and `first` (times, n_coefficients, n_coefficients), the information of that round."""
+    information = total.sums["information"]
+    aliased = [newton.identify(of_table, math.inf).aliased for of_table in information]
+    return {"aliased": np.stack(aliased).astype(np.float64), "first": information}
+
+
+def _moves(
+    total: Total,
+    task: Task[Options, Plan],
+    values: Mapping[str, Floats],
+    log_lik: Floats,
+    diverged: Callable[[Floats], str],
+) -> list[newton.Move]:
+    """The step on each completed table. ModelError where its maximum is not finite."""
+    identified = [
+        newton.Identified(mask > 0, first)
+        for mask, first in zip(values["aliased"], values["first"], strict=True)
+    ]
+    moves = [
+        newton.move(*of_table)
+        for of_table in zip(
+            values["beta"],
+            values["last"],
+            values["best"].tolist(),
+            total.sums["score"],
+            total.sums["information"],
+            log_lik.tolist(),
+            identified,
+            strict=True,
+        )
+    ]
+    is_poisson = task.options.family == "poisson"
+    for design, information, move in zip(identified, total.sums["information"], moves, strict=True):
+        if move.step is not None:
+            newton.refuse_unbounded(design, information, diverged, relative=is_poisson)
+    return moves
 
 
 @dataclass(frozen=True)
@@ -412,14 +427,10 @@ def _result(
         _row(name, j, pooled, task.options.conf_level, ratio, bool(aliased[j]))
         for j, name in enumerate(plan.names)
     ]
-    imputed: list[Row] = [
-        {"term": field.name, "n": n, "missing": int(count), "share": float(count / n)}
-        for field, count in zip(task.plan.impute, total.cells["imputed"], strict=True)
-    ]
     why = f"{task.options.times} imputations; the standard errors include their uncertainty"
     tables = {
         "coefficients": Table(rows),
-        "imputed": Table(imputed),
+        "imputed": Table(_imputed(total, task, n)),
         "glance": Table([{"n": n, "times": task.options.times, "rounds": rounds}]),
     }
     return Result(
@@ -428,6 +439,13 @@ def _result(
         Exactness("approximate", why),
         newton.aliased_note(plan.names, aliased),
     )
+
+
+def _imputed(total: Total, task: Task[Options, Plan], n: int) -> list[Row]:
+    return [
+        {"term": field.name, "n": n, "missing": int(count), "share": float(count / n)}
+        for field, count in zip(task.plan.impute, total.cells["imputed"], strict=True)
+    ]
 
 
 def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, aliased: bool) -> Row:

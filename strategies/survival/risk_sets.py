@@ -53,11 +53,7 @@ def increments(
     net = left if entered is None else left - entered
     at_risk = _at_risk(net, strata)
     where = np.flatnonzero(deaths[:, 0])
-    d = deaths[where, 0].astype(np.int64)
-    steps = d if ties == "efron" else np.ones_like(d)
-    cell = np.repeat(np.arange(len(where)), steps)
-    turn = np.arange(len(cell)) - np.repeat(np.cumsum(steps) - steps, steps)
-    f = turn / d[cell] if ties == "efron" else np.zeros(len(cell))
+    steps, cell, f = _steps(deaths[where, 0].astype(np.int64), ties)
     S, D = at_risk[where], died[where]
     denominator = S[cell, 0] - f * D[cell, 0]
     c = (deaths[where, 1] / steps)[cell]
@@ -72,16 +68,20 @@ def increments(
     outer = S1.T @ k0 - D1.T @ k1
     log_lik = float(observed[0] - c @ np.log(denominator))
     n_cells = len(left)
-    return Increments(
-        h0=_scatter(h0, where, n_cells),
-        h1=_scatter(h1, where, n_cells),
-        k0=_scatter(k0, where, n_cells),
-        k1=_scatter(k1, where, n_cells),
-        mean=_scatter(mean, where, n_cells),
-        score=score,
-        log_lik=log_lik,
-        outer=outer,
-    )
+    cells = {
+        name: _scatter(values, where, n_cells)
+        for name, values in {"h0": h0, "h1": h1, "k0": k0, "k1": k1, "mean": mean}.items()
+    }
+    return Increments(**cells, score=score, log_lik=log_lik, outer=outer)
+
+
+def _steps(d: Ints, ties: str) -> tuple[Ints, Ints, Floats]:
+    """Of the `d` (n_cells,) deaths of each cell: the number of steps of each cell (n_cells,), the
+    cell of each step (n_steps,), and the fraction of its deaths removed before (n_steps,)."""
+    steps = d if ties == "efron" else np.ones_like(d)
+    cell = np.repeat(np.arange(len(d)), steps)
+    turn = np.arange(len(cell)) - np.repeat(np.cumsum(steps) - steps, steps)
+    return steps, cell, turn / d[cell] if ties == "efron" else np.zeros(len(cell))
 
 
 def _at_risk(net: Floats, strata: Sequence[tuple[int, int]]) -> Floats:

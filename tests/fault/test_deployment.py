@@ -108,6 +108,7 @@ def _children_of(deployment: Deployment) -> list[str]:
     return listing.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) -> None:
     """And is the same process when the hub comes."""
     deployment.processes["hub"].terminate()
@@ -144,12 +145,13 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
     deployment: Deployment,
 ) -> None:
     with deployment.connect() as hub:
-        run = hub.submit(study("killed-node", deployments.LONG), CONTRACT)
+        shorter = {"f": {**deployments.LONG["f"], "rounds": 25}}  # it is waited for to the end
+        run = hub.submit(study("killed-node", shorter), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
         assert run.watch(lambda _: None).state == "complete"
         statuses = {
-            one["node"]: one["status"] for one in run.result().document["analyses"]["f"]["nodes"]
+            node["node"]: node["status"] for node in run.result().document["analyses"]["f"]["nodes"]
         }
         assert statuses == {"brest": "answered", "lyon": "silent", "nice": "answered"}
         # at once: the session that it left is signed off, not waited for
@@ -157,7 +159,7 @@ def test_a_node_killed_mid_round_is_left_out_and_back_for_the_next_study(
         deployment.wait_until_online(["lyon"], 15)
         again = hub.submit(study("it-is-back"), CONTRACT)
         assert again.watch(lambda _: None).state == "complete"
-        assert {one["status"] for one in again.result().document["analyses"]["d"]["nodes"]} == {
+        assert {node["status"] for node in again.result().document["analyses"]["d"]["nodes"]} == {
             "answered"
         }
     audit.verify(deployment.state("lyon") / state_folder.AUDIT)
@@ -251,7 +253,7 @@ def test_a_node_killed_in_the_middle_of_its_upload_is_not_waited_for_once_it_is_
 def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
     deployment: Deployment,
 ) -> None:
-    cables = {which: Cable(deployment.hub.told(which)) for which in ("api", "fleet")}
+    cables = {which: Cable(deployment.hub.public_address(which)) for which in ("api", "fleet")}
     path = deployment.state("nice") / state_folder.HUB / "hub.json"
     before = path.read_text()
     path.write_text(
@@ -386,17 +388,19 @@ def test_a_replayed_reply_is_not_taken_for_a_new_one() -> None:
     """What a node signed for one query does not count for another,
     nor for another run of the same one."""
     from federation import receipts
+    from federation.receipts import Asked
     from federation.secagg import keys
 
     identity = bytes(range(32))
-    content = receipts.reply_content(
-        "study", receipts.digest(b"nonce-1" + b"query"), receipts.digest(b"reply")
-    )
+
+    def content_for(nonce: bytes) -> bytes:
+        asked = Asked("run", receipts.digest(nonce + b"query"), 1, "", "")
+        return receipts.reply_content(asked, receipts.digest(b"reply"))
+
+    content = content_for(b"nonce-1")
     signature = keys.sign(identity, content)
     assert keys.is_signed(keys.public_identity(identity), signature, content)
-    again = receipts.reply_content(
-        "study", receipts.digest(b"nonce-2" + b"query"), receipts.digest(b"reply")
-    )
+    again = content_for(b"nonce-2")
     assert not keys.is_signed(keys.public_identity(identity), signature, again)
 
 

@@ -56,6 +56,22 @@ def repeats(holder, people):
     return names
 links.link_parties.names_of = repeats
 """
+INTRUDES = """
+from dataclasses import replace
+from federation.linkage.errors import LinkError
+from nodes.parcels import HubRelay
+from pathlib import Path
+honest = HubRelay.put
+def intrudes(self, channel, envelopes):
+    fresh = replace(channel, terms=replace(channel.terms, attempt="f" * 32))
+    for other in (fresh, replace(channel, kind="of its own"), replace(channel, receiver="lyon")):
+        try:
+            honest(self, other, [b"x" * 40])
+        except LinkError as error:
+            Path({mark!r}).open("a").write(error.rule + chr(10))
+    honest(self, channel, envelopes)
+HubRelay.put = intrudes
+"""
 HUB_LIES = """
 from aggregator.parcels import Parcels, Part
 import hashlib
@@ -171,6 +187,17 @@ def test_a_hub_that_replays_an_earlier_studys_part_ends_the_study(
     ended_by(deployment, deployed.study("second"), "link_message")
 
 
+@pytest.mark.slow
+def test_a_party_that_names_attempts_and_messages_of_its_own_disturbs_nobody(
+    deployment: Deployment, expected, honest_again, tmp_path
+) -> None:
+    """A fresh attempt would end the one that runs, if a party could name it."""
+    mark = tmp_path / "refused"
+    deployed.restart_lying(deployment, "cnam", INTRUDES.format(mark=str(mark)))
+    assert_same(deployed.submit(deployment, deployed.study("intrudes")), expected)
+    assert mark.read_text().split() == ["link_ended"] * 3
+
+
 KILLED = [
     ("lyon", "nodes.link_service:links.meet"),
     ("lyon", "nodes.links:link_parties.left_list"),
@@ -194,17 +221,17 @@ def test_a_party_killed_in_any_phase_comes_back_and_the_result_is_the_same(
     node, where, deployment: Deployment, expected, honest_again
 ) -> None:
     mark = deployed.restart_dying(deployment, node, where)
-    found: list[Document] = []
+    documents: list[Document] = []
     number = KILLED.index((node, where))
     asked = deployed.study(f"killed-{number}")
-    running = threading.Thread(target=lambda: found.append(deployed.submit(deployment, asked)))
+    running = threading.Thread(target=lambda: documents.append(deployed.submit(deployment, asked)))
     running.start()
     deployments.wait(mark.exists, 120)
     deployment.processes[node].wait(20)
     assert nothing_readable(deployment)
     deployed.restart_honest(deployment, node)
     running.join(300)
-    assert_same(found[0], expected)
+    assert_same(documents[0], expected)
     assert nothing_readable(deployment)
 
 

@@ -78,7 +78,7 @@ def test_a_node_that_dies_is_left_out_and_the_answer_is_that_of_the_others(
         sites, faults.silent(federations.ask_of(sites), "n2", from_round=dies_in), min_nodes=3
     )
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 3]), rel=1e-8)
-    assert any(h.node == "n2" and "did not answer" in h.what for h in outcome.events)
+    assert any(h.node == "n2" and "did not answer" in h.text for h in outcome.events)
 
 
 def test_too_few_left_is_a_clear_failure_that_names_them(sites: list[Site]) -> None:
@@ -90,13 +90,13 @@ def test_too_few_left_is_a_clear_failure_that_names_them(sites: list[Site]) -> N
 def test_a_node_that_answers_twice_counts_once(sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.twice(federations.ask_of(sites), "n1"))
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 2, 3]), rel=1e-8)
-    assert any("answered twice" in h.what for h in outcome.events)
+    assert any("answered twice" in h.text for h in outcome.events)
 
 
 def test_an_answer_to_an_earlier_round_is_dropped(sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.late(federations.ask_of(sites), "n3"), min_nodes=3)
     assert estimates(outcome) == pytest.approx(pooled(tmp_path, [0, 1, 2]), rel=1e-8)
-    assert any("late" in h.what for h in outcome.events)
+    assert any("late" in h.text for h in outcome.events)
 
 
 def nan(part: Part) -> Part:

@@ -33,6 +33,10 @@ from tests.property.test_private_analyses import CASES as PRIVATE_CASES
 PERSON = TABLE["person"].astype(int).to_numpy()
 SPLIT = PERSON % 5
 NAMES = [f"n{i}" for i in range(5)]
+MANY = pandas.concat(
+    [TABLE.assign(person=(PERSON + 1000 * copy).astype(str)) for copy in range(4)],
+    ignore_index=True,
+)
 POLICY = Policy(
     min_nodes=1, modes=("exact", "dp"), max_epsilon=20, noise="distributed", honest_nodes=2
 )
@@ -74,18 +78,20 @@ def rows_of(outcome: Outcome) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("name", "options"), federations.first_of_each(CASES))
 def test_every_exact_analysis_gives_its_answer_through_a_secure_sum(
-    name: str, options: dict[str, Any], sites: list[Site], tmp_path: Path
+    name: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """To 1e-6 of itself: sums are rounded to 2^-24, or to 2^-35 of what one person can add.
-    Networks count in 32 bits."""
+    Networks count in 32 bits. So many people that nobody dominates a column at any node."""
     near = 1e-6 if name != "train" else 1e-4
     study = federations.study_of({"a": {"run": name, **options}}, privacy=SECURE)
     (tmp_path / "plain").mkdir()
     plain = federations.run(
         federations.study_of({"a": {"run": name, **options}}),
         CONTRACT,
-        federations.sites_of(TABLE, SPLIT, CONTRACT, tmp_path / "plain"),
+        federations.sites_of(MANY, np.tile(SPLIT, 4), CONTRACT, tmp_path / "plain"),
     )
+    assert not plain.runs[TaskId("a")].refusals
+    sites = federations.sites_of(MANY, np.tile(SPLIT, 4), CONTRACT, tmp_path, POLICY)
     for row, other in zip(rows_of(plain), rows_of(run(study, sites)), strict=True):
         for column, value in row.items():
             if isinstance(value, float):
@@ -282,13 +288,16 @@ def test_a_stranger_in_the_query_is_refused_by_everyone(sites: list[Site]) -> No
 
 # -- a hub that asks otherwise
 def letters(
-    study: Study, contexts: Sequence[NodeContext], phase: Phase, names: Sequence[str] = NAMES
+    study: Study,
+    contexts: Sequence[NodeContext],
+    phase: Phase,
+    names: Sequence[str] = NAMES,
+    round_: int = 1,
 ) -> dict[str, Any]:
     """What each node answers to a query of our own making."""
     task = registry.plan(study, CONTRACT)["a"]
-    query = Query(
-        study, CONTRACT.hash, 1, tuple(names), {TaskId("a"): task.analysis.start(task)}, phase=phase
-    )
+    states = {TaskId("a"): task.analysis.start(task)}
+    query = Query(study, CONTRACT.hash, round_, tuple(names), states, phase=phase)
     return {
         context.site.name: service.answer(query, context, federations.NOW).answers[TaskId("a")]
         for context in contexts
@@ -324,6 +333,19 @@ def test_the_hub_begins_in_the_middle(sites: list[Site]) -> None:
             isinstance(answer, Refusal) and "takes no part" in answer.remedy
             for answer in answers.values()
         )
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_phase_under_another_round_than_its_sum_is_refused(phase: str, sites: list[Site]) -> None:
+    """A node signs the round with its reply, so it must be the round of the sum."""
+    study = federations.study_of({"a": CROSSTAB}, privacy=SECURE)
+    contexts = local.contexts_of(sites)
+    letters(study, contexts, Phase("advertise", "x", {}))
+    answers = letters(study, contexts, Phase(phase, "x", {}), round_=2)
+    assert all(
+        isinstance(answer, Refusal) and "begun in another round" in answer.remedy
+        for answer in answers.values()
+    )
 
 
 @pytest.mark.parametrize("phase", PHASES[1:])
@@ -416,9 +438,9 @@ def test_the_hub_learns_the_total_and_its_nodes_and_no_part(sites: list[Site]) -
 
 
 # -- the noise of the total
-@pytest.mark.parametrize(("dropouts", "gone"), [(0, ()), (1, ("n3",))])
+@pytest.mark.parametrize(("dropouts", "lost"), [(0, ()), (1, ("n3",))])
 def test_the_total_has_the_noise_of_its_shares_and_no_other(
-    dropouts: int, gone: Sequence[str], tmp_path: Path
+    dropouts: int, lost: Sequence[str], tmp_path: Path
 ) -> None:
     """1,200 cells of nobody: what comes out is the noise. It has the variance that the result
     states, and 0.7 or 1.3 times the scale would be told apart (chi-squared at 1e-6)."""
@@ -439,9 +461,9 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(
         {"a": {"run": "crosstab", "rows": "a", "columns": "b"}}, privacy=privacy
     )
     send = local.send_of(local.contexts_of(sites), federations.NOW)
-    for name in gone:
+    for name in lost:
         send = faults.drops(send, name, "mask")
-    ask = secure_sum.ask_of(send, lambda made: registry.plan(made, contract))
+    ask = secure_sum.ask_of(send, lambda planned: registry.plan(planned, contract))
     task = registry.plan(study, contract)["a"]
     replies = ask(
         Query(study, contract.hash, 1, tuple(NAMES), {TaskId("a"): task.analysis.start(task)})
@@ -449,7 +471,7 @@ def test_the_total_has_the_noise_of_its_shares_and_no_other(
     reply = replies[0]
     assert isinstance(reply, SummedReply)
     answer = reply.summed[TaskId("a")]
-    assert len(answer.nodes) == 5 - len(gone)
+    assert len(answer.nodes) == 5 - len(lost)
     cells = answer.total.sums["counts"].ravel()[1:]
     stated = answer.total.noise["counts"]
 

@@ -4,9 +4,9 @@ and the time to start."""
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def test_a_table_split_by_a_column_and_files_by_name_give_the_same(folder: Path)
     for site, part in table.groupby("site"):
         part.to_csv(folder / f"{site}.csv", index=False)
         named += ["--node", f"{site}={folder / f'{site}.csv'}"]
-    one = hdh(
+    by_column = hdh(
         "simulate",
         folder / "study.yaml",
         "--data",
@@ -88,9 +88,13 @@ def test_a_table_split_by_a_column_and_files_by_name_give_the_same(folder: Path)
         "--out",
         folder / "a",
     )
-    two = hdh("simulate", folder / "study.yaml", *named, "--out", folder / "b", "--format", "json")
-    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    assert released(folder / "a") == released(folder / "b") == json.loads(two.stdout)["analyses"]
+    by_name = hdh(
+        "simulate", folder / "study.yaml", *named, "--out", folder / "b", "--format", "json"
+    )
+    assert (by_column.returncode, by_name.returncode) == (0, 0), by_column.stderr + by_name.stderr
+    assert (
+        released(folder / "a") == released(folder / "b") == json.loads(by_name.stdout)["analyses"]
+    )
 
 
 def test_values_are_grouped_into_so_many_nodes(folder: Path) -> None:
@@ -215,13 +219,26 @@ def test_a_study_in_order_is_said_to_be(folder: Path) -> None:
     assert done.returncode == 0 and "is valid" in done.stdout and "no node was asked" in done.stdout
 
 
-def test_help_starts_in_half_a_second() -> None:
+def test_help_loads_none_of_the_libraries_of_an_analysis() -> None:
+    heavy = ("numpy", "pydantic", "pandas", "duckdb", "grpc", "cryptography", "yaml", "flwr")
+    code = (
+        "import atexit, sys; from federation.cli.main import main; sys.argv = ['hdh', '--help'];"
+        f"atexit.register(lambda: print([m for m in {heavy} if m in sys.modules])); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "Usage" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_takes_less_than_half_a_second_of_a_processor() -> None:
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):  # the least of three, in time of the processor: others may use the machine
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert hdh("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5  # the least of five: what the machine does beside must not decide
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
+    assert min(times) < 0.5
 
 
 def test_the_version() -> None:

@@ -67,7 +67,7 @@ def test_the_commands_of_the_page_lead_from_three_files_to_a_first_number(folder
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--read", "sejours.read.yaml"], "give --node NAME=FILE"),
         (["--node", "limoges=limoges.csv", "--read", "lyon=keys.yaml"], "--node names no 'lyon'"),
@@ -75,7 +75,7 @@ def test_the_commands_of_the_page_lead_from_three_files_to_a_first_number(folder
     ],
 )
 def test_keys_that_say_nothing_of_a_table_are_refused(
-    options: list[str], said: str, folder: Path
+    options: list[str], message: str, folder: Path
 ) -> None:
     (study,) = re.findall(r"```yaml\n(.*?)```", section(), re.DOTALL)
     (folder / "study.yaml").write_text(study, encoding="utf-8")
@@ -92,4 +92,4 @@ def test_keys_that_say_nothing_of_a_table_are_refused(
         timeout=120,
     )
     assert done.returncode == 2
-    assert said in " ".join((done.stdout + done.stderr).split())
+    assert message in " ".join((done.stdout + done.stderr).split())

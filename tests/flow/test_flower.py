@@ -183,10 +183,7 @@ def test_distributed_noise_over_flower_is_charged_at_every_node(
 
 @pytest.mark.parametrize(
     "phase",
-    [
-        pytest.param(phase, marks=() if phase in ("advertise", "mask") else pytest.mark.slow)
-        for phase in PHASES
-    ],
+    [pytest.param(phase, marks=() if phase == "mask" else pytest.mark.slow) for phase in PHASES],
 )
 def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(
     phase: str, deployment: Deployment, sites: list[Site]
@@ -236,18 +233,18 @@ def test_a_killed_node_leaves_the_study_to_the_others(
 ) -> None:
     """Last in this module: the node stays dead.
     It falls silent, and the round's timeout leaves it out."""
-    gone = sites[0].name
+    killed = sites[0].name
 
     def say(message: str) -> None:
         if message.startswith(
             "running"
         ):  # it has approved, and dies before it has answered all rounds
-            deployment.kill(gone)
+            deployment.kill(killed)
 
     started = time.monotonic()
     document = flower.submit(deployment, STUDY, CONTRACT, say=say)
     assert time.monotonic() - started < 60
-    others = [site for site in sites if site.name != gone]
+    others = [site for site in sites if site.name != killed]
     expected = rounds.run(
         STUDY, CONTRACT, federations.ask_of(others), [site.name for site in others]
     )
@@ -256,6 +253,6 @@ def test_a_killed_node_leaves_the_study_to_the_others(
         row["estimate"] for row in federations.result(expected, "model").tables["coefficients"].rows
     ]
     assert (
-        next(contribution for contribution in model.nodes if contribution.node == gone).status
+        next(contribution for contribution in model.nodes if contribution.node == killed).status
         == "silent"
     )

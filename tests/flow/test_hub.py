@@ -68,7 +68,9 @@ def invite(deployment: Deployment, name: str, role: str, hours: float = 1.0) -> 
 def enrol(
     deployment: Deployment, folder: Path, token: str, identity: bytes | None = None
 ) -> credentials.Credentials:
-    return credentials.enrol(folder, deployment.hub.told("enrol"), token, identity, __version__)
+    return credentials.enrol(
+        folder, deployment.hub.public_address("enrol"), token, identity, __version__
+    )
 
 
 # -- enrolment
@@ -102,7 +104,7 @@ def test_a_node_must_show_an_identity_that_it_has(deployment: Deployment) -> Non
     invited = invite(deployment, "nantes", "node")
     csr = credentials.request(credentials.ec.generate_private_key(credentials.ec.SECP256R1()))
     secure = grpc.ssl_channel_credentials((deployment.hub.pki / "ca.crt").read_bytes())
-    with grpc.secure_channel(deployment.hub.told("enrol"), secure) as channel:
+    with grpc.secure_channel(deployment.hub.public_address("enrol"), secure) as channel:
         for asked in (
             hub_pb2.EnrolRequest(secret=invited.secret, csr=csr),
             hub_pb2.EnrolRequest(
@@ -119,19 +121,19 @@ def test_the_api_asks_for_a_certificate_and_the_enrolment_port_offers_nothing_el
 ) -> None:
     secure = grpc.ssl_channel_credentials((deployment.hub.pki / "ca.crt").read_bytes())
     with (
-        grpc.secure_channel(deployment.hub.told("api"), secure) as channel,
+        grpc.secure_channel(deployment.hub.public_address("api"), secure) as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
         hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE  # the handshake fails
-    with grpc.secure_channel(deployment.hub.told("enrol"), secure) as channel:
+    with grpc.secure_channel(deployment.hub.public_address("enrol"), secure) as channel:
         with pytest.raises(grpc.RpcError) as refused:
             hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-        found = health_pb2_grpc.HealthStub(channel).Check(
+        health = health_pb2_grpc.HealthStub(channel).Check(
             health_pb2.HealthCheckRequest(service="hdh.v1.Coordination"), timeout=5
         )
-        assert found.status == health_pb2.HealthCheckResponse.SERVING
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 
 # -- roles
@@ -144,8 +146,10 @@ def test_a_coordinator_sees_their_own_studies_and_an_operator_all(deployment: De
         deployment.connect("olga") as olga,
     ):
         number = alice.submit(study("of-alice"), CONTRACT).number
-        assert number in {one.number for one in alice.list()} & {one.number for one in olga.list()}
-        assert number not in {one.number for one in bob.list()}
+        assert number in {status.number for status in alice.list()} & {
+            status.number for status in olga.list()
+        }
+        assert number not in {status.number for status in bob.list()}
         for verb in ("status", "result", "cancel"):
             with pytest.raises(errors.InputError, match="no study"):
                 getattr(client.Run(bob, number, ""), verb)()
@@ -159,8 +163,10 @@ def test_a_coordinator_lists_what_the_nodes_hold_and_learns_what_differs(
 ) -> None:
     with deployment.connect() as hub:
         held = hub.datasets()
-        assert {one.node for one in held if one.contract.hash == CONTRACT.hash} == set(NODES)
-        assert all(one.online for one in held)
+        assert {holding.node for holding in held if holding.contract.hash == CONTRACT.hash} == set(
+            NODES
+        )
+        assert all(holding.online for holding in held)
         columns = dict(CONTRACT.columns)
         name = next(name for name, column in columns.items() if column.type == "number")
         columns[name] = columns[name].model_copy(update={"range": (0.0, 999.0)})
@@ -168,14 +174,14 @@ def test_a_coordinator_lists_what_the_nodes_hold_and_learns_what_differs(
         with pytest.raises(errors.RefusalError, match=rf"another contract \(column {name}: range"):
             hub.submit(study("under-another-contract"), other)
     out = tmp_path / "contracts"
-    said = hdh("study", "datasets", "--out", str(out), home=deployment.keys())
-    assert all(node in said for node in NODES)
+    printed = hdh("study", "datasets", "--out", str(out), home=deployment.keys())
+    assert all(node in printed for node in NODES)
     assert contracts.load(out / f"{CONTRACT.dataset}.yaml").hash == CONTRACT.hash
 
 
 def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Deployment) -> None:
-    own = credentials.load(deployment.state("lyon") / state_folder.HUB)
-    with credentials.channel(own) as channel, pytest.raises(grpc.RpcError) as refused:
+    enrolment = credentials.load(deployment.state("lyon") / state_folder.HUB)
+    with credentials.channel(enrolment) as channel, pytest.raises(grpc.RpcError) as refused:
         hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
     with deployment.connect() as hub, pytest.raises(grpc.RpcError) as refused:
@@ -189,7 +195,7 @@ def test_a_study_is_taken_only_under_its_coordinators_signature(deployment: Depl
         stub = hub_pb2_grpc.CoordinationStub(hub.channel)
         request = hub_pb2.SubmitRequest(study=mine.model_dump_json(), contract=CONTRACT.canonical())
         draft = stub.Draft(request)
-        assert draft.number > max((one.number for one in hub.list()), default=0)
+        assert draft.number > max((status.number for status in hub.list()), default=0)
         signed = tickets.ticket(
             credentials.authority_id(hub.party.authority),
             draft.number,
@@ -249,13 +255,15 @@ def test_a_study_of_a_revoked_coordinator_ends(deployment: Deployment) -> None:
         run = hub.submit(study("left", deployments.LONG, coordinator="leaver"), CONTRACT)
         enrolment.revoke(deployment.hub, deployment.engine, "leaver")
     deadline = time.monotonic() + 60
-    while (one := database.submitted(deployment.engine, run.number)).state in ACTIVE:
-        assert time.monotonic() < deadline, one.state
+    while (submitted := database.submitted(deployment.engine, run.number)).state in ACTIVE:
+        assert time.monotonic() < deadline, submitted.state
         time.sleep(0.2)
-    assert one.state == "cancelled" and "coordinator was revoked" in one.reason
+    assert submitted.state == "cancelled" and "coordinator was revoked" in submitted.reason
     proposals = Approvals(deployment.state("lyon") / "approvals.sqlite")
     deployments.wait(
-        lambda: any(each.study_hash == one.study_hash and each.over for each in proposals.all())
+        lambda: any(
+            each.study_hash == submitted.study_hash and each.over for each in proposals.all()
+        )
     )
 
 
@@ -272,16 +280,16 @@ def test_a_result_comes_as_frames_and_with_a_receipt(
             CONTRACT,
         )
         assert run.watch(lambda _: None).state == "complete"
-        found = run.result()
-        table = found.table("coefficients")
+        result = run.result()
+        table = result.table("coefficients")
         assert isinstance(table, pandas.DataFrame) and list(table["term"]) == ["(Intercept)", "age"]
-        assert "coefficients" in found._repr_html_() and "brest" in run._repr_html_()
+        assert "coefficients" in result._repr_html_() and "brest" in run._repr_html_()
         with pytest.raises(
             errors.InputError, match="no table 'nothing'; there are m: coefficients"
         ):
-            found.table("nothing")
+            result.table("nothing")
     path = tmp_path / "result.json"
-    found.save(path)
+    result.save(path)
     assert (
         receipts.verify(
             json.loads(path.read_text()),
@@ -290,7 +298,7 @@ def test_a_result_comes_as_frames_and_with_a_receipt(
         )
         == []
     )
-    said = hdh(
+    printed = hdh(
         "study",
         "verify",
         str(path),
@@ -303,8 +311,8 @@ def test_a_result_comes_as_frames_and_with_a_receipt(
         "--audit",
         str(deployment.state("lyon") / state_folder.AUDIT),
     )
-    assert "valid" in said and "approved by policy" in said
-    assert "every state and the result follow" in said and "shows every answer" in said
+    assert "valid" in printed and "approved by policy" in printed
+    assert "every state and the result follow" in printed and "shows every answer" in printed
 
 
 def roster(deployment: Deployment) -> dict[str, bytes]:
@@ -358,6 +366,11 @@ def test_a_receipt_names_who_is_wrong(deployment: Deployment) -> None:
     assert "brest: its reply of round 1 does not bear its signature" in receipts.verify(
         document, None, {}
     )
+    for label in ({"round": 2}, {"phase": "mask"}, {"left": "lyon"}):
+        changed = json.loads(json.dumps(document))
+        changed["receipt"]["nodes"]["lyon"]["replies"][0] |= label
+        wrong = f"lyon: its reply of round {label.get('round', 1)} does not bear its signature"
+        assert wrong in receipts.verify(changed, None, {})
     assert receipts.verify({**document, "receipt": None}, None, {})[0].startswith(
         "it has no receipt"
     )
@@ -437,7 +450,10 @@ def test_a_manual_node_is_waited_for_and_an_edit_asks_again(deployment: Deployme
             )
             status = edited.watch(lambda _: None)
             assert status.state == "complete"  # with the other two: min_nodes allows it
-            assert next(one for one in status.nodes if one.node == "nice").reason == "not for this"
+            assert (
+                next(decision for decision in status.nodes if decision.node == "nice").reason
+                == "not for this"
+            )
             assert set(edited.result().document["provenance"]["nodes"]) == {"brest", "lyon"}
     finally:
         deployments.set_policy(deployment, "nice", approval="automatic")
@@ -483,16 +499,17 @@ def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment
     deployments.restart(deployment, "brest")
     try:
         with deployment.connect() as hub:
-            said = {
-                one.node: (one.verdict, one.reason) for one in hub.plan(study("planned"), CONTRACT)
+            verdicts = {
+                decision.node: (decision.verdict, decision.reason)
+                for decision in hub.plan(study("planned"), CONTRACT)
             }
-            assert said["brest"] == (
+            assert verdicts["brest"] == (
                 "refused",
                 "analysis: this site does not run describe: leave it out,"
                 " or ask the producer to allow it",
             )
-            assert said["lyon"] == ("approved", "")
-            assert not any(one.study == "planned" for one in hub.list())
+            assert verdicts["lyon"] == ("approved", "")
+            assert not any(status.study == "planned" for status in hub.list())
             run = hub.submit(study("planned"), CONTRACT)
             assert run.watch(lambda _: None).state == "complete"  # with the other two
         assert (
@@ -502,6 +519,56 @@ def test_the_plan_says_at_which_node_what_will_be_refused(deployment: Deployment
     finally:
         deployments.set_policy(deployment, "brest", analyses=None)
         deployments.restart(deployment, "brest")
+
+
+VERSIONS = """dataset: doses
+version: {version}
+person: id
+columns:
+  id: {{type: string}}
+  dose: {{type: number, range: [0, {most}]}}
+"""
+
+
+def test_each_study_is_answered_from_the_version_of_its_contract(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    site = str(deployment.home("nice") / "node.yaml")
+    held = {}
+    for version, most in ((1, 50), (2, 90), (3, 99)):
+        path = tmp_path / f"{version}.yaml"
+        path.write_text(VERSIONS.format(version=version, most=most))
+        held[version] = contracts.load(path)
+        if version < 3:
+            rows = pandas.DataFrame({"id": [f"p{row}" for row in range(100)], "dose": most / 2})
+            rows.to_csv(tmp_path / f"{version}.csv", index=False)
+            source = ["--source", str(tmp_path / f"{version}.csv")]
+            hdh("node", "dataset", "add", str(path), *source, "--site", site)
+    deployments.restart(deployment, "nice")
+    asked = study(
+        "doses", {"d": {"run": "describe", "columns": ["dose"]}}, dataset="doses", min_nodes=1
+    )
+    with deployment.connect() as hub:
+        assert {
+            shown.contract.hash for shown in hub.datasets() if shown.contract.dataset == "doses"
+        } == {
+            held[1].hash,
+            held[2].hash,
+        }
+        for version, mean in ((1, 25.0), (2, 45.0)):
+            run = hub.submit(asked, held[version])
+            assert run.watch(lambda _: None).state == "complete", run.status().reason
+            numbers = run.result().document["analyses"]["d"]["tables"]["numbers"]
+            assert numbers[0]["mean"] == mean
+            shown = hdh("node", "show", str(run.number), "--site", site)
+            assert f"# dataset doses, version {version}" in shown
+        (planned,) = hub.plan(asked, held[3], nodes=["nice"])
+        assert planned.verdict == "refused"
+        assert "version 2 of this node, column dose: range was [0.0, 99.0], and is [0.0, 90.0]" in (
+            planned.reason
+        )
+    listed = hdh("study", "datasets", home=deployment.keys())
+    assert "column dose: range was" in listed
 
 
 # -- keys
@@ -525,11 +592,11 @@ def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is
 
 
 def test_a_renewed_certificate_is_for_the_same_key(deployment: Deployment) -> None:
-    own = credentials.load(deployment.state("lyon") / state_folder.HUB)
-    with credentials.channel(own) as channel:
+    enrolment = credentials.load(deployment.state("lyon") / state_folder.HUB)
+    with credentials.channel(enrolment) as channel:
         stub = hub_pb2_grpc.NodesStub(channel)
         renewed = stub.Renew(
-            hub_pb2.RenewRequest(csr=credentials.request(credentials.private_key(own.key)))
+            hub_pb2.RenewRequest(csr=credentials.request(credentials.private_key(enrolment.key)))
         )
         assert credentials.days_left(renewed.certificate.encode()) > 364
         strange = credentials.request(
@@ -568,13 +635,13 @@ def test_the_audit_logs_of_both_sides_are_in_order_and_tell_the_story(
 
 
 def test_doctor_finds_a_running_hub_and_node_in_order(deployment: Deployment) -> None:
-    said = hdh("doctor", str(deployment.hub.folder))
-    assert "is open" in said and "WRONG" not in said
-    said = hdh("doctor", str(deployment.home("lyon")))
+    printed = hdh("doctor", str(deployment.hub.folder))
+    assert "is open" in printed and "WRONG" not in printed
+    printed = hdh("doctor", str(deployment.home("lyon")))
     assert (
-        "answers with a certificate of the right authority" in said
-        and "agrees with the hub's" in said
-        and "WRONG" not in said
+        "answers with a certificate of the right authority" in printed
+        and "agrees with the hub's" in printed
+        and "WRONG" not in printed
     )
 
 
@@ -582,8 +649,11 @@ def test_doctor_names_what_is_wrong(deployment: Deployment) -> None:
     key = deployment.state("lyon") / "identity.key"
     key.chmod(0o644)
     try:
-        said = hdh("doctor", str(deployment.home("lyon")), code=6)
-        assert "others can read identity.key: chmod 600" in said and "1 check failed: keys" in said
+        printed = hdh("doctor", str(deployment.home("lyon")), code=6)
+        assert (
+            "others can read identity.key: chmod 600" in printed
+            and "1 check failed: keys" in printed
+        )
     finally:
         key.chmod(0o600)
     assert "there is no hub.yaml or node.yaml" in hdh("doctor", str(deployment.folder), code=6)
@@ -611,8 +681,8 @@ def test_the_command_line_tells_a_coordinators_story(
     path.write_text(json.dumps(study("by-hand").model_dump(mode="json", exclude={"coordinator"})))
     (tmp_path / "people.yaml").write_text(CONTRACT.canonical())
     assert "is at the hub as number" in hdh("study", "submit", str(path), home=home)
-    said = hdh("study", "watch", "by-hand", "--out", str(tmp_path / "out"), home=home)
-    assert "Contributions of the nodes" in said and (tmp_path / "out" / "report.html").exists()
+    printed = hdh("study", "watch", "by-hand", "--out", str(tmp_path / "out"), home=home)
+    assert "Contributions of the nodes" in printed and (tmp_path / "out" / "report.html").exists()
     assert ": valid. Study by-hand" in hdh(
         "study", "verify", str(tmp_path / "out" / "result.json"), home=home
     )
@@ -620,7 +690,7 @@ def test_the_command_line_tells_a_coordinators_story(
         "study", "status", "by-hand", home=home
     )
     plan = json.loads(hdh("study", "plan", str(path), "--hub", "--format", "json", home=home))
-    assert {one["node"]: one["refuses"] for one in plan["nodes"]} == dict.fromkeys(NODES)
+    assert {node["node"]: node["refuses"] for node in plan["nodes"]} == dict.fromkeys(NODES)
     assert "not enrolled at a hub" in hdh("study", "list", home=tmp_path / "nobody", code=6)
     assert "online" in hdh("hub", "nodes", "--hub-dir", str(deployment.hub.folder))
 

@@ -36,12 +36,12 @@ def test_every_number_is_that_of_the_joined_table_and_nothing_is_left(
     deployment: Deployment, tables, tmp_path: Path
 ) -> None:
     study = deployed.study()
-    found = deployed.submit(deployment, study)
+    result = deployed.submit(deployment, study)
     expected = two_holders.run_joined(study, {"lyon": two_holders.joined(tables)}, tmp_path)
-    assert_same(found, expected)
-    assert found.analyses["all"].n["linked"] > 0
-    assert found.analyses["all"].tables["linkage"]
-    document = found.model_dump(mode="json")
+    assert_same(result, expected)
+    assert result.analyses["all"].n["linked"] > 0
+    assert result.analyses["all"].tables["linkage"]
+    document = result.model_dump(mode="json")
     assert receipts.verify(document, None, {}) == []
     assert {"lyon", "cnam", "casd"} == document["receipt"]["nodes"].keys()
     last = document["receipt"]["nodes"]["casd"]["replies"][-1]
@@ -69,8 +69,8 @@ def test_a_submitted_study_waits_for_a_helper_whose_staff_reads_who_learns_what(
     for name, text in (written | {"insurer": two_holders.INSURER}).items():
         (tmp_path / f"{name}.yaml").write_text(text)
     home = deployment.keys()
-    said = hdh("study", "submit", str(tmp_path / "study.yaml"), home=home)
-    assert "nodes asked: casd, cnam, lyon" in said
+    printed = hdh("study", "submit", str(tmp_path / "study.yaml"), home=home)
+    assert "nodes asked: casd, cnam, lyon" in printed
     node_file = str(deployment.home("casd") / "node.yaml")
     deployments.wait(lambda: "waits for you" in hdh("node", "studies", "--site", node_file), 60)
     shown = hdh("node", "show", "linked", "--site", node_file)

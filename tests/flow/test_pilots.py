@@ -98,7 +98,8 @@ def test_the_truth_lies_in_the_interval_at_the_stated_rate(name: str, variant: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "variant"), [one for one in STUDIES if one != ("deep_piste", "private")]
+    ("name", "variant"),
+    [pilot_study for pilot_study in STUDIES if pilot_study != ("deep_piste", "private")],
 )
 def test_over_flower_the_answer_is_the_same(name: str, variant: str, tmp_path: Path) -> None:
     """In exact mode, to the last digit; with noise, another draw. Of the two private trainings the
@@ -167,6 +168,8 @@ def test_an_exact_pilot_runs_unchanged_where_the_hub_sees_no_small_cell(
     policy, now = Policy(min_nodes=1, modes=("exact", "dp")), datetime.now(UTC)
     with answering.sites(ready.holders, policy, now) as answer:
         document = running._released(ready, answer.sites, now)
-    found = {name: (one.status, one.reason) for name, one in document.analyses.items()}
-    assert set(found.values()) == {("released", None)}
-    assert all(one.rounds < 100 for one in document.analyses.values())
+    outcomes = {
+        name: (analysis.status, analysis.reason) for name, analysis in document.analyses.items()
+    }
+    assert set(outcomes.values()) == {("released", None)}
+    assert all(analysis.rounds < 100 for analysis in document.analyses.values())

@@ -60,8 +60,8 @@ def test_each_producer_approves_and_answers_for_its_own_dataset(tmp_path: Path) 
         deployments.restart(deployment, "cnam")
         planned = hdh("study", "plan", study, "--hub", home=home)
         assert "ansm" in planned and "yes, once its staff approves" in planned
-        said = hdh("study", "submit", study, home=home)
-        assert "nodes asked: ansm, cnam" in said
+        printed = hdh("study", "submit", study, home=home)
+        assert "nodes asked: ansm, cnam" in printed
         node_file = str(deployment.home("cnam") / "node.yaml")
         deployments.wait(lambda: "waits for you" in hdh("node", "studies", "--site", node_file), 60)
         shown = hdh("node", "show", "1", "--site", node_file)

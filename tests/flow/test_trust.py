@@ -83,9 +83,9 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 @pytest.fixture
 def control(deployment: Deployment) -> Iterator[Control]:
     """Whoever has the hub's token has this."""
-    made = Control(deployment.hub.file.admin, deployment.hub.pki / "ca.crt", deployment.hub.token)
-    yield made
-    made.client.close()
+    opened = Control(deployment.hub.file.admin, deployment.hub.pki / "ca.crt", deployment.hub.token)
+    yield opened
+    opened.client.close()
 
 
 def refusals(deployment: Deployment, node: str) -> list[tuple[str, str]]:
@@ -104,20 +104,20 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mark, said = tmp_path / "mark", tmp_path / "said"
+    mark, output = tmp_path / "mark", tmp_path / "said"
     bundle = tmp_path / "bundle"
     (bundle / "evil").mkdir(parents=True)
     (bundle / "pyproject.toml").write_text(PYPROJECT.format(name=name))
     (bundle / "evil" / "__init__.py").write_text("")
     (bundle / "evil" / "client_app.py").write_text(CLIENT.format(mark=str(mark)))
-    (bundle / "evil" / "server_app.py").write_text(SERVER.format(said=str(said)))
+    (bundle / "evil" / "server_app.py").write_text(SERVER.format(said=str(output)))
     (tmp_path / "evil.fab").write_bytes(build_fab_from_disk(bundle))
     monkeypatch.setattr(flower_control, "BUNDLE", tmp_path / "evil.fab")
     before = {node: len(refusals(deployment, node)) for node in NODES}
     flower_control.start(control, tmp_path, "none")
-    deployments.wait(said.exists, 60)
+    deployments.wait(output.exists, 60)
     assert (
-        said.read_text().splitlines()
+        output.read_text().splitlines()
         == ["100 this node does not take part in runs of an unknown bundle"] * 6
     )
     assert not mark.exists()
@@ -137,17 +137,17 @@ def run_job(
     job = jobs.Job(
         asked,
         CONTRACT,
-        {one.flower_id: one.name for one in parties},
-        {one.name: one.identity for one in parties},
+        {party.flower_id: party.name for party in parties},
+        {party.name: party.identity for party in parties},
         10,
         20,
         run=run,
     )
     jobs.write(deployment.hub.jobs, name, job)
     flower_control.start(control, deployment.hub.jobs, name)
-    found = deployments.wait(lambda: jobs.read_result(deployment.hub.jobs, name), 60)
-    assert isinstance(found, dict)
-    return found
+    result = deployments.wait(lambda: jobs.read_result(deployment.hub.jobs, name), 60)
+    assert isinstance(result, dict)
+    return result
 
 
 def test_a_study_that_no_coordinator_signed_is_refused_at_every_node(
@@ -155,13 +155,13 @@ def test_a_study_that_no_coordinator_signed_is_refused_at_every_node(
 ) -> None:
     """Also one that borrows an enrolled coordinator's name."""
     for coordinator in ("nobody", flower.COORDINATOR):
-        found = run_job(
+        result = run_job(
             deployment,
             control,
             study("unsigned", coordinator=coordinator),
             f"unsigned-{coordinator}",
         )
-        text = json.dumps(found)
+        text = json.dumps(result)
         assert (
             "was never proposed here under its coordinator's signature" in text
             and '"released"' not in text
@@ -183,13 +183,13 @@ def test_an_approved_study_that_was_edited_is_another_one(
     with deployment.connect() as hub:
         assert hub.submit(study("edited"), CONTRACT).watch(lambda _: None).state == "complete"
     (signed,) = [
-        one.run
-        for one in Approvals(deployment.state("lyon") / "approvals.sqlite").all()
-        if one.study == "edited"
+        proposed.run
+        for proposed in Approvals(deployment.state("lyon") / "approvals.sqlite").all()
+        if proposed.study == "edited"
     ]
     edited = study("edited", question="more?", coordinator=flower.COORDINATOR)
-    found = run_job(deployment, control, edited, "edited", signed)
-    assert "was never proposed here" in json.dumps(found)
+    result = run_job(deployment, control, edited, "edited", signed)
+    assert "was never proposed here" in json.dumps(result)
     same = study("edited", coordinator=flower.COORDINATOR)
     again = run_job(deployment, control, same, "not-edited", signed)
     # The same study, by the same way, was proposed and approved; its run is over.

@@ -87,7 +87,9 @@ def test_groups_that_share_a_column_or_do_not_know_theirs_are_compared_in_their_
     seen = Seen(groups)
 
     def beside(*names: str) -> list[int]:
-        return [int(one.print[0]) for one in seen.beside(Group(groups[0].print, frozenset(names)))]
+        return [
+            int(near.print[0]) for near in seen.beside(Group(groups[0].print, frozenset(names)))
+        ]
 
     assert beside("d") == [2, 3, 4]
     assert beside("b", "a") == [0, 1, 2, 4]

@@ -82,12 +82,12 @@ def fit(entry: Mapping[str, Any], states: list[State] | None = None) -> list[Any
     task, cohort = task_of(entry, 20), cohort_of(20)
     if states is not None:
         return [task.analysis.local(cohort, task, state) for state in states]
-    made = [task.analysis.start(task)]
-    while isinstance(made[-1], State):
-        part = task.analysis.local(cohort, task, made[-1])
+    rounds = [task.analysis.start(task)]
+    while isinstance(rounds[-1], State):
+        part = task.analysis.local(cohort, task, rounds[-1])
         total = Total(part.sums, part.cells, part.sensitivity)
-        made.append(task.analysis.combine(total, task, made[-1]))
-    return made
+        rounds.append(task.analysis.combine(total, task, rounds[-1]))
+    return rounds
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -104,7 +104,7 @@ def test_codes_give_the_sums_and_the_estimates_that_columns_give(
         for key, sums in dense.sums.items():
             size = max(ROWS, float(np.abs(sums).max(initial=0.0)))
             np.testing.assert_allclose(coded.sums[key], sums, rtol=0, atol=CLOSE * size)
-    rows, others = (one.tables["coefficients"].rows for one in (result, expected))
+    rows, others = (fit_.tables["coefficients"].rows for fit_ in (result, expected))
     for row, other in zip(rows, others, strict=True):
         assert row["term"] == other["term"]
         assert (row["estimate"] is None) == (other["estimate"] is None)
@@ -291,5 +291,5 @@ def test_codes_and_columns_refuse_the_same_tables(
     by_columns = [verdict(task, seed, rules) for task, seed in cases]
     assert by_codes == by_columns
     for place in (0, 1):  # the tables are of both sorts
-        refused = sum(bool(one[place]) for one in by_codes)
+        refused = sum(bool(seen[place]) for seen in by_codes)
         assert 10 < refused < len(cases) - 5, (place, refused)

@@ -21,7 +21,8 @@ IDENTITIES = {name: bytes([number]) * 32 for number, name in enumerate(NAMES, st
 
 def terms(attempt: str = "first", **changes: object) -> LinkTerms:
     roster = {name: identities.public_identity(key) for name, key in IDENTITIES.items()}
-    values = {"study_hash": "abc", "left": "lyon", "right": "cnam", "helper": "casd", "on": "psa 1"}
+    values = {"study_hash": "abc", "run": "7", "on": "psa 1"}
+    values |= {"left": "lyon", "right": "cnam", "helper": "casd"}
     return LinkTerms(**{**values, "attempt": attempt, "roster": roster, **changes})
 
 

@@ -29,12 +29,14 @@ def linked(left: np.ndarray, right: np.ndarray, seed: int = 1) -> tuple[Cascade,
     shape = left.shape[1:]
     people = [streams.placed(right, words, entropy)]
     stream = streams.right_stream(KEYS, people, made_up, dummies, entropy, shape)
-    found = cascade.match(listed.pseudonyms, stream, 2)
-    rows = matching.opened(streams.left_share(KEYS, found.matched.tokens, 2), found.matched.rows)
+    cascaded = cascade.match(listed.pseudonyms, stream, 2)
+    rows = matching.opened(
+        streams.left_share(KEYS, cascaded.matched.tokens, 2), cascaded.matched.rows
+    )
     canaries.check(made_up, listed.made_up_of(rows))
     of_person = np.empty_like(rows)
     of_person[listed.order] = rows
-    return found, of_person[: len(left), 1].astype(np.int64) - 1
+    return cascaded, of_person[: len(left), 1].astype(np.int64) - 1
 
 
 def names_of(*columns: list[str]) -> np.ndarray:
@@ -53,9 +55,9 @@ def names_of(*columns: list[str]) -> np.ndarray:
 def test_a_person_is_linked_by_the_first_step_whose_key_is_theirs_alone():
     left = names_of(["ann", "bob", "bob", "eve"], ["1", "2", "3", "4"])
     right = names_of(["bob", "ann", "zoe", "yan"], ["2", "9", "3", "5"])
-    found, rows = linked(left, right)
+    cascaded, rows = linked(left, right)
     assert rows.tolist() == [1, 0, 2, -1]
-    assert [step.links for step in found.steps] == [1 + 64, 2]
+    assert [step.links for step in cascaded.steps] == [1 + 64, 2]
 
 
 def test_a_key_must_be_unique_among_all_people_of_the_right_not_among_those_left():
@@ -93,12 +95,12 @@ def test_people_with_typos_are_linked_precisely_and_nearly_all():
     left, right = (
         made_up_people.names(side, bytes(32), STEPS) for side in (people.left, people.right)
     )
-    found, rows = linked(left, right)
+    cascaded, rows = linked(left, right)
     linked_people = rows >= 0
     right_links = (rows == people.truth) & linked_people
     assert right_links.sum() / linked_people.sum() >= 0.999
     assert right_links.sum() / (people.truth >= 0).sum() >= 0.97
-    wrong, feared = linked_people.sum() - right_links.sum(), found.expected_false
+    wrong, feared = linked_people.sum() - right_links.sum(), cascaded.expected_false
     assert (
         abs(wrong - feared) <= 4 * np.sqrt(feared) + 2
     )  # Poisson, and one pair for the discreteness
@@ -116,10 +118,10 @@ def test_the_false_links_that_a_weak_key_gives_are_those_that_were_feared(weak, 
     left, right = (
         made_up_people.names(side, bytes(32), steps) for side in (people.left, people.right)
     )
-    found, rows = linked(left, right)
+    cascaded, rows = linked(left, right)
     wrong = ((rows >= 0) & (rows != people.truth)).sum()
-    assert found.expected_false > 20
-    assert abs(wrong - found.expected_false) < 4 * np.sqrt(found.expected_false)
+    assert cascaded.expected_false > 20
+    assert abs(wrong - cascaded.expected_false) < 4 * np.sqrt(cascaded.expected_false)
 
 
 def crowded(n: int) -> list[str]:
@@ -132,10 +134,10 @@ def test_a_key_that_repeats_too_often_is_weak_and_links_nobody():
     with each of the left's people."""
     left = names_of(["own", "x"], ["1", "2"])
     right = names_of(crowded(90), ["9"] + [f"n{i}" for i in range(89)] + ["2"])
-    found, rows = linked(left, right)
-    assert [step.is_weak for step in found.steps] == [True, False]
+    cascaded, rows = linked(left, right)
+    assert [step.is_weak for step in cascaded.steps] == [True, False]
     assert rows.tolist() == [-1, 90]
-    assert found.expected_false == 0
+    assert cascaded.expected_false == 0
 
 
 def test_a_cascade_of_weak_keys_alone_is_refused():
@@ -150,10 +152,10 @@ def test_a_cascade_of_1e5_with_1e6_people_takes_under_3_seconds_of_cpu():
         made_up_people.names(side, bytes(32), STEPS) for side in (people.left, people.right)
     )
     started = time.process_time()
-    found, rows = linked(left, right)
+    cascaded, rows = linked(left, right)
     assert time.process_time() - started < 3
     linked_people, right_links = rows >= 0, (rows == people.truth) & (rows >= 0)
     assert right_links.sum() / linked_people.sum() >= 0.999
     assert right_links.sum() / (people.truth >= 0).sum() >= 0.97
-    wrong, feared = linked_people.sum() - right_links.sum(), found.expected_false
+    wrong, feared = linked_people.sum() - right_links.sum(), cascaded.expected_false
     assert abs(wrong - feared) <= 4 * np.sqrt(feared) + 2

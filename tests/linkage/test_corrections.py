@@ -77,7 +77,9 @@ def with_false_numbers(tables, share: float):
     numbers = tables.right["number"].unique()
     wrong = numbers[rng.random(len(numbers)) < share]
     other = dict(zip(wrong, np.roll(wrong, 1), strict=True))
-    mixed = tables.right.assign(number=tables.right["number"].map(lambda one: other.get(one, one)))
+    mixed = tables.right.assign(
+        number=tables.right["number"].map(lambda number: other.get(number, number))
+    )
     return two_holders.Tables(tables.left, mixed)
 
 

@@ -42,7 +42,7 @@ class Views:
         return encoding.words(self.seen[receiver, kind], *shape)
 
     def stream(self) -> list[streams.Piece]:
-        return [encoding.piece_from_bytes(one) for one in self.seen["casd", "rows"]]
+        return [encoding.piece_from_bytes(piece) for piece in self.seen["casd", "rows"]]
 
 
 def views_of(tables, folder, monkeypatch, study=STUDY) -> Views:
@@ -77,8 +77,8 @@ def test_the_order_of_the_stream_tells_the_helper_nothing_of_a_person(key, tmp_p
     ).to_parquet(str(path))
     orders = [order_of(path, key, bytes([seed]) * 32) for seed in (1, 2)]
     in_file = np.arange(20_000)
-    for one, other in ((orders[0], in_file), (orders[1], in_file), orders):
-        assert abs(np.corrcoef(one, other)[0, 1]) < 4 * 0.0071
+    for order, other in ((orders[0], in_file), (orders[1], in_file), orders):
+        assert abs(np.corrcoef(order, other)[0, 1]) < 4 * 0.0071
     again = order_of(path, key, bytes([1]) * 32)
     assert np.array_equal(again, orders[0])  # so the order depends on the key alone
 
@@ -115,18 +115,18 @@ def test_the_helper_cannot_tell_the_canaries_by_their_place_in_the_stream():
     right places of 64 canaries are as spread as uniform ones, of s.d. 0.29 around 0.5."""
     left, right = np.arange(1000, 3000), np.arange(20_000)
     words = parties.with_ones(right)
-    found = []
+    places = []
     for seed in range(4):
         join = parties.join(left, right, words, seed=seed)
         named = np.concatenate([p.pseudonyms[:, 0] for p in join.right if not p.dummies])
         shared = parties.holder_keys(parties.terms(), parties.agreed(parties.terms(), seed))
         mine = streams.made_up_names(shared, join.left.made_up, (2,))[:64, 0]
-        found.append(np.flatnonzero(np.isin(named, mine)) / len(named))
-    spread = np.concatenate(found)
+        places.append(np.flatnonzero(np.isin(named, mine)) / len(named))
+    spread = np.concatenate(places)
     assert len(spread) == 4 * 64
     assert spread.mean() == pytest.approx(0.5, abs=4 * 0.29 / 16)
     assert spread.std() == pytest.approx(0.29, rel=0.2)
-    assert all(one.min() < 0.2 and one.max() > 0.8 for one in found)
+    assert all(of_run.min() < 0.2 and of_run.max() > 0.8 for of_run in places)
 
 
 def test_a_helper_that_keeps_the_last_rows_of_the_stream_and_mixes_the_others_is_caught():
@@ -175,7 +175,7 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
 ):
     """The number of made-up people at both holders is drawn for each link, and the left tells the
     places only after the tokens are given. A fixed number would give one count in 12 links."""
-    small = two_holders.make(60, 80, 50)
+    small = two_holders.make(60, 80, 40)
     counted = set()
     honest = link_parties.helper_match
 

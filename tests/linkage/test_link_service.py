@@ -19,8 +19,11 @@ from aggregator import release, rounds, secure_sum
 from aggregator.document import Document
 from aggregator.linkage import Linkage
 from aggregator.linked import Linking, Parties
+from aggregator.parcels import Address, Attempt
 from federation import audit, codec, datasets, errors
+from federation.linkage import keys
 from federation.linkage.errors import LinkError
+from federation.linkage.routes import ROUTES
 from federation.linkage.sealing import Channel
 from federation.messages import LINK, Phase, Query, Refusal, Reply, SecAggMessage, State
 from federation.study import Study
@@ -85,7 +88,8 @@ class Federation:
     queues: Queues = field(default_factory=dict)
     services: dict[str, LinkService] = field(default_factory=dict)
     before: Callable[[str, Query], None] = lambda name, query: None
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    begin_attempt: Callable[[Attempt], Any] = lambda attempt: None
 
     @property
     def ticket(self) -> RunTicket:
@@ -108,7 +112,7 @@ class Federation:
 
     def begin(self, site: Any) -> None:
         """A node's process, which begins with nothing in its memory."""
-        approvals = Approvals(state_folder.made(site.state) / "approvals.sqlite")
+        approvals = Approvals(state_folder.create(site.state) / "approvals.sqlite")
         context = NodeContext(site, approvals=approvals)
         self.services[site.name] = LinkService(context, lambda: QueueRelay(self.queues))
 
@@ -132,8 +136,8 @@ class Federation:
         parties = Parties.of(self.roles)
         linking = Linking(
             self.study, self.contract.hash, self.run_digest, parties, lambda: None,
-            self.send, self.send, 20.0,
-            self.said.append, (0.01, 0.1),
+            self.begin_attempt, self.send, self.send, 20.0,
+            self.messages.append, (0.01, 0.1),
         )  # fmt: skip
         ask = secure_sum.ask_of(
             linked_hub.for_lefts(self.send), lambda study: registry.plan(study, self.contract)
@@ -156,29 +160,29 @@ def federation(
 ) -> Federation:
     holders = two_holders.holders(folder, tables, lefts)
     roles = {name: "left" if name != "cnam" else "right" for name in holders} | {"casd": "helper"}
-    made = Federation(study, folder, roles)
-    contracts = {name: one.canonical() for name, one in CONTRACTS.items()}
+    federated = Federation(study, folder, roles)
+    contracts = {name: contract.canonical() for name, contract in CONTRACTS.items()}
     sites = [
-        replace(site, state=made.state(site.name))
+        replace(site, state=federated.state(site.name))
         for site in linked.sites_of(study, holders, local.SIMULATED)
     ]
     roster = {site.name: state_folder.public_identity(site.state) for site in sites}
     for site in sites:
-        made.begin(replace(site, roster=roster))
-        approvals = made.services[site.name].context.approvals
+        federated.begin(replace(site, roster=roster))
+        approvals = federated.services[site.name].context.approvals
         assert approvals is not None
-        approvals.propose(_proposed(made, link_proposals.to_text(contracts, roles)))
+        approvals.propose(_proposed(federated, link_proposals.to_text(contracts, roles)))
         for name, dataset in site.datasets.items():
             source_checks.record(site.state, name, dataset, passed=True)
-            _grant(made.services[site.name].context, name, study)
-    return made
+            _grant(federated.services[site.name].context, name, study)
+    return federated
 
 
-def _proposed(made: Federation, link: str) -> Proposed:
-    at, study = NOW.isoformat(), made.study
+def _proposed(federated: Federation, link: str) -> Proposed:
+    at, study = NOW.isoformat(), federated.study
     return Proposed(
-        made.ticket, study.study, study.canonical(), study.coordinator, "key", at,
-        made.ticket.deadline, 0, "approved", "", "policy", at, link,
+        federated.ticket, study.study, study.canonical(), study.coordinator, "key", at,
+        federated.ticket.deadline, 0, "approved", "", "policy", at, link,
     )  # fmt: skip
 
 
@@ -204,16 +208,17 @@ def is_phase(query: Query, name: str) -> bool:
 
 
 def test_parties_with_state_folders_give_the_joined_answers_and_delete_the_rows(tables, tmp_path):
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
-    found = made.run()
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    result = federated.run()
     assert_same(
-        found, two_holders.run_joined(made.study, {"lyon": two_holders.joined(tables)}, tmp_path)
+        result,
+        two_holders.run_joined(federated.study, {"lyon": two_holders.joined(tables)}, tmp_path),
     )
-    assert found.analyses["a"].n["linked"] > 0
-    assert made.said[:2] == ["asking the parties", "linking lyon"]
-    assert made.events("casd") == ["link_kept", "link_deleted"]
-    assert not list(made.state("casd").rglob("*.parquet"))
-    assert not made.services["casd"].is_needed
+    assert result.analyses["a"].n["linked"] > 0
+    assert federated.messages[:2] == ["asking the parties", "linking lyon"]
+    assert federated.events("casd") == ["link_kept", "link_deleted"]
+    assert not list(federated.state("casd").rglob("*.parquet"))
+    assert not federated.services["casd"].is_needed
 
 
 @pytest.mark.parametrize(
@@ -223,50 +228,63 @@ def test_the_helper_answers_for_three_left_holders(secure_sum_of, tmp_path):
     tables = two_holders.make(900, 1500, 800)
     privacy = {"mode": "exact", "secure_sum": secure_sum_of}
     study = two_holders.study(analyses=EXACT, privacy=privacy, min_nodes=5)
-    made = federation(tmp_path, tables, study, thirds(tables.left))
+    federated = federation(tmp_path, tables, study, thirds(tables.left))
     joined = {
         name: two_holders.joined(two_holders.Tables(part, tables.right))
         for name, part in thirds(tables.left).items()
     }
     expected = two_holders.run_joined(study, joined, tmp_path)
-    assert_same(made.run(), expected, within=1e-6)  # a secure sum rounds to its grid
-    assert made.events("casd").count("link_deleted") == 3
+    assert_same(federated.run(), expected, within=1e-6)  # a secure sum rounds to its grid
+    assert federated.events("casd").count("link_deleted") == 3
+
+
+def test_the_messages_of_a_link_are_those_that_a_hub_takes(tables, tmp_path):
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    begun: list[Attempt] = []
+    federated.begin_attempt = begun.append
+    federated.run()
+    (attempt,) = begun
+    addresses = [Address(federated.study.hash, *key) for key in federated.queues]
+    assert sorted(address.kind for address in addresses) == sorted(ROUTES)
+    assert all(attempt.has(address) for address in addresses)
 
 
 # -- mode dp
 def test_holders_charge_before_they_send_and_a_second_run_has_the_same_noise(tables, tmp_path):
-    made, charged = federation(tmp_path, tables, private()), []
+    federated, charged = federation(tmp_path, tables, private()), []
 
     def look(name: str, query: Query) -> None:
         if is_phase(query, "join"):
             dataset = {"lyon": "register", "cnam": "insurer"}.get(name)
             if dataset:
-                book = made.services[name].context.ledger
-                charged.append(ledger.is_charged(book, f"link {made.study.hash} {dataset}"))
+                book = federated.services[name].context.ledger
+                charged.append(ledger.is_charged(book, f"link {federated.study.hash} {dataset}"))
 
-    made.before = look
-    first = made.run()
+    federated.before = look
+    first = federated.run()
     assert charged == [True, True]
     assert first.analyses["a"].status == "released"
     assert "linked" not in first.analyses["a"].n
-    for name in made.services:
-        made.restart(name)
-    again = made.run()
+    for name in federated.services:
+        federated.restart(name)
+    again = federated.run()
     assert again.analyses["a"].tables == first.analyses["a"].tables
     for name in ("lyon", "cnam"):
-        book = made.services[name].context.ledger
+        book = federated.services[name].context.ledger
         assert sum(entry.kind == "charge" for entry in ledger.history(book)) == 1
 
 
 def test_a_holder_without_a_budget_ends_the_study_before_anything_is_sent(tables, tmp_path):
-    made = federation(tmp_path, tables, private())
-    site = replace(made.services["cnam"].context.site, state=tmp_path / "poor" / "state")
-    context = made.services["cnam"].context
-    made.services["cnam"].context = replace(context, site=replace(site, state=context.site.state))
-    object.__setattr__(made.services["cnam"].context, "ledger", state_folder.open_ledger(None))
+    federated = federation(tmp_path, tables, private())
+    site = replace(federated.services["cnam"].context.site, state=tmp_path / "poor" / "state")
+    context = federated.services["cnam"].context
+    federated.services["cnam"].context = replace(
+        context, site=replace(site, state=context.site.state)
+    )
+    object.__setattr__(federated.services["cnam"].context, "ledger", state_folder.open_ledger(None))
     with pytest.raises(errors.RefusalError, match="cnam: budget"):
-        made.run()
-    assert not made.queues
+        federated.run()
+    assert not federated.queues
 
 
 # -- restarts
@@ -277,93 +295,99 @@ RESTARTS = [
 
 @pytest.mark.parametrize(
     ("node", "phase"),
-    [RESTARTS[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in RESTARTS[1:])],
+    [RESTARTS[0], *(pytest.param(*restart, marks=pytest.mark.slow) for restart in RESTARTS[1:])],
 )
 def test_a_node_restarted_in_any_phase_makes_the_hub_begin_again(node, phase, tables, tmp_path):
-    made, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
+    federated, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
 
     def restart_once(name: str, query: Query) -> None:
         if left and name == node and is_phase(query, phase):
             left.pop()
-            made.restart(node)
+            federated.restart(node)
 
-    made.before = restart_once
-    found = made.run()
-    assert made.said.count("asking the parties") == 2
-    assert found.analyses["a"].status == "released"
+    federated.before = restart_once
+    result = federated.run()
+    assert federated.messages.count("asking the parties") == 2
+    assert result.analyses["a"].status == "released"
 
 
 def test_a_helper_restarted_between_rounds_has_no_rows_and_links_again(tables, tmp_path):
-    made, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
+    federated, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
 
     def restart_once(name: str, query: Query) -> None:
         if left and query.left:
             left.pop()
-            kept = list(made.state("casd").rglob("*.parquet"))
-            assert len(kept) == 1 and kept[0].is_symlink()
-            linked_site = made.services["casd"].answering[made.run_digest, "lyon"].kept.site
+            files = list(federated.state("casd").rglob("*.parquet"))
+            assert len(files) == 1 and files[0].is_symlink()
+            linked_site = (
+                federated.services["casd"].answering[federated.run_digest, "lyon"].rows.site
+            )
             assert linked_site.storage.max_temp_directory_size == "0KB"
-            made.restart("casd")
-            assert not kept[0].is_symlink()
+            federated.restart("casd")
+            assert not files[0].is_symlink()
 
-    made.before = restart_once
-    found = made.run()
-    assert found.analyses["a"].status == "released"
-    assert made.events("casd") == ["link_kept", "link_deleted", "link_kept", "link_deleted"]
+    federated.before = restart_once
+    result = federated.run()
+    assert result.analyses["a"].status == "released"
+    assert federated.events("casd") == ["link_kept", "link_deleted", "link_kept", "link_deleted"]
 
 
 def test_another_attempt_in_exact_mode_is_about_the_same_people(tables, tmp_path):
-    made, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
+    federated, left = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [1]
 
     def restart_over_one_person_less(name: str, query: Query) -> None:
         if left and query.left:
             left.pop()
             tables.left[tables.left["nir"] != linked_nir].to_csv(tmp_path / "lyon.csv", index=False)
-            made.restart("casd")
+            federated.restart("casd")
 
     people = two_holders.joined(tables)
     linked_nir = people["pseudonym"].iloc[0]
-    made.before = restart_over_one_person_less
+    federated.before = restart_over_one_person_less
     with pytest.raises(errors.RefusalError, match="casd: link_changed"):
-        made.run()
-    assert not list(made.state("casd").rglob("*.parquet"))
+        federated.run()
+    assert not list(federated.state("casd").rglob("*.parquet"))
 
 
 def test_a_hub_that_does_not_watch_a_link_learns_nothing_of_other_people(tables, tmp_path):
-    made, asked, replies = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), [], []
+    federated, asked, replies = (
+        federation(tmp_path, tables, two_holders.study(analyses=EXACT)),
+        [],
+        [],
+    )
 
     def ask_before_watching(name: str, query: Query) -> None:
         if not asked and query.left:
             asked.append(query)
             tables.left[tables.left["nir"] != linked_nir].to_csv(tmp_path / "lyon.csv", index=False)
-            made.restart("casd")
+            federated.restart("casd")
         elif asked and name == "casd" and is_phase(query, "watch"):
-            for one in list(made.services["casd"].attempts.values()):
-                one.thread.join(20)
-            replies.append(made.services["casd"].answer(asked[0], NOW))
+            for attempt in list(federated.services["casd"].attempts.values()):
+                attempt.thread.join(20)
+            replies.append(federated.services["casd"].answer(asked[0], NOW))
 
     people = two_holders.joined(tables)
     linked_nir = people["pseudonym"].iloc[0]
-    made.before = ask_before_watching
+    federated.before = ask_before_watching
     with pytest.raises(errors.RefusalError, match="casd: link_changed"):
-        made.run()
+        federated.run()
     assert {answer.rule for reply in replies for answer in reply.answers.values()} == {
         "link_changed"
     }
 
 
 def test_a_query_of_another_run_learns_nothing_of_an_attempt(tables, tmp_path):
-    made, answers = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), []
+    federated, answers = federation(tmp_path, tables, two_holders.study(analyses=EXACT)), []
 
     def ask_in_another_run(name: str, query: Query) -> None:
         if is_phase(query, "join") or is_phase(query, "watch"):
             other = replace(query, run="another")  # beyond the door, where it would be approved
             answers.append(link_service._PHASES[query.phase.name](
-                made.services[name], other, query.phase, NOW
+                federated.services[name], other, query.phase, NOW
             ))  # fmt: skip
 
-    made.before = ask_in_another_run
-    assert made.run().analyses["a"].status == "released"
+    federated.before = ask_in_another_run
+    assert federated.run().analyses["a"].status == "released"
     assert set(answers) == {link_service.UNKNOWN}
 
 
@@ -374,30 +398,40 @@ def test_rows_that_cannot_be_written_whole_leave_nothing_at_the_helper(
         file.write_bytes(b"half")
         raise OSError("no memory")
 
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
     monkeypatch.setattr(link_table, "write", write_half)
     with pytest.raises(errors.RefusalError, match=r"casd: link_failed.*OSError"):
-        made.run()
-    assert not [path for path in made.state("casd").rglob("*.parquet") if path.is_symlink()]
+        federated.run()
+    assert not [path for path in federated.state("casd").rglob("*.parquet") if path.is_symlink()]
 
 
 def test_a_node_that_is_restarted_every_time_ends_the_study(tables, tmp_path):
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
-    made.before = lambda name, query: made.restart(name) if is_phase(query, "join") else None
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    federated.before = lambda name, query: (
+        federated.restart(name) if is_phase(query, "join") else None
+    )
     with pytest.raises(errors.RefusalError, match="lost 3 times"):
-        made.run()
+        federated.run()
 
 
 # -- what a hub may not do
-def phase_query(made: Federation, name: str, attempt: str = "0" * 32, **items: bytes) -> Query:
-    nodes = tuple(sorted(made.roles))
+def phase_query(federated: Federation, name: str, attempt: str = "0" * 32, **items: bytes) -> Query:
+    nodes = tuple(sorted(federated.roles))
     phase = Phase(name, attempt, {LINK: items})
     states = {LINK: State(name)}
-    return Query(made.study, made.contract.hash, 0, nodes, states, phase=phase, run=made.run_digest)
+    return Query(
+        federated.study,
+        federated.contract.hash,
+        0,
+        nodes,
+        states,
+        phase=phase,
+        run=federated.run_digest,
+    )
 
 
-def answered(made: Federation, name: str, query: Query) -> Any:
-    return made.services[name].answer(query, NOW).answers[LINK]
+def answered(federated: Federation, name: str, query: Query) -> Any:
+    return federated.services[name].answer(query, NOW).answers[LINK]
 
 
 @pytest.mark.parametrize(
@@ -411,47 +445,95 @@ def answered(made: Federation, name: str, query: Query) -> Any:
     ],
 )
 def test_a_link_other_than_the_approved_one_is_refused(change, rule, tables, tmp_path):
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
-    refused = answered(made, "lyon", change(phase_query(made, "admit")))
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    refused = answered(federated, "lyon", change(phase_query(federated, "admit")))
     assert isinstance(refused, Refusal)
     assert refused.rule == rule
 
 
 @pytest.mark.parametrize("phase", ["meet", "join", "watch"])
 def test_a_phase_before_its_turn_is_refused(phase, tables, tmp_path):
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
-    assert answered(made, "lyon", phase_query(made, phase, left=b"lyon")).rule == "link_unknown"
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    assert (
+        answered(federated, "lyon", phase_query(federated, phase, left=b"lyon")).rule
+        == "link_unknown"
+    )
+
+
+@pytest.mark.parametrize("attempt", ["", "first", "../../../x", "0" * 31, "0" * 33, "G" * 32])
+def test_an_attempt_has_a_name_that_leads_to_no_other_file(attempt, tables, tmp_path):
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    answered(federated, "casd", phase_query(federated, "admit"))
+    refused = answered(federated, "casd", phase_query(federated, "meet", attempt, left=b"lyon"))
+    assert refused == link_service.USED
+
+
+def test_an_attempt_of_one_run_is_not_overwritten_by_another(tables, tmp_path):
+    """Nor by itself, once its messages have begun."""
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    node = federated.services["casd"]
+    answered(federated, "casd", phase_query(federated, "admit"))
+    query = phase_query(federated, "meet", left=b"lyon")
+    answered(federated, "casd", query)
+    begun = node.attempts["0" * 32]
+    node.admitted["another"] = node.admitted[federated.run_digest]
+    other = replace(query, run="another")  # beyond the door, where it would be approved
+    assert node._meet(other, other.phase, NOW) == link_service.USED
+    assert node.attempts["0" * 32] is begun
+    assert isinstance(answered(federated, "casd", query), SecAggMessage), (
+        "asked twice, as over Flower"
+    )
+    node.attempts["0" * 32].thread = threading.Thread()
+    assert answered(federated, "casd", query) == link_service.USED
+
+
+def test_keys_are_signed_for_the_coordinators_run(tables, tmp_path):
+    """Adverts of one run, and of one study and attempt, do not open a link of another."""
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    adverts = {}
+    for name in federated.services:
+        answered(federated, name, phase_query(federated, "admit"))
+        met = answered(federated, name, phase_query(federated, "meet", left=b"lyon"))
+        adverts[name] = met.items["advert"]
+    meeting = federated.services["casd"].attempts["0" * 32].meeting
+    assert meeting.terms.run == federated.run_digest
+    keys.agree(meeting, adverts)
+    elsewhere = replace(meeting, terms=replace(meeting.terms, run="another"))
+    with pytest.raises(LinkError, match="link_signature"):
+        keys.agree(elsewhere, adverts)
 
 
 def test_a_hub_that_swaps_the_keys_is_refused_by_everyone(tables, tmp_path):
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
     adverts: dict[str, bytes] = {}
-    for name in made.services:
-        assert isinstance(answered(made, name, phase_query(made, "admit")), SecAggMessage)
-        met = answered(made, name, phase_query(made, "meet", left=b"lyon"))
+    for name in federated.services:
+        assert isinstance(answered(federated, name, phase_query(federated, "admit")), SecAggMessage)
+        met = answered(federated, name, phase_query(federated, "meet", left=b"lyon"))
         adverts[name] = met.items["advert"]
     swapped = {"lyon": adverts["cnam"], "cnam": adverts["lyon"], "casd": adverts["casd"]}
-    for name in made.services:
-        refused = answered(made, name, phase_query(made, "join", **swapped))
+    for name in federated.services:
+        refused = answered(federated, name, phase_query(federated, "join", **swapped))
         assert refused.rule == "link_signature"
-    assert not made.queues
+    assert not federated.queues
 
 
 def test_a_study_that_ends_in_the_middle_leaves_nothing(tables, tmp_path):
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
 
     def end(name: str, query: Query) -> None:
         if query.left:
-            made.services["casd"].end(made.run_digest)
+            federated.services["casd"].end(federated.run_digest)
 
-    made.before = end
-    assert made.run().analyses["a"].status == "failed"
-    assert not list(made.state("casd").rglob("*.parquet"))
-    assert made.events("casd").count("link_kept") == made.events("casd").count("link_deleted")
+    federated.before = end
+    assert federated.run().analyses["a"].status == "failed"
+    assert not list(federated.state("casd").rglob("*.parquet"))
+    assert federated.events("casd").count("link_kept") == federated.events("casd").count(
+        "link_deleted"
+    )
 
 
 def test_a_node_answers_no_phase_of_a_link_outside_of_it(tables, tmp_path):
     """A secure sum's door does not open to a link's phase."""
-    made = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
-    reply = service.answer(phase_query(made, "watch"), made.services["lyon"].context, NOW)
-    assert all(isinstance(one, Refusal) for one in reply.answers.values())
+    federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
+    reply = service.answer(phase_query(federated, "watch"), federated.services["lyon"].context, NOW)
+    assert all(isinstance(answer, Refusal) for answer in reply.answers.values())

@@ -43,8 +43,12 @@ MADE_AT_THE_LINK = {"linkage", "linkage_steps", "corrected"}
 @pytest.mark.parametrize(
     ("name", "variant"),
     [
-        pytest.param(*one, marks=[] if one == QUICK else pytest.mark.slow, id="-".join(one))
-        for one in EXACT
+        pytest.param(
+            *linked_study,
+            marks=[] if linked_study == QUICK else pytest.mark.slow,
+            id="-".join(linked_study),
+        )
+        for linked_study in EXACT
     ],
 )
 def test_a_linked_pilot_gives_the_answers_of_the_joined_table(name, variant, tmp_path):
@@ -53,11 +57,11 @@ def test_a_linked_pilot_gives_the_answers_of_the_joined_table(name, variant, tmp
     ready = without_training(running.prepare(name, variant, tmp_path))
     people = joined(ready)
     with answering.sites(ready.holders, local.SIMULATED, NOW) as answer:
-        found = answer.complete(document_of(ready, answer.sites))
+        document = answer.complete(document_of(ready, answer.sites))
     expected = document_of(ready, list(sites_of(ready, people, tmp_path)))
     linked = sum(map(len, people.values()))
     for analysis, other in expected.analyses.items():
-        linked_one = found.analyses[analysis]
+        linked_one = document.analyses[analysis]
         assert (linked_one.status, linked_one.reason) == (other.status, other.reason)
         assert other.status == "released"
         assert linked_one.n["linked"] == linked
@@ -69,8 +73,8 @@ def test_a_linked_pilot_gives_the_answers_of_the_joined_table(name, variant, tmp
 
 
 def without_training(ready: Ready) -> Ready:
-    kept = {name: one for name, one in ready.study.analyses.items() if one.run != "train"}
-    study = ready.study.model_copy(update={"analyses": kept})
+    analyses = {name: entry for name, entry in ready.study.analyses.items() if entry.run != "train"}
+    study = ready.study.model_copy(update={"analyses": analyses})
     return Ready(study, ready.contract, ready.source, ready.datasets, ready.note, ready.contracts)
 
 
@@ -121,10 +125,10 @@ def per_person(study: Study, held: Dataset, ready: Ready) -> pandas.DataFrame:
         for name, text in wanted.items()
     }
     names = {
-        f"id {name}": rows.groupby(contract.person, sort=False)[one.column].first()
-        if one.column != contract.person
+        f"id {name}": rows.groupby(contract.person, sort=False)[identifier.column].first()
+        if identifier.column != contract.person
         else grouped.size().index.to_series()
-        for name, one in contract.identifiers.items()
+        for name, identifier in contract.identifiers.items()
     }
     spelled = {name: values.astype(str).str.strip().str.upper() for name, values in names.items()}
     return pandas.DataFrame(columns | spelled)
@@ -146,24 +150,27 @@ def matched(left, right, steps) -> pandas.DataFrame:
     """Step by step: keys that are one's own among the left's people that are still unlinked, and
     among all people of the right. A step that would link more than one stranger in 200 is left
     out."""
-    found, free, taken = [], left, pandas.Index([])
+    links, free, linked_right = [], left, pandas.Index([])
     for number, step in enumerate(steps, start=1):
         ours = free[~free.duplicated(step, keep=False)]
         theirs = right[~right.duplicated(step, keep=False)]
-        theirs = theirs[~theirs.index.isin(taken)].reset_index(names="right row")
+        theirs = theirs[~theirs.index.isin(linked_right)].reset_index(names="right row")
         both = ours.reset_index(names="left row").merge(
             theirs.drop(columns=[name for name in theirs if name in left and name not in step]),
             on=step,
         )
         crowds = right.groupby(step).size()
         share = (crowds * (crowds - 1)).sum() / len(right)
-        strangers = (len(free) - len(both)) * (1 - len(taken) / len(right)) * share
+        strangers = (len(free) - len(both)) * (1 - len(linked_right) / len(right)) * share
         if len(steps) > 1 and strangers > 0.005 * len(both):
             continue
         both["link_step"] = str(number)
-        found.append(both)
-        free, taken = free.drop(both["left row"]), taken.append(pandas.Index(both["right row"]))
-    everyone = pandas.concat(found, ignore_index=True)
+        links.append(both)
+        free, linked_right = (
+            free.drop(both["left row"]),
+            linked_right.append(pandas.Index(both["right row"])),
+        )
+    everyone = pandas.concat(links, ignore_index=True)
     everyone["pseudonym"] = everyone["left row"].astype(str)
     unused = [name for name in everyone if name.startswith("id ")] + ["left row", "right row"]
     return everyone.drop(columns=unused + ([] if len(steps) > 1 else ["link_step"]))

@@ -55,28 +55,28 @@ def assert_same(linked_document, joined_document, within: float = 1e-9) -> None:
         )
         for table, rows in analysis.tables.items():
             assert len(rows) == len(other.tables[table])
-            for row, found in zip(rows, other.tables[table], strict=True):
-                assert_same_row(row, found, within)
+            for row, other_row in zip(rows, other.tables[table], strict=True):
+                assert_same_row(row, other_row, within)
 
 
-def assert_same_row(row, found, within: float) -> None:
-    assert row.keys() == found.keys()
+def assert_same_row(row, other_row, within: float) -> None:
+    assert row.keys() == other_row.keys()
     for key, value in row.items():
         if isinstance(value, float) and math.isfinite(value):
-            assert found[key] == pytest.approx(value, rel=within, abs=within)
+            assert other_row[key] == pytest.approx(value, rel=within, abs=within)
         else:
             assert (
-                found[key] == value
-                or found[key] is value
-                or (value != value and found[key] != found[key])
+                other_row[key] == value
+                or other_row[key] is value
+                or (value != value and other_row[key] != other_row[key])
             )
 
 
 def test_every_number_is_that_of_the_tables_joined_in_one_place(tables, tmp_path):
     study = two_holders.study(analyses=ANALYSES)
-    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+    result = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
     expected = two_holders.run_joined(study, {"lyon": two_holders.joined(tables)}, tmp_path)
-    assert_same(found, expected, within=1e-12)
+    assert_same(result, expected, within=1e-12)
 
 
 @pytest.mark.parametrize("both", [0, 700])
@@ -86,10 +86,10 @@ def test_nobody_or_everybody_may_be_at_both_holders(both, tmp_path):
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
     given = two_holders.holders(tmp_path, tables)
     if both:
-        found = two_holders.run_linked(study, given)
+        result = two_holders.run_linked(study, given)
         expected = two_holders.run_joined(study, {"lyon": two_holders.joined(tables)}, tmp_path)
-        assert_same(found, expected)
-        assert found.analyses["a"].n["linked"] == (tables.left["year"] >= 2005).sum()
+        assert_same(result, expected)
+        assert result.analyses["a"].n["linked"] == (tables.left["year"] >= 2005).sum()
         return
     with pytest.raises(errors.RefusalError, match="link_share"):
         two_holders.run_linked(study, given)
@@ -100,10 +100,10 @@ def test_nobody_or_everybody_may_be_at_both_holders(both, tmp_path):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_holder_without_people_ends_an_exact_link_and_no_private_one(side, tables, tmp_path):
-    kept = {name: getattr(tables, name) for name in ("left", "right")}
-    kept[side] = kept[side].head(0)
+    frames = {name: getattr(tables, name) for name in ("left", "right")}
+    frames[side] = frames[side].head(0)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
-    given = two_holders.holders(tmp_path, two_holders.Tables(**kept))
+    given = two_holders.holders(tmp_path, two_holders.Tables(**frames))
     with pytest.raises(errors.RefusalError, match=r"data: .* empty"):
         two_holders.run_linked(study, given)
     private = study.model_copy(update={"privacy": Privacy(mode="dp", epsilon=20, delta=1e-5)})
@@ -114,10 +114,10 @@ def test_with_keep_all_the_unlinked_stay_with_the_right_columns_missing(tables, 
     study = two_holders.study(
         analyses={"a": ANALYSES["describe"], "b": ANALYSES["gaussian"]}, link={"keep": "all"}
     )
-    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+    result = two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
     everyone = two_holders.joined(tables, keep="all")
     assert everyone["spent"].isna().sum() > 11
-    assert_same(found, two_holders.run_joined(study, {"lyon": everyone}, tmp_path))
+    assert_same(result, two_holders.run_joined(study, {"lyon": everyone}, tmp_path))
 
 
 def thirds(frame: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
@@ -131,7 +131,7 @@ def test_three_left_holders_link_each_by_itself_and_their_parts_add_up(secure_su
     study = two_holders.study(
         analyses={"a": ANALYSES["rates"], "b": ANALYSES["crosstab"]}, privacy=privacy, min_nodes=5
     )
-    found = two_holders.run_linked(
+    result = two_holders.run_linked(
         study, two_holders.holders(tmp_path, tables, thirds(tables.left))
     )
     joined = {
@@ -139,7 +139,7 @@ def test_three_left_holders_link_each_by_itself_and_their_parts_add_up(secure_su
         for name, part in thirds(tables.left).items()
     }
     expected = two_holders.run_joined(study, joined, tmp_path)
-    assert_same(found, expected, within=1e-6)  # a secure sum rounds to its grid
+    assert_same(result, expected, within=1e-6)  # a secure sum rounds to its grid
 
 
 def test_a_study_that_wants_more_nodes_than_take_part_ends(tables, tmp_path):
@@ -150,16 +150,16 @@ def test_a_study_that_wants_more_nodes_than_take_part_ends(tables, tmp_path):
 
 # -- what a result says
 def test_the_result_tells_how_many_are_linked_and_compares_them_with_the_others(tables, tmp_path):
-    found = two_holders.run_linked(
+    analysis = two_holders.run_linked(
         two_holders.study(analyses={"a": ANALYSES["crosstab"]}),
         two_holders.holders(tmp_path, tables),
     ).analyses["a"]
     left = tables.left[tables.left["year"] >= 2005]
     here = left["nir"].isin(tables.right["number"].str.replace(" ", ""))
-    assert found.n["linked"] == here.sum()
-    assert found.n["linked_share"] == pytest.approx(here.mean(), abs=1e-4)
-    assert "expected_false" not in found.n
-    rows = {(row["column"], row["level"]): row for row in found.tables["linkage"]}
+    assert analysis.n["linked"] == here.sum()
+    assert analysis.n["linked_share"] == pytest.approx(here.mean(), abs=1e-4)
+    assert "expected_false" not in analysis.n
+    rows = {(row["column"], row["level"]): row for row in analysis.tables["linkage"]}
     assert rows["people", "all"]["unlinked"] == (~here).sum()
     for level in ("low", "high"):
         row = rows["grade", level]
@@ -167,12 +167,21 @@ def test_the_result_tells_how_many_are_linked_and_compares_them_with_the_others(
         assert row["unlinked"] == (~here & (left["grade"] == level)).sum()
 
 
-def test_few_unlinked_people_are_not_counted(tmp_path):
+@pytest.mark.parametrize("keep", ["linked", "all"])
+def test_a_few_unlinked_people_end_an_exact_study(keep, tmp_path):
+    """The left's own exact answers about everyone, less those about the linked, would tell of
+    them."""
     tables = two_holders.make(400, 800, 395)
+    study = two_holders.study(analyses={"a": ANALYSES["crosstab"]}, link={"keep": keep})
+    with pytest.raises(errors.RefusalError, match="link_share: so few people of lyon"):
+        two_holders.run_linked(study, two_holders.holders(tmp_path, tables))
+
+
+def test_a_left_whose_people_are_all_linked_is_answered(tmp_path):
+    tables = two_holders.make(400, 800, 400)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
     found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
-    assert found.n["linked_share"] is None
-    assert all(row["unlinked"] is None for row in found.tables["linkage"])
+    assert (found.status, found.n["linked_share"]) == ("released", 1.0)
 
 
 def test_too_few_linked_people_end_the_study_before_any_row_opens(tmp_path):
@@ -186,11 +195,11 @@ def test_too_few_linked_people_end_the_study_before_any_row_opens(tmp_path):
 def test_in_mode_dp_a_linked_study_is_noised_and_counts_nobody(name, tables, tmp_path):
     privacy = {"mode": "dp", "epsilon": 20, "delta": 1e-5}
     study = two_holders.study(analyses={"a": {**ANALYSES[name]}}, privacy=privacy)
-    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
-    assert found.status == "released"
-    assert found.exactness == "noised"
-    assert "linked" not in found.n
-    assert any("one linked row" in note for note in found.notes)
+    analysis = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert analysis.status == "released"
+    assert analysis.exactness == "noised"
+    assert "linked" not in analysis.n
+    assert any("one linked row" in note for note in analysis.notes)
 
 
 def test_in_mode_dp_two_rows_of_one_identifier_are_no_refusal(tables, tmp_path):
@@ -243,21 +252,21 @@ def test_a_cascade_links_people_whose_surname_changed_by_a_later_key(tables, tmp
             "b": {"run": "crosstab", "rows": "link_step", "columns": "grade"},
         }
     )
-    found = two_holders.run_linked(study, two_holders.holders(tmp_path, both))
-    a = found.analyses["a"]
+    result = two_holders.run_linked(study, two_holders.holders(tmp_path, both))
+    a = result.analyses["a"]
     assert a.n["linked"] > 0.99 * len(two_holders.joined(both))
     steps = [row["linked"] for row in a.tables["linkage_steps"]]
     assert steps == sorted(steps)
     assert len(steps) >= 2
     assert a.n["expected_false"] < 2
-    assert found.analyses["b"].status == "released"
+    assert result.analyses["b"].status == "released"
 
 
 def test_after_a_cascade_the_result_says_what_noise_protects(tables, tmp_path):
     privacy = {"mode": "dp", "epsilon": 20, "delta": 1e-5}
     study = cascade_study(analyses={"a": ANALYSES["crosstab"]}, privacy=privacy)
-    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
-    assert any("given the links" in note for note in found.notes)
+    analysis = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert any("given the links" in note for note in analysis.notes)
 
 
 # -- policy
@@ -395,9 +404,9 @@ def test_a_holder_with_two_people_under_one_identifier_is_refused_without_naming
     twice["nir"] = [nir if i else f" {twice['nir'][1]} " for i, nir in enumerate(twice["nir"])]
     twice.loc[0, "nir"] = twice["nir"][1][:1] + "-" + twice["nir"][1][1:]
     twice.loc[[0, 1], "year"] = 2010
-    said = refused_by(two_holders.Tables(twice, tables.right), tmp_path)
-    assert "link_duplicates" in said
-    assert twice["nir"][1] not in said
+    message = refused_by(two_holders.Tables(twice, tables.right), tmp_path)
+    assert "link_duplicates" in message
+    assert twice["nir"][1] not in message
 
 
 def test_data_that_break_their_contract_are_refused_by_rule_and_column(tables, tmp_path):
@@ -415,11 +424,11 @@ def test_a_helper_that_drops_matches_is_caught_before_the_left_sends_its_columns
     honest = link_parties.matching.match
 
     def lying(left, stream, width):
-        found = honest(left, stream, width)
-        places = np.flatnonzero(found.is_matched)[:-1]
+        matched = honest(left, stream, width)
+        places = np.flatnonzero(matched.is_matched)[:-1]
         rng = np.random.default_rng(0)
-        found.tokens[places] = rng.permutation(found.tokens[places])
-        return found
+        matched.tokens[places] = rng.permutation(matched.tokens[places])
+        return matched
 
     sent = []
     monkeypatch.setattr(link_parties.matching, "match", lying)
@@ -428,12 +437,12 @@ def test_a_helper_that_drops_matches_is_caught_before_the_left_sends_its_columns
     assert sent == ["LinkError"]
 
 
-def record(function, said):
+def record(function, errors_):
     def called(*arguments):
         try:
             return function(*arguments)
         except LinkError:
-            said.append("LinkError")
+            errors_.append("LinkError")
             raise
 
     return called
@@ -465,7 +474,7 @@ KINDS = ("list", "size", "rows", "tokens", "places", "made-up rows", "columns")
     ],
 )
 def test_a_hub_that_withholds_changes_or_replays_a_message_ends_the_link(kind, fault, tmp_path):
-    small = two_holders.make(60, 80, 50)
+    small = two_holders.make(60, 80, 40)
     assert "link_message" in refused_by(small, tmp_path, Meddling(kind, fault))
 
 
@@ -476,7 +485,7 @@ def test_the_hub_reads_nothing_of_any_message(tmp_path):
         seen.extend(sealed)
         return sealed
 
-    small = two_holders.make(60, 80, 50)
+    small = two_holders.make(60, 80, 40)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
     for kind in KINDS:
         two_holders.run_linked(study, two_holders.holders(tmp_path, small), Meddling(kind, look))
@@ -499,12 +508,12 @@ def test_the_rows_of_linked_people_are_deleted_at_the_end_and_others_were_never_
         frame = pandas.read_csv(given["lyon"].source)  # the reader of the test can read
         import duckdb
 
-        kept = duckdb.read_parquet(file).df()
+        rows = duckdb.read_parquet(file).df()
         expected = two_holders.joined(tables)
-        assert len(kept) == len(expected) < len(frame)
-        assert sorted(kept["spent"]) == sorted(expected["spent"].astype(float))
-        assert not set(kept["pseudonym"]) & set(tables.left["nir"])
-        assert set(kept.columns) == {"age", "spent", "visits", "months", "pseudonym"}
+        assert len(rows) == len(expected) < len(frame)
+        assert sorted(rows["spent"]) == sorted(expected["spent"].astype(float))
+        assert not set(rows["pseudonym"]) & set(tables.left["nir"])
+        assert set(rows.columns) == {"age", "spent", "visits", "months", "pseudonym"}
     from pathlib import Path
 
     assert not Path(file).exists()

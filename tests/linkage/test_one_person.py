@@ -88,13 +88,13 @@ def test_which_of_two_rows_of_one_pseudonym_stays_depends_on_these_two_alone():
     values = rng.normal(0, 1, (40, 3))
     chosen = dict(zip(*map(as_tuples, link_parties.unique_people(names, values)), strict=True))
     assert len(chosen) == 20
-    for gone in range(0, 20, 5):
-        some = np.r_[0:gone, gone + 1 : 20 + gone, 21 + gone : 40][rng.permutation(38)]
+    for dropped in range(0, 20, 5):
+        some = np.r_[0:dropped, dropped + 1 : 20 + dropped, 21 + dropped : 40][rng.permutation(38)]
         fewer = zip(
             *map(as_tuples, link_parties.unique_people(names[some], values[some])), strict=True
         )
         assert dict(fewer) == {
-            name: row for name, row in chosen.items() if name != tuple(names[gone])
+            name: row for name, row in chosen.items() if name != tuple(names[dropped])
         }
 
 

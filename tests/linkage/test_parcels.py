@@ -7,6 +7,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from aggregator.parcels import Address, FullError, Parcels, Part
+from aggregator.parcels import Address, Attempt, FullError, Parcels, Part
 from federation import errors
 from federation.linkage import sealing
 from federation.linkage.errors import LinkError
@@ -25,6 +26,8 @@ from nodes.parcels import HubRelay
 from tests.linkage import parties
 
 FIRST, SECOND = "0" * 32, "1" * 32
+LINK = Attempt(FIRST, "lyon", "cnam", "casd")
+KB4 = 4096
 
 
 def address(attempt: str = FIRST, **changes: str) -> Address:
@@ -36,9 +39,24 @@ def part(content: bytes = b"sealed", is_last: bool = False) -> Part:
     return Part(content, hashlib.sha256(content).digest(), is_last)
 
 
+@dataclass
+class Begun:
+    """The attempt that the hub has begun, of every study; None if it has begun none."""
+
+    attempt: Attempt | None = LINK
+
+    def __call__(self, study_hash: str) -> Attempt | None:
+        return self.attempt
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Parcels:
-    return Parcels(tmp_path / "parcels", per_study=300, per_node=200)
+def begun() -> Begun:
+    return Begun()
+
+
+@pytest.fixture
+def store(tmp_path: Path, begun: Begun) -> Parcels:
+    return Parcels(tmp_path / "parcels", 30 * KB4, 20 * KB4, begun)
 
 
 def files(store: Parcels) -> list[str]:
@@ -60,7 +78,7 @@ def test_parts_are_taken_in_order_and_each_stays_until_the_next_is_asked_for(sto
 def test_a_part_that_comes_twice_counts_once_and_one_out_of_order_is_refused(store):
     store.put(address(), 0, part(b"a"))
     store.put(address(), 0, part(b"a"))
-    assert store.bytes_here == 1
+    assert store.bytes_here == KB4
     for number, content in ((0, b"other"), (2, b"c")):
         with pytest.raises(errors.InputError, match="part 1"):
             store.put(address(), number, part(content))
@@ -69,14 +87,15 @@ def test_a_part_that_comes_twice_counts_once_and_one_out_of_order_is_refused(sto
         store.put(address(), 2, part(b"after the end"))
 
 
-def test_names_with_dashes_keep_their_messages_apart(store):
-    names = [("a--b", "c", "d"), ("a", "b--c", "d"), ("a", "b", "c--d"), ("a--b", "c--d", "e")]
-    parties = ("sender", "receiver", "kind")
-    addresses = [address(**dict(zip(parties, each, strict=True))) for each in names]
+def test_names_with_dashes_keep_their_messages_apart(store, begun):
+    begun.attempt = Attempt(FIRST, "a--b", "a", "b--c")
+    ends = (("a--b", "b--c", "list"), ("b--c", "a--b", "tokens"), ("a", "b--c", "rows"))
+    addresses = [
+        address(sender=parties[0], receiver=parties[1], kind=parties[2]) for parties in ends
+    ]
     for number, each in enumerate(addresses):
         store.put(each, 0, part(b"%d" % number))
-    taken = [store.take(each, 0, 0).content for each in addresses]
-    assert taken == [b"0", b"1", b"2", b"3"]
+    assert [store.take(each, 0, 0).content for each in addresses] == [b"0", b"1", b"2"]
 
 
 def test_a_part_must_have_its_hash_and_its_size(store):
@@ -87,44 +106,81 @@ def test_a_part_must_have_its_hash_and_its_size(store):
 
 
 def test_a_study_and_a_node_have_limits_and_what_is_taken_makes_room(store):
-    store.put(address(), 0, part(bytes(150)))
+    listing = address(sender="lyon", kind="list")
+    store.put(address(), 0, part(bytes(15 * KB4)))
     with pytest.raises(FullError):  # the node's
-        store.put(address(), 1, part(bytes(60)))
-    store.put(address(sender="lyon", kind="list"), 0, part(bytes(120)))
+        store.put(address(), 1, part(bytes(6 * KB4)))
+    store.put(listing, 0, part(bytes(12 * KB4)))
     with pytest.raises(FullError):  # the study's
-        store.put(address(), 1, part(bytes(40)))
-    store.put(address(study_hash="other"), 0, part(bytes(150)))
-    store.put(address(sender="lyon", kind="list"), 1, part(b""))
-    store.take(address(sender="lyon", kind="list"), 1, 0)
-    store.put(address(), 1, part(bytes(40)))
+        store.put(address(), 1, part(bytes(4 * KB4)))
+    store.put(address(study_hash="other"), 0, part(bytes(15 * KB4)))
+    store.put(listing, 1, part())
+    store.take(listing, 1, 0)
+    store.put(address(), 1, part(bytes(4 * KB4)))
 
 
-def test_a_new_attempt_deletes_the_former_one_which_is_refused_from_then_on(store):
+def test_small_parts_count_as_the_file_that_each_takes_and_none_is_empty(store):
+    for number in range(20):
+        store.put(address(), number, part(b"x"))
+    with pytest.raises(FullError):
+        store.put(address(), 20, part(b"x"))
+    assert len(files(store)) == 20
+    with pytest.raises(errors.InputError, match="none is empty"):
+        store.put(address(), 20, part(b""))
+
+
+def test_a_new_attempt_deletes_the_former_one_which_is_refused_from_then_on(store, begun):
     store.put(address(), 0, part())
-    store.put(address(SECOND, kind="list"), 0, part(b"new"))
-    assert store.take(address(), 0, 0) is None
-    assert store.bytes_here == 3
-    with pytest.raises(errors.RefusalError, match="ended"):
-        store.put(address(), 1, part())
+    begun.attempt = replace(LINK, name=SECOND)
+    store.put(address(SECOND), 0, part(b"new"))
+    assert store.bytes_here == KB4
+    for call in (lambda: store.take(address(), 0, 0), lambda: store.put(address(), 1, part())):
+        with pytest.raises(errors.RefusalError, match="that this hub has begun"):
+            call()
+    assert store.take(address(SECOND), 0, 0) == part(b"new")
 
 
-def test_nothing_is_left_of_a_study_that_ended_nor_of_an_earlier_process(store, tmp_path):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"attempt": SECOND},
+        {"attempt": "../x"},
+        {"sender": "lyon"},
+        {"receiver": "lyon"},
+        {"sender": "casd", "receiver": "cnam"},
+        {"sender": "stranger"},
+        {"kind": "list"},
+        {"kind": "../rows"},
+        {"kind": "a kind of its own"},
+    ],
+)
+def test_a_party_cannot_begin_an_attempt_or_invent_a_message(store, other):
+    """Nor end the one that runs, nor fill the hub's memory with the names of messages."""
+    store.put(address(), 0, part())
+    for call in (
+        lambda: store.put(address(**other), 0, part()),
+        lambda: store.take(address(**other), 0, 0),
+    ):
+        with pytest.raises(errors.RefusalError, match="no message of an attempt"):
+            call()
+    assert list(store.waiting) == [address()]
+    assert store.take(address(), 0, 0) == part()
+
+
+def test_no_message_is_taken_where_no_attempt_was_begun(store, begun):
+    begun.attempt = None
+    with pytest.raises(errors.RefusalError, match="no message of an attempt"):
+        store.put(address(), 0, part())
+    assert not store.folder.exists()
+
+
+def test_nothing_is_left_of_a_study_that_ended_nor_of_an_earlier_process(store, begun):
     store.put(address(), 0, part())
     store.put(address(study_hash="other"), 0, part())
     store.end("abc")
     assert [path.name for path in store.folder.iterdir()] == ["other"]
-    with pytest.raises(errors.RefusalError):
-        store.put(address(), 1, part())
-    Parcels(store.folder, 1, 1)
+    Parcels(store.folder, 1, 1, begun)
     assert not store.folder.exists()
-
-
-@pytest.mark.parametrize("wrong", [{"attempt": "../x"}, {"kind": "../rows"}, {"kind": "a/b"}])
-def test_the_words_of_an_address_lead_nowhere_else(store, wrong):
-    with pytest.raises(errors.InputError, match="address"):
-        store.put(address(**wrong), 0, part())
-    with pytest.raises(errors.InputError, match="address"):
-        store.take(address(**wrong), 0, 0)
 
 
 def test_a_receiver_waits_until_a_part_is_there(store):
@@ -134,9 +190,9 @@ def test_a_receiver_waits_until_a_part_is_there(store):
     assert store.take(address(), 1, 0) is None
 
 
-def test_memory_stays_flat_while_parts_pass(tmp_path):
+def test_memory_stays_flat_while_parts_pass(tmp_path, begun):
     """One part of 1 MiB is in memory at a time; 64 pass."""
-    store = Parcels(tmp_path / "parcels", per_study=2**30, per_node=2**30)
+    store = Parcels(tmp_path / "parcels", 2**30, 2**30, begun)
     content = part(bytes(2**20))
     store.put(address(), 0, content)
     tracemalloc.start()
@@ -171,9 +227,11 @@ class FlakyHub:
     def Put(self, parcel: Any, timeout: float) -> None:  # noqa: N802 (its name in gRPC)
         self.calls += 1
         self._break(1)
-        one = Address(parcel.study_hash, parcel.attempt, "lyon", parcel.receiver, parcel.kind)
+        address = Address(parcel.study_hash, parcel.attempt, "lyon", parcel.receiver, parcel.kind)
         try:
-            self.store.put(one, parcel.number, Part(parcel.content, parcel.sha256, parcel.is_last))
+            self.store.put(
+                address, parcel.number, Part(parcel.content, parcel.sha256, parcel.is_last)
+            )
         except FullError:
             raise BrokenCallError(grpc.StatusCode.RESOURCE_EXHAUSTED) from None
         self._break(3)
@@ -181,32 +239,32 @@ class FlakyHub:
     def Take(self, request: Any, timeout: float) -> Any:  # noqa: N802
         self.calls += 1
         self._break(1)
-        one = Address(request.study_hash, request.attempt, request.sender, "casd", request.kind)
-        found = self.store.take(one, request.number, 0.1)
+        address = Address(request.study_hash, request.attempt, request.sender, "casd", request.kind)
+        part = self.store.take(address, request.number, 0.1)
         self._break(3)
-        if found is None:
+        if part is None:
             return hub_pb2.ParcelReply()
         return hub_pb2.ParcelReply(
-            is_there=True, is_last=found.is_last, content=found.content, sha256=found.sha256
+            is_there=True, is_last=part.is_last, content=part.content, sha256=part.sha256
         )
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlakyHub:
-    flaky = FlakyHub(Parcels(tmp_path / "parcels", per_study=2000, per_node=1000))
+    flaky = FlakyHub(Parcels(tmp_path / "parcels", 8 * KB4, 4 * KB4, Begun()))
     monkeypatch.setattr(hub_pb2_grpc, "NodesStub", lambda connection: flaky)
     monkeypatch.setattr(relays, "AGAIN_S", 0.01)
     return flaky
 
 
 @contextmanager
-def connected(own: object) -> Iterator[object]:
-    yield own
+def connected(enrolment: object) -> Iterator[object]:
+    yield enrolment
 
 
 def relay(patience_s: float = 10.0) -> HubRelay:
-    own: Any = SimpleNamespace()
-    return HubRelay(own, patience_s=patience_s, connect=connected)
+    enrolment: Any = SimpleNamespace()
+    return HubRelay(enrolment, patience_s=patience_s, connect=connected)
 
 
 def channel() -> Channel:

@@ -101,7 +101,7 @@ def test_a_column_that_is_open_to_others_only_is_closed_side_by_side_too(given):
 
 
 # -- at nodes that hold their datasets under their own contracts
-WRITTEN = {name: one.canonical() for name, one in CONTRACTS.items()}
+WRITTEN = {name: contract.canonical() for name, contract in CONTRACTS.items()}
 
 
 def run_of(study):
@@ -112,7 +112,7 @@ def run_of(study):
 
 def node(name, dataset, folder):
     site = replace(local.site(name, dataset), state=folder / name / "state")
-    approvals = Approvals(state_folder.made(site.state) / "approvals.sqlite")
+    approvals = Approvals(state_folder.create(site.state) / "approvals.sqlite")
     source_checks.record(site.state, dataset.contract.dataset, dataset, passed=True)
     return NodeContext(site, approvals=approvals)
 
@@ -127,8 +127,8 @@ def propose(study, contexts, contracts=WRITTEN):
                      run_.deadline, 0, "approved", "", "policy", at, text)
         )  # fmt: skip
         if study.privacy.mode == "dp":
-            (own,) = context.site.datasets
-            account = context.site.account(own, NOW.year)
+            (dataset,) = context.site.datasets
+            account = context.site.account(dataset, NOW.year)
             ledger.grant(
                 context.ledger, account, study.privacy.rho, by="t", at=at, study=study.hash
             )
@@ -154,11 +154,11 @@ def held(given, tmp_path):
 def test_each_node_answers_for_the_dataset_that_it_holds(mode, given, held):
     study = beside(min_nodes=2, privacy={"mode": mode, "epsilon": 20})
     outcome = run_at_nodes(study, held)
-    found = release.clear(outcome, started=NOW, finished=NOW, engine="flower")
+    document = release.clear(outcome, started=NOW, finished=NOW, engine="flower")
     if mode == "exact":
-        assert found.analyses["rates"].tables == run(study, given).analyses["rates"].tables
+        assert document.analyses["rates"].tables == run(study, given).analyses["rates"].tables
         return
-    assert found.analyses["rates"].status == "released"
+    assert document.analyses["rates"].status == "released"
     for context, name in zip(held, ("reports", "exposed"), strict=True):
         assert ledger.spent_by(context.ledger, name, study.hash).rho > 0
         assert list(context.site.datasets) == [name]
@@ -179,7 +179,7 @@ def test_a_run_whose_contracts_are_not_the_signed_ones_is_refused(held):
         ["ansm", "cnam"],
         ticket=run_of(study).digest,
     )
-    rules = {one.rule for run_ in outcome.runs.values() for one in run_.refusals.values()}
+    rules = {refusal.rule for run_ in outcome.runs.values() for refusal in run_.refusals.values()}
     assert rules == {"contract"}
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_was_never_proposed_is_refused(held):
         ["ansm", "cnam"],
         ticket=run_of(study).digest,
     )
-    rules = {one.rule for run_ in outcome.runs.values() for one in run_.refusals.values()}
+    rules = {refusal.rule for run_ in outcome.runs.values() for refusal in run_.refusals.values()}
     assert rules == {"approval"}
 
 
@@ -226,23 +226,25 @@ def test_in_exact_mode_people_without_a_plain_key_are_not_set_side_by_side(held)
     ]
     studies = {mode: beside(privacy={"mode": mode}) for mode in ("exact", "dp")}
     for key in keys:
-        own = reports.model_copy(update={"columns": {**reports.columns, "number": key}})
-        contracts = {**CONTRACTS, "reports": own}
-        site = replace(held[0].site, datasets={"reports": Dataset(own, "x.csv")})
-        found = {
+        reports_ = reports.model_copy(update={"columns": {**reports.columns, "number": key}})
+        contracts = {**CONTRACTS, "reports": reports_}
+        site = replace(held[0].site, datasets={"reports": Dataset(reports_, "x.csv")})
+        placed = {
             mode: side_by_side.placed(
                 study, datasets.contract_of(study, contracts), contracts, site
             )
             for mode, study in studies.items()
         }
-        assert isinstance(found["exact"], Refusal)
-        assert found["exact"].rule == "differencing"
-        assert not isinstance(found["dp"], Refusal)
+        assert isinstance(placed["exact"], Refusal)
+        assert placed["exact"].rule == "differencing"
+        assert not isinstance(placed["dp"], Refusal)
 
 
 def test_a_node_with_both_datasets_answers_for_neither(given, held):
     study = beside()
-    site = replace(held[0].site, datasets={one.contract.dataset: one for one in given.values()})
+    site = replace(
+        held[0].site, datasets={dataset.contract.dataset: dataset for dataset in given.values()}
+    )
     joint = datasets.contract_of(study, CONTRACTS)
     refused = side_by_side.placed(study, joint, CONTRACTS, site)
     assert isinstance(refused, Refusal)
@@ -251,12 +253,12 @@ def test_a_node_with_both_datasets_answers_for_neither(given, held):
 
 # -- who is asked
 def party(name, *held_):
-    holdings = {one: {"contract": CONTRACTS[one].hash} for one in held_}
+    holdings = {dataset: [{"contract": CONTRACTS[dataset].hash}] for dataset in held_}
     return Party(name, "node", "", "", 0, (), 0.0, None, None, "", holdings)
 
 
 def chosen(*parties, named=(), **changes):
-    nodes = {one.name: one for one in parties}
+    nodes = {party_.name: party_ for party_ in parties}
     return linked_studies.side_by_side(beside(**changes), WRITTEN, nodes, named)
 
 
@@ -264,9 +266,9 @@ ANSM, CNAM, BOTH = party("ansm", "reports"), party("cnam", "exposed"), party("bo
 
 
 def test_every_node_that_holds_one_of_the_datasets_is_asked():
-    found = chosen(ANSM, CNAM, party("other"), min_nodes=2)
-    assert found.held == {"ansm": "reports", "cnam": "exposed"}
-    assert found.asked == ["ansm", "cnam"]
+    holders = chosen(ANSM, CNAM, party("other"), min_nodes=2)
+    assert holders.held == {"ansm": "reports", "cnam": "exposed"}
+    assert holders.asked == ["ansm", "cnam"]
     assert chosen(ANSM, CNAM, BOTH, named=["ansm", "cnam"], min_nodes=2).asked == ["ansm", "cnam"]
 
 
@@ -287,10 +289,10 @@ def test_a_study_without_a_node_for_each_dataset_is_not_submitted(there, named, 
 def test_a_study_waits_for_a_node_of_each_dataset():
     study = beside(min_nodes=2)
     link = chosen(ANSM, CNAM, party("nice", "reports"), min_nodes=2).to_text()
-    one = Submitted(
+    submitted = Submitted(
         1, study.study, study.hash, "c", study.canonical(), "", "", "", "waiting", "", 0.0, 0.0,
         None, None, 0, "", None, link,
     )  # fmt: skip
-    assert one.parties is None
-    assert scheduler._suffice(one, study, ["ansm", "cnam"])
-    assert not scheduler._suffice(one, study, ["ansm", "nice"])
+    assert submitted.parties is None
+    assert scheduler._suffice(submitted, study, ["ansm", "cnam"])
+    assert not scheduler._suffice(submitted, study, ["ansm", "nice"])

@@ -53,12 +53,12 @@ def simulated(folder, *nodes: str, contract=None, engine="local"):
 @pytest.mark.parametrize("written", ["lyon={}/left.csv", "lyon=register:{}/left.csv"])
 def test_a_nodes_dataset_is_the_one_whose_columns_its_file_has_or_as_written(written, folder):
     nodes = [written.format(folder), f"cnam={folder}/right.csv", "casd=helper"]
-    found = simulated(folder, *nodes)
-    analysis = found["analyses"]["all"]
+    result = simulated(folder, *nodes)
+    analysis = result["analyses"]["all"]
     assert analysis["status"] == "released"
     assert analysis["n"]["linked"] > 0
     assert {row["column"] for row in analysis["tables"]["linkage"]} == {"people", "grade"}
-    assert found["provenance"]["nodes"] == ["lyon"]
+    assert result["provenance"]["nodes"] == ["lyon"]
     assert not list((folder / "out").rglob("*.parquet"))
 
 
@@ -109,24 +109,24 @@ def test_a_linked_study_without_its_folder_needs_its_contracts_by_name(folder):
 
 # -- who is asked
 def party(name: str, dataset: str = "", contract: str = "") -> Party:
-    own = two_holders.CONTRACTS.get(dataset)
-    held = {dataset: {"contract": contract or own.hash}} if own else {}
+    contract_ = two_holders.CONTRACTS.get(dataset)
+    held = {dataset: {"contract": contract or contract_.hash}} if contract_ else {}
     return Party(name, "node", "", "", 0, (), 0.0, None, None, "", held)
 
 
 def nodes(*parties: Party) -> dict[str, Party]:
-    return {one.name: one for one in parties}
+    return {party_.name: party_ for party_ in parties}
 
 
 LYON, NANTES = party("lyon", "register"), party("nantes", "register")
 CNAM, CASD = party("cnam", "insurer"), party("casd")
-WRITTEN = {name: one.canonical() for name, one in two_holders.CONTRACTS.items()}
+WRITTEN = {name: contract.canonical() for name, contract in two_holders.CONTRACTS.items()}
 
 
 def test_the_parties_are_all_left_holders_the_right_one_and_the_helper():
     everyone = nodes(LYON, NANTES, CNAM, CASD, party("other"))
-    found = linked_studies.parties(two_holders.study(), WRITTEN, everyone)
-    assert found.roles == {"lyon": "left", "nantes": "left", "cnam": "right", "casd": "helper"}
+    parties = linked_studies.parties(two_holders.study(), WRITTEN, everyone)
+    assert parties.roles == {"lyon": "left", "nantes": "left", "cnam": "right", "casd": "helper"}
     chosen = linked_studies.parties(two_holders.study(), WRITTEN, everyone, ["cnam", "nantes"])
     assert chosen.roles == {"nantes": "left", "cnam": "right", "casd": "helper"}
 

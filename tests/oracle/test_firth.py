@@ -114,7 +114,7 @@ def test_separated_numbers_have_a_penalised_estimate() -> None:
 def test_a_column_that_repeats_another_is_left_out_of_the_penalty_too() -> None:
     twice = {"twice": "x * 2"}
     options: dict[str, Any] = {"run": "glm", "family": "binomial", "penalty": "firth"}
-    rows = table().assign(twice=lambda made: made.x * 2)
+    rows = table().assign(twice=lambda frame: frame.x * 2)
     both = fits.fit(rows, CONTRACT, derive=twice, model="y ~ g + x + twice", **options)
     alone = fits.fit(rows, CONTRACT, model="y ~ g + x", **options)
     *rest, last = both.tables["coefficients"].rows

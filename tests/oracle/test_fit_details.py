@@ -104,7 +104,7 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "rule"),
     [
         ({"run": "cox", "model": "Surv(start, stop, event) ~ dose"}, "end after they begin"),
         ({"run": "kaplan_meier", "model": "Surv(start, stop, event) ~ 1"}, "end after they begin"),
@@ -127,11 +127,11 @@ def test_rows_that_end_as_they_begin_are_left_out_with_a_note(options: dict[str,
     ],
 )
 def test_a_cohort_that_loses_its_events_to_a_rule_names_the_rule(
-    options: dict[str, Any], said: str
+    options: dict[str, Any], rule: str
 ) -> None:
     """The message was that nobody has an event."""
     rows = PEOPLE.assign(start=PEOPLE["stop"])
-    with pytest.raises(ModelError, match=f"no event.*{said}"):
+    with pytest.raises(ModelError, match=f"no event.*{rule}"):
         fits.fit(rows, CONTRACT, **options)
 
 

@@ -170,12 +170,12 @@ def test_a_column_that_repeats_another_is_left_out_at_any_variance_between_perso
         rows_per_person=3,
     )
     table, options = pandas.DataFrame(rows), {"run": "mixed_model", "method": method}
-    found = fits.fit(table, contract, model="y ~ h + x", **options)
+    result = fits.fit(table, contract, model="y ~ h + x", **options)
     alone = fits.fit(table, contract, model="y ~ h", **options)
-    *kept, left_out = (row["estimate"] for row in found.tables["coefficients"].rows)
-    assert left_out is None and any("x: not estimated" in note for note in found.notes)
+    *estimates, left_out = (row["estimate"] for row in result.tables["coefficients"].rows)
+    assert left_out is None and any("x: not estimated" in note for note in result.notes)
     expected = [row["estimate"] for row in alone.tables["coefficients"].rows]
-    assert kept == pytest.approx(expected, rel=1e-7, abs=1e-9)  # one maximum, two ways to it
+    assert estimates == pytest.approx(expected, rel=1e-7, abs=1e-9)  # one maximum, two ways to it
 
 
 @pytest.mark.parametrize("digits", [0, 1, 2])

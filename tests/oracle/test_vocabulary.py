@@ -324,8 +324,8 @@ def test_disproportionality_is_the_closed_forms_of_r(patients: Any) -> None:
         ours = [rows[key][name] for key in keys]
         finite = [
             i
-            for i, one in enumerate(ours)
-            if one is not None
+            for i, our_row in enumerate(ours)
+            if our_row is not None
             and (name != "chi_squared" or abs(rows[keys[i]]["n"] - rows[keys[i]]["expected"]) > 0.5)
         ]
         assert len(finite) >= 9, name

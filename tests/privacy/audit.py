@@ -213,7 +213,7 @@ def audit(
     """`bend` puts a fault into the analysis; another `entropy` than the node's own makes a test
     that can be run again."""
     study = federations.study_of({"a": case.analysis}, privacy={"mode": "dp", "epsilon": EPSILON})
-    task = bend(registry.plan(study, CONTRACT)["a"])
+    task = remembering(bend(registry.plan(study, CONTRACT)["a"]))
     rest = others(case.people)
     if case.soon:
         rest = rest.assign(time=1 + rest["time"] // 4, event=1)
@@ -240,6 +240,28 @@ def result_of(name: str, study: Study, ratios: Sequence[Any]) -> AttackResult:
     )
     lower_bound = max(0.0, float(stats.norm.ppf(least) - stats.norm.ppf(most)))
     return AttackResult(name, math.sqrt(2 * study.privacy.rho / accounting.PICO), lower_bound, runs)
+
+
+def remembering(task: AnyTask) -> AnyTask:
+    """The task, whose analysis computes the part of a cohort at a state once. An attack asks the
+    same state in each run, and the part has no noise yet. A training's part depends on the coins of
+    its release, which are others in each run."""
+    sound = task.analysis
+    parts: dict[object, Part] = {}
+
+    class Remembering:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sound, name)
+
+        def local(self, cohort: Any, task: AnyTask, state: State) -> Part:
+            arrays = sorted((name, array.tobytes()) for name, array in state.values.items())
+            coins = cohort.release if task.training is not None else b""
+            key = (id(cohort.cache), coins, state.step, *arrays)
+            if key not in parts:
+                parts[key] = sound.local(cohort, task, state)
+            return parts[key]
+
+    return replace(task, analysis=Remembering())
 
 
 def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
@@ -281,7 +303,7 @@ def _ratio(
     entropy: Entropy,
 ) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
-    heard: list[tuple[State, NoisedAnswer]] = []
+    answers: list[tuple[State, NoisedAnswer]] = []
     context = NodeContext(
         Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY),
         {study.hash: StudySession({"a": task}, cohort, _RULES, None)},
@@ -293,15 +315,15 @@ def _ratio(
         replies = send(queries)
         answer = replies[0].answers[TaskId("a")]
         assert isinstance(answer, NoisedAnswer), answer
-        heard.append((queries["n"].states[TaskId("a")], answer))
+        answers.append((queries["n"].states[TaskId("a")], answer))
         return replies
 
     with mock.patch.object(registry, "plan", return_value={"a": task}):
         rounds.run(study, CONTRACT, secure_sum.ask_of(listening, lambda _: {"a": task}), ["n"])
     total = 0.0
-    for state, answer in heard:
+    for state, answer in answers:
         if state.step == "descend":
-            total += _of_steps(study, task, state, answer, heard[0][1], both)
+            total += _of_steps(study, task, state, answer, answers[0][1], both)
             continue
         for name, steps in answer.steps.items():
             off = [

@@ -24,7 +24,7 @@ class Attack:
     people: int = PEOPLE  # of each node
 
 
-def one(name: str, analysis: Mapping[str, Any], **more: Any) -> Attack:
+def single(name: str, analysis: Mapping[str, Any], **more: Any) -> Attack:
     """One study of one analysis."""
     return Attack(name, [{"analyses": {"a": analysis}, **more}])
 
@@ -40,144 +40,150 @@ def glm(model: str, family: str = "gaussian", **more: Any) -> dict[str, Any]:
 def masks() -> Iterator[Attack]:
     """A column that is the target's value, and a constant for everyone else."""
     t = {"x": f"if({T}, income, 0)"}
-    yield one("mask: describe", {"run": "describe", "columns": ["x"]}, **derive(**t))
-    yield one("mask: anova", {"run": "anova", "value": "x", "by": "sex"}, **derive(**t))
-    yield one("mask: glm ~ 1", glm("x ~ 1"), **derive(**t))
-    yield one("mask: glm ~ age", glm("x ~ age"), **derive(**t))
-    yield one("mask: rates", {"run": "rates", "events": "x", "time": "time"}, **derive(**t))
-    yield one(
+    yield single("mask: describe", {"run": "describe", "columns": ["x"]}, **derive(**t))
+    yield single("mask: anova", {"run": "anova", "value": "x", "by": "sex"}, **derive(**t))
+    yield single("mask: glm ~ 1", glm("x ~ 1"), **derive(**t))
+    yield single("mask: glm ~ age", glm("x ~ age"), **derive(**t))
+    yield single("mask: rates", {"run": "rates", "events": "x", "time": "time"}, **derive(**t))
+    yield single(
         "mask: rates time",
         {"run": "rates", "events": "event", "time": "x"},
         **derive(x=f"if({T}, time, 0)"),
     )
-    yield one("mask: inequality", {"run": "inequality", "value": "x", "step": 100}, **derive(**t))
-    yield one("mask: pca", {"run": "pca", "columns": ["x", "age"]}, **derive(**t))
-    yield one("mask: k_means", {"run": "k_means", "columns": ["x", "age"]}, **derive(**t))
-    yield one("mask: two steps", glm("y ~ 1"), **derive(x=T, y="if(x, income, 0)"))
-    yield one("mask: product", glm("y ~ 1"), **derive(x=T, y="x * income"))
-    yield one("mask: inverted", glm("y ~ 1"), **derive(y=f"if({T}, 0, income)"))
-    yield one("mask: inline", glm(f"if({T}, income, 0) ~ 1"))
-    yield one(
+    yield single(
+        "mask: inequality", {"run": "inequality", "value": "x", "step": 100}, **derive(**t)
+    )
+    yield single("mask: pca", {"run": "pca", "columns": ["x", "age"]}, **derive(**t))
+    yield single("mask: k_means", {"run": "k_means", "columns": ["x", "age"]}, **derive(**t))
+    yield single("mask: two steps", glm("y ~ 1"), **derive(x=T, y="if(x, income, 0)"))
+    yield single("mask: product", glm("y ~ 1"), **derive(x=T, y="x * income"))
+    yield single("mask: inverted", glm("y ~ 1"), **derive(y=f"if({T}, 0, income)"))
+    yield single("mask: inline", glm(f"if({T}, income, 0) ~ 1"))
+    yield single(
         "mask: in a list",
         glm("y ~ 1"),
         **derive(y="if(age in (93, 92.5) and sex = 'F', income, 0)"),
     )
-    yield one(
+    yield single(
         "mask: by income",
         glm("hiv ~ x", "binomial"),
         **derive(x="income = 123457 or income = 23457"),
     )
-    yield one("mask: by date", glm("y ~ 1"), **derive(y="if(birth = '1933-06-15', income, 0)"))
-    yield one("mask: power", glm("y ~ 1"), **derive(y="income * (age / 93) ^ 400"))
-    yield one("mask: floor", glm("y ~ 1"), **derive(y="income * floor(age / 93)"))
-    yield one(
+    yield single("mask: by date", glm("y ~ 1"), **derive(y="if(birth = '1933-06-15', income, 0)"))
+    yield single("mask: power", glm("y ~ 1"), **derive(y="income * (age / 93) ^ 400"))
+    yield single("mask: floor", glm("y ~ 1"), **derive(y="income * floor(age / 93)"))
+    yield single(
         "mask: of a small perturbation",
         glm("y ~ 1"),
         **derive(y=f"age + 0.001 * if({T} and hiv, 1, 0)"),
     )
-    yield one(
+    yield single(
         "mask: perturbed smoothly",
         glm("y ~ 1"),
         **derive(y="age + 0.001 * hiv * exp(4 * (age - 93))"),
     )
-    yield one("mask: at open nodes", glm("x ~ 1"), **derive(**t), policy={"hub_sees_cells": True})
+    yield single(
+        "mask: at open nodes", glm("x ~ 1"), **derive(**t), policy={"hub_sees_cells": True}
+    )
 
 
 def indicators() -> Iterator[Attack]:
     """A design column that is another for the target alone."""
-    yield one("indicator: glm", glm("income ~ x"), **derive(x=T))
-    yield one(
+    yield single("indicator: glm", glm("income ~ x"), **derive(x=T))
+    yield single(
         "indicator: min_cell 200",
         glm("income ~ x"),
         **derive(x=T),
         privacy={"mode": "exact", "min_cell": 200},
     )
-    yield one("indicator: split", {**glm("income ~ x"), "results": "split"}, **derive(x=T))
-    yield one("indicator: both", {**glm("income ~ x"), "results": "both"}, **derive(x=T))
-    yield one(
+    yield single("indicator: split", {**glm("income ~ x"), "results": "split"}, **derive(x=T))
+    yield single("indicator: both", {**glm("income ~ x"), "results": "both"}, **derive(x=T))
+    yield single(
         "indicator: secure sum",
         glm("income ~ x"),
         **derive(x=T),
         privacy={"mode": "exact", "secure_sum": True},
     )
-    yield one("indicator: exp", glm("income ~ I(exp(4*(age-93)))"))
-    yield one("indicator: exp in poisson", glm("visits ~ I(exp(4*(age-93)))", "poisson"))
-    yield one("indicator: exp, gated", glm("hiv ~ I(exp(2*(age-93)))", "binomial"))
-    yield one("indicator: reciprocal", glm("income ~ I(1/(93.1-age))"))
-    yield one("indicator: high power", glm("income ~ I((age/93)**60)"))
-    yield one("indicator: modulo", glm("income ~ age + I(age % 93)"))
-    yield one("indicator: kink", glm("income ~ age + I(abs(age-92.5))"))
-    yield one("indicator: root of a square", glm("income ~ age + I(sqrt((age-92.5)**2))"))
-    yield one(
+    yield single("indicator: exp", glm("income ~ I(exp(4*(age-93)))"))
+    yield single("indicator: exp in poisson", glm("visits ~ I(exp(4*(age-93)))", "poisson"))
+    yield single("indicator: exp, gated", glm("hiv ~ I(exp(2*(age-93)))", "binomial"))
+    yield single("indicator: reciprocal", glm("income ~ I(1/(93.1-age))"))
+    yield single("indicator: high power", glm("income ~ I((age/93)**60)"))
+    yield single("indicator: modulo", glm("income ~ age + I(age % 93)"))
+    yield single("indicator: kink", glm("income ~ age + I(abs(age-92.5))"))
+    yield single("indicator: root of a square", glm("income ~ age + I(sqrt((age-92.5)**2))"))
+    yield single(
         "indicator: polynomial",
         glm("income ~ " + " + ".join(f"I(((age-55)/38)**{d})" for d in range(1, 25))),
     )
-    yield one("indicator: of everyone else", glm("income ~ x"), **derive(x=f"not ({T})"))
-    yield one("indicator: with hiv", glm("income ~ x"), **derive(x=f"{T} and hiv"))
-    yield one("indicator: without hiv", glm("income ~ x"), **derive(x=f"{T} and not hiv"))
-    yield one(
+    yield single("indicator: of everyone else", glm("income ~ x"), **derive(x=f"not ({T})"))
+    yield single("indicator: with hiv", glm("income ~ x"), **derive(x=f"{T} and hiv"))
+    yield single("indicator: without hiv", glm("income ~ x"), **derive(x=f"{T} and not hiv"))
+    yield single(
         "indicator: disjunction", glm("income ~ x"), **derive(x=f"sex = 'M' or not ({T} and hiv)")
     )
-    yield one("indicator: interaction", glm("income ~ a:b"), **derive(a="age >= 92", b="sex = 'F'"))
-    yield one(
+    yield single(
+        "indicator: interaction", glm("income ~ a:b"), **derive(a="age >= 92", b="sex = 'F'")
+    )
+    yield single(
         "indicator: product of numbers",
         glm("income ~ a:b"),
         **derive(a="floor(age / 92)", b="sex = 'F'"),
     )
-    yield one("indicator: contract levels", glm("income ~ band:sex:region:ward:hiv"))
-    yield one("indicator: missing lab", glm("income ~ x"), **derive(x="missing(lab)"))
-    yield one(
+    yield single("indicator: contract levels", glm("income ~ band:sex:region:ward:hiv"))
+    yield single("indicator: missing lab", glm("income ~ x"), **derive(x="missing(lab)"))
+    yield single(
         "indicator: pca", {"run": "pca", "columns": ["x", "age"]}, **derive(x=f"if({T}, 1, 0)")
     )
-    yield one(
+    yield single(
         "indicator: mixed",
         {"run": "mixed_model", "model": "income ~ x", "by": "region"},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "indicator: fedavg", {"run": "fedavg", "model": "hiv ~ x", "rounds": 3}, **derive(x=T)
     )
-    yield one(
+    yield single(
         "indicator: trees",
         {"run": "boosted_trees", "model": "hiv ~ x", "trees": 2},
         **derive(x=f"if({T}, 1, 0)"),
     )
-    yield one(
+    yield single(
         "indicator: imputation",
         {"run": "multiple_imputation", "model": "income ~ x + lab", "impute": ["lab"], "times": 2},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "indicator: propensity",
         {"run": "propensity", "treatment": "treated", "confounders": "x + dose"},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "indicator: treatment",
         {"run": "propensity", "treatment": "x", "confounders": "dose"},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "indicator: crosstab", {"run": "crosstab", "rows": "x", "columns": "hiv"}, **derive(x=T)
     )
-    yield one(
+    yield single(
         "indicator: mantel",
         {"run": "mantel_haenszel", "exposure": "x", "outcome": "hiv", "strata": ["sex"]},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "indicator: pairs",
         {"run": "disproportionality", "drug": "x", "event": "hiv"},
         **derive(x=T),
     )
-    yield one("indicator: response", glm("x ~ age", "binomial"), **derive(x=f"{T} and hiv"))
-    yield one(
+    yield single("indicator: response", glm("x ~ age", "binomial"), **derive(x=f"{T} and hiv"))
+    yield single(
         "indicator: at open nodes",
         glm("income ~ x"),
         **derive(x=T),
         policy={"hub_sees_cells": True},
     )
-    yield one(
+    yield single(
         "indicator: with hiv at open nodes",
         glm("income ~ x"),
         **derive(x=f"{T} and hiv"),
@@ -186,23 +192,23 @@ def indicators() -> Iterator[Attack]:
 
 
 def weights() -> Iterator[Attack]:
-    yield one("weights: one and next to nothing", glm("income ~ 1", weights=f"if({T}, 1, 1e-9)"))
-    yield one("weights: smooth", glm("income ~ 1", weights="exp(4 * (age - 93))"))
-    yield one("weights: power", glm("income ~ 1", weights="(age / 93) ^ 300"))
-    yield one("weights: zero", glm("income ~ 1", weights=f"if({T}, 0, 1)"))
-    yield one(
+    yield single("weights: one and next to nothing", glm("income ~ 1", weights=f"if({T}, 1, 1e-9)"))
+    yield single("weights: smooth", glm("income ~ 1", weights="exp(4 * (age - 93))"))
+    yield single("weights: power", glm("income ~ 1", weights="(age / 93) ^ 300"))
+    yield single("weights: zero", glm("income ~ 1", weights=f"if({T}, 0, 1)"))
+    yield single(
         "weights: cox",
         {"run": "cox", "model": "Surv(time, event) ~ dose", "weights": f"if({T}, 1, 1e-6)"},
     )
-    yield one(
+    yield single(
         "offset: of one", glm("visits ~ 1 + offset(x)", "poisson"), **derive(x=f"if({T}, 20, 0)")
     )
-    yield one(
+    yield single(
         "offset: smooth",
         glm("visits ~ 1 + offset(x)", "poisson"),
         **derive(x="20 * exp(4 * (age - 93))"),
     )
-    yield one(
+    yield single(
         "offset: logistic", glm("hiv ~ 1 + offset(x)", "binomial"), **derive(x=f"if({T}, 0, 40)")
     )
 
@@ -210,34 +216,36 @@ def weights() -> Iterator[Attack]:
 def survival() -> Iterator[Attack]:
     model = "Surv(time, event) ~ x"
     for run in ("cox", "piecewise_exponential", "kaplan_meier"):
-        yield one(f"survival: {run} ~ T", {"run": run, "model": model}, **derive(x=T))
-    yield one(
+        yield single(f"survival: {run} ~ T", {"run": run, "model": model}, **derive(x=T))
+    yield single(
         "survival: fine_gray ~ T",
         {"run": "fine_gray", "model": "Surv(time, cause) ~ x", "cause": "death"},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "survival: incidence ~ T",
         {"run": "cumulative_incidence", "model": "Surv(time, cause) ~ x"},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "survival: strata of one",
         {"run": "cox", "model": "Surv(time, event) ~ dose + strata(x)", "strata": "node"},
         **derive(x=T),
     )
-    yield one(
+    yield single(
         "survival: time of one",
         {"run": "cox", "model": "Surv(x, event) ~ dose", "grid": {"step": 1, "until": 60}},
         **derive(x=f"if({T}, time, 1)"),
     )
-    yield one(
+    yield single(
         "survival: event of one",
         {"run": "cox", "model": "Surv(time, x) ~ dose"},
         **derive(x=f"event and {T}"),
     )
-    yield one("survival: smooth", {"run": "cox", "model": "Surv(time, event) ~ I(exp(4*(age-93)))"})
-    yield one(
+    yield single(
+        "survival: smooth", {"run": "cox", "model": "Surv(time, event) ~ I(exp(4*(age-93)))"}
+    )
+    yield single(
         "survival: at open nodes",
         {"run": "cox", "model": model},
         **derive(x=T),
@@ -260,7 +268,7 @@ def missingness() -> Iterator[Attack]:
             {"analyses": {"a": glm("x ~ 1")}, **derive(x=miss)},
         ],
     )
-    for name, made in {
+    for name, text in {
         "root": "income + 0 * sqrt(92.5 - age)",
         "division": "income + 0 / (age - 93)",
         "log": "income * log(93 - age) / log(93 - age)",
@@ -268,7 +276,7 @@ def missingness() -> Iterator[Attack]:
         "modulo": "income + 0 % (93 - age)",
         "with hiv": "income + 0 * log(if(age = 93 and hiv, -1, 1))",
     }.items():
-        yield one(f"missingness: {name}", glm("x ~ 1"), **derive(x=made))
+        yield single(f"missingness: {name}", glm("x ~ 1"), **derive(x=text))
     yield Attack(
         "missingness: a column that the target lacks",
         [{"analyses": {"a": glm("hiv ~ 1", "binomial"), "b": glm("hiv ~ lab", "binomial")}}],
@@ -522,9 +530,9 @@ def tables() -> Iterator[Attack]:
 
     for studies in (1, 12):
         names = [{f"r{s}_{i}": half(i) for i in range(28)} for s in range(12)]
-        models = [glm("hiv ~ " + " + ".join(made)) | {"family": "binomial"} for made in names]
+        models = [glm("hiv ~ " + " + ".join(columns)) | {"family": "binomial"} for columns in names]
         if studies == 1:
-            every = {name: text for made in names for name, text in made.items()}
+            every = {name: text for columns in names for name, text in columns.items()}
             yield Attack(
                 "table: halves in one study",
                 [{"analyses": {f"a{i}": m for i, m in enumerate(models)}, **derive(**every)}],
@@ -533,8 +541,8 @@ def tables() -> Iterator[Attack]:
             yield Attack(
                 "table: halves over studies",
                 [
-                    {"analyses": {"a": m}, **derive(**made)}
-                    for m, made in zip(models, names, strict=True)
+                    {"analyses": {"a": m}, **derive(**columns)}
+                    for m, columns in zip(models, names, strict=True)
                 ],
             )
     cross = {
@@ -560,21 +568,21 @@ def tables() -> Iterator[Attack]:
 
 def identifiers() -> Iterator[Attack]:
     some = ", ".join(f"'p0{i:03d}'" for i in range(200))
-    yield one("identifier: where", glm("income ~ 1"), cohort={"where": f"nir in ({some})"})
-    yield one("identifier: derive", glm("income ~ x"), **derive(x=f"nir in ({some})"))
-    yield one("identifier: equality", glm("income ~ x"), **derive(x="nir = 'p0000'"))
-    yield one("identifier: missing", glm("income ~ x"), **derive(x="missing(nir)"))
-    yield one("identifier: inline", glm(f"income ~ I(nir in ({some}))"))
-    yield one("identifier: model", glm("income ~ nir"))
-    yield one(
+    yield single("identifier: where", glm("income ~ 1"), cohort={"where": f"nir in ({some})"})
+    yield single("identifier: derive", glm("income ~ x"), **derive(x=f"nir in ({some})"))
+    yield single("identifier: equality", glm("income ~ x"), **derive(x="nir = 'p0000'"))
+    yield single("identifier: missing", glm("income ~ x"), **derive(x="missing(nir)"))
+    yield single("identifier: inline", glm(f"income ~ I(nir in ({some}))"))
+    yield single("identifier: model", glm("income ~ nir"))
+    yield single(
         "identifier: strata", {"run": "cox", "model": "Surv(time, event) ~ dose + strata(nir)"}
     )
-    yield one(
+    yield single(
         "identifier: strata option",
         {"run": "cox", "model": "Surv(time, event) ~ dose", "strata": "nir"},
     )
-    yield one("identifier: by", {"run": "anova", "value": "income", "by": "nir"})
-    yield one("identifier: describe", {"run": "describe", "columns": ["nir"]})
+    yield single("identifier: by", {"run": "anova", "value": "income", "by": "nir"})
+    yield single("identifier: describe", {"run": "describe", "columns": ["nir"]})
 
 
 def in_place() -> Iterator[Attack]:

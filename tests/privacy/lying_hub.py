@@ -220,7 +220,7 @@ def attack(case: Case, runs: int, folder: Path, *, entropy: Entropy) -> audit.At
     study = federations.study_of(
         {"a": case.analysis}, privacy={"mode": "dp", "epsilon": audit.EPSILON}
     )
-    task = registry.plan(study, CONTRACT)["a"]
+    task = audit.remembering(registry.plan(study, CONTRACT)["a"])
     last_row = {**audit.TARGET, **case.target, **case.other}
     person = [{**audit.TARGET, **case.target}] * (case.rows - 1) + [last_row]
     table = pandas.concat([audit.others(case.people), pandas.DataFrame(person)], ignore_index=True)

@@ -253,7 +253,8 @@ def test_a_result_states_what_the_study_costs_a_person_over_all_nodes(
 def test_who_approves_and_who_plans_is_told_what_the_study_costs_a_person_over_all_nodes(
     tmp_path: Path,
 ) -> None:
-    from federation.cli.actions import approvals, plan, plan_tables
+    from federation.cli.actions import approvals
+    from simulations import planning
 
     site = site_of(tmp_path, contract_of("dialysis"), contract_of("transplants"))
     study = federations.study_of(
@@ -268,8 +269,8 @@ def test_who_approves_and_who_plans_is_told_what_the_study_costs_a_person_over_a
     assert (
         "at 4 of them (the contract gives no nodes_per_person" in over and "transplants" in beside
     )
-    planned = plan_tables.Plan(study, site.datasets["dialysis"].contract, [], 4, [], {})
-    assert plan._over_nodes(planned) == {
+    planned = planning.Plan(study, site.datasets["dialysis"].contract, [], 4, [], {})
+    assert planning.over_nodes(planned) == {
         "nodes_per_person": 4,
         "nodes_per_person_in_contract": None,
         "epsilon_per_person_over_all_nodes": pytest.approx(total),

@@ -18,7 +18,7 @@ BOUNDS = st.floats(1e-6, 1e12)
 RHOS = st.integers(10**6, 10**12)
 
 
-def made(sensitivity: float, size: int, rho: int, **more: object) -> Grid:
+def grid_of(sensitivity: float, size: int, rho: int, **more: object) -> Grid:
     try:
         return calibration.grid(sensitivity, size, rho, **more)  # type: ignore[arg-type]
     except ValueError:
@@ -30,7 +30,7 @@ def made(sensitivity: float, size: int, rho: int, **more: object) -> Grid:
 def test_a_grid_of_real_numbers_costs_no_more_than_its_budget_and_little_less(
     sensitivity: float, size: int, rho: int, honest: int
 ) -> None:
-    grid = made(sensitivity, size, rho, whole=False, honest=honest)
+    grid = grid_of(sensitivity, size, rho, whole=False, honest=honest)
     assert accounting.cost(grid.event).rho <= rho
     assert grid.share >= 64  # eight steps, at which the sum of shares is as good as one draw
     moved = float(grid.sensitivity) * grid.unit
@@ -46,7 +46,7 @@ def test_a_grid_of_real_numbers_costs_no_more_than_its_budget_and_little_less(
 def test_a_grid_of_integers_keeps_them_and_loses_nothing(
     sensitivity: int, size: int, rho: int, honest: int
 ) -> None:
-    grid = made(sensitivity, size, rho, whole=True, honest=honest)
+    grid = grid_of(sensitivity, size, rho, whole=True, honest=honest)
     steps = calibration.to_steps(np.arange(-20, 20), grid)
     assert (steps == np.arange(-20, 20) * round(1 / grid.unit)).all()
     assert accounting.cost(grid.event).rho <= rho and grid.share >= 64
@@ -56,7 +56,7 @@ def test_a_grid_of_integers_keeps_them_and_loses_nothing(
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0.1, 100))
 def test_rounding_is_to_the_nearest_step(values: list[float], sensitivity: float) -> None:
-    grid = made(sensitivity, len(values), 10**10, whole=False)
+    grid = grid_of(sensitivity, len(values), 10**10, whole=False)
     back = calibration.to_numbers(calibration.to_steps(np.array(values), grid), grid.unit)
     assert np.abs(back - values).max() <= grid.unit * 0.5000001
 
@@ -67,7 +67,7 @@ def test_two_neighbouring_sums_lie_within_the_bound_on_the_grid(
 ) -> None:
     """Whatever the sums are: a person moves them by the sensitivity, and rounding by as much again
     as the grid allows for."""
-    grid = made(3.0, size, 10**10, whole=False)
+    grid = grid_of(3.0, size, 10**10, whole=False)
     vector = np.array(data.draw(st.lists(st.floats(-1e9, 1e9), min_size=size, max_size=size)))
     way = np.array(data.draw(st.lists(st.floats(-1, 1), min_size=size, max_size=size)))
     length = float(np.linalg.norm(way))

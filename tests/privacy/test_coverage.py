@@ -76,7 +76,7 @@ def test_the_indicators_of_the_law_are_those_of_many_people() -> None:
     6,000 people."""
     table = coverage_laws.walks(np.random.default_rng(0), 20_000)
     starts = np.flatnonzero(np.r_[True, np.diff(table["person"]) > 0])
-    came, hit = np.zeros(2), np.zeros(2)
+    entered, hit = np.zeros(2), np.zeros(2)
     for steps, days, h in zip(
         *(np.split(table[name], starts[1:]) for name in ("step", "day", "h")), strict=True
     ):
@@ -84,10 +84,10 @@ def test_the_indicators_of_the_law_are_those_of_many_people() -> None:
             continue
         at = int(np.argmax(steps == 0))
         in_time = days[at + 1 :] - days[at] <= coverage_laws.WITHIN
-        came[int(h[0])] += 1
+        entered[int(h[0])] += 1
         hit[int(h[0])] += ((steps[at + 1 :] == 1) & in_time).any()
     truth = [coverage_laws.reached(group, 0, 1) for group in (0, 1)]
-    assert hit / came == pytest.approx(truth, abs=0.02)
+    assert hit / entered == pytest.approx(truth, abs=0.02)
 
 
 def test_the_pairs_of_the_law_are_those_of_many_reports() -> None:

@@ -25,7 +25,7 @@ from tests.privacy.exact_attacks import ATTACKS, Attack
 K = 11
 
 
-def told(attack: Attack, world: str, folder: Path) -> list[Any]:
+def answers_of(attack: Attack, world: str, folder: Path) -> list[Any]:
     """What the coordinator reads of each study:
     of each analysis whether it was released, and why not."""
     contract = federations.contract_of(VISITS if attack.unit == "visit" else CONTRACT)
@@ -67,8 +67,8 @@ def told(attack: Attack, world: str, folder: Path) -> list[Any]:
 
 def _outcome(document: Document) -> dict[str, Any]:
     return {
-        name: (found.status, found.reason, {c.node: c.reason for c in found.nodes})
-        for name, found in document.analyses.items()
+        name: (analysis.status, analysis.reason, {c.node: c.reason for c in analysis.nodes})
+        for name, analysis in document.analyses.items()
     }
 
 
@@ -89,8 +89,8 @@ def always(number: int, attack: Attack) -> bool:
 
 
 TRIED = [
-    pytest.param(one, id=one.name, marks=[] if always(i, one) else [pytest.mark.slow])
-    for i, one in enumerate(ATTACKS)
+    pytest.param(attack, id=attack.name, marks=[] if always(i, attack) else [pytest.mark.slow])
+    for i, attack in enumerate(ATTACKS)
 ]
 
 
@@ -102,7 +102,7 @@ def test_an_attack_is_refused_in_the_same_words_whatever_the_target_has(
     for world in WORLDS:
         folder = tmp_path / world
         folder.mkdir()
-        both.append(told(attack, world, folder))
+        both.append(answers_of(attack, world, folder))
     assert any(map(is_stopped, both[0])), f"{attack.name}: every study was answered"
     assert both[0] == both[1], f"{attack.name}: the refusal tells"
 

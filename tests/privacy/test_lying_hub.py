@@ -12,6 +12,7 @@ import pytest
 from tests.privacy import audit, lying_hub
 
 RUNS = 60
+QUICK_CASES = ("glm binomial, clipped", "piecewise_exponential, many cuts")
 
 
 def test_no_reply_shows_whether_a_person_is_there(tmp_path: Path) -> None:
@@ -36,7 +37,11 @@ def test_no_number_of_a_node_is_found_by_guessing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [*lying_hub.CASES, lying_hub.MANY_CUTS], ids=lambda case: case.name
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=() if case.name in QUICK_CASES else pytest.mark.slow)
+        for case in (*lying_hub.CASES, lying_hub.MANY_CUTS)
+    ],
 )
 def test_states_of_the_hubs_choice_show_no_more_than_is_claimed(
     case: audit.Case, tmp_path: Path

@@ -46,31 +46,31 @@ class Sum:
     signatures: dict[str, bytes] = field(default_factory=dict)
     openings: dict[str, Opening] = field(default_factory=dict)
 
-    def advertise(self, gone: frozenset[str] = frozenset()) -> None:
-        for name in self.terms.roster.keys() - gone:
+    def advertise(self, lost: frozenset[str] = frozenset()) -> None:
+        for name in self.terms.roster.keys() - lost:
             self.states[name], self.adverts[name] = participant.advertise(
                 self.terms, name, identity(name)
             )
 
-    def deal(self, gone: frozenset[str] = frozenset()) -> None:
-        for name in self.adverts.keys() - gone:
+    def deal(self, lost: frozenset[str] = frozenset()) -> None:
+        for name in self.adverts.keys() - lost:
             self.states[name], self.dealt[name] = participant.deal(self.states[name], self.adverts)
 
-    def mask(self, gone: frozenset[str] = frozenset()) -> None:
+    def mask(self, lost: frozenset[str] = frozenset()) -> None:
         routed = aggregation.route(self.terms, self.dealt)
-        for name in self.dealt.keys() - gone:
+        for name in self.dealt.keys() - lost:
             self.states[name], self.masked[name] = participant.mask(
                 self.states[name], self.dealt, routed[name], self.vectors[name].copy()
             )
 
-    def sign(self, gone: frozenset[str] = frozenset()) -> None:
-        for name in self.masked.keys() - gone:
+    def sign(self, lost: frozenset[str] = frozenset()) -> None:
+        for name in self.masked.keys() - lost:
             self.states[name], self.signatures[name] = participant.sign_survivors(
                 self.states[name], frozenset(self.masked)
             )
 
-    def unmask(self, gone: frozenset[str] = frozenset()) -> None:
-        for name in self.signatures.keys() - gone:
+    def unmask(self, lost: frozenset[str] = frozenset()) -> None:
+        for name in self.signatures.keys() - lost:
             self.states[name], self.openings[name] = participant.unmask(
                 self.states[name], self.signatures
             )
@@ -138,11 +138,11 @@ def test_any_dropouts_that_leave_a_threshold_leave_the_sum_exact(
                 "unmask": sum_.signatures,
             }[phase]
         )
-        gone = data.draw(
+        lost = data.draw(
             st.lists(st.sampled_from(present), max_size=spare, unique=True), label=phase
         )
-        spare -= len(gone)
-        getattr(sum_, phase)(frozenset(gone))
+        spare -= len(lost)
+        getattr(sum_, phase)(frozenset(lost))
     np.testing.assert_array_equal(sum_.total(), plain(sum_, set(sum_.masked)))
 
 
@@ -381,8 +381,8 @@ def test_a_low_order_key_is_refused() -> None:
     refused("public key is not valid", lambda: keys.shared(keys.pair(identity("x")), bytes(32)))
 
 
-@pytest.mark.parametrize(("what", "whose"), [("keys", "n003"), ("seeds", "n001")])
-def test_a_wrong_share_is_told(what: str, whose: str) -> None:
+@pytest.mark.parametrize(("field_", "owner"), [("keys", "n003"), ("seeds", "n001")])
+def test_a_wrong_share_is_told(field_: str, owner: str) -> None:
     """Of a dropped node's key or of a survivor's seed: or else the mask would stay in the sum, and
     look like numbers."""
     sum_ = through(begin(5, 3), "deal")
@@ -392,9 +392,9 @@ def test_a_wrong_share_is_told(what: str, whose: str) -> None:
     liar = sorted(sum_.openings)[0]
     sum_.openings[liar] = replace(
         sum_.openings[liar],
-        **{what: {**getattr(sum_.openings[liar], what), whose: b"\x01" * shares.BYTES}},
+        **{field_: {**getattr(sum_.openings[liar], field_), owner: b"\x01" * shares.BYTES}},
     )
-    refused(f"a share of {whose}'s {what[:-1]} is wrong", sum_.total)
+    refused(f"a share of {owner}'s {field_[:-1]} is wrong", sum_.total)
 
 
 def test_what_the_hub_sees_of_a_node_is_uniform() -> None:
@@ -505,12 +505,13 @@ def test_the_ring_stays_in_one_piece_without_dropouts_and_colluders(
     )  # both ways
     assert {len(terms.neighbours_of(name)) for name in terms.ring} == {terms.degree}
     assert terms.shares_needed > colluders
-    taken = dropouts + colluders
+    removed = dropouts + colluders
     stretches = [
-        set(terms.ring[:taken]),
-        set(terms.ring[1 : 1 + taken // 2]) | set(terms.ring[n // 2 : n // 2 + taken - taken // 2]),
+        set(terms.ring[:removed]),
+        set(terms.ring[1 : 1 + removed // 2])
+        | set(terms.ring[n // 2 : n // 2 + removed - removed // 2]),
     ]
-    for out in [*stretches, *(set(rng.sample(terms.ring, taken)) for _ in range(5))]:  # type: ignore[attr-defined]
+    for out in [*stretches, *(set(rng.sample(terms.ring, removed)) for _ in range(5))]:  # type: ignore[attr-defined]
         assert connected(set(terms.roster) - out, terms)
 
 
@@ -519,9 +520,9 @@ def test_the_sum_over_a_ring_is_exact_whenever_nodes_drop(phase: str | None) -> 
     sum_ = begin(40, 35, colluders=2, length=masks.CHUNK_BYTES // 8 + 7)
     assert sum_.terms.degree == 12
     # neighbours of each other: the most shares lost in one place
-    gone = frozenset(sum_.terms.ring[:5])
+    lost = frozenset(sum_.terms.ring[:5])
     for name in PHASES:
-        getattr(sum_, name)(gone if name == phase else frozenset())
+        getattr(sum_, name)(lost if name == phase else frozenset())
     np.testing.assert_array_equal(sum_.total(), plain(sum_, set(sum_.masked)))
 
 

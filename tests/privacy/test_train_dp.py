@@ -408,11 +408,11 @@ def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path:
 
 
 def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
-    from federation.cli.actions import plan
+    from simulations import planning
 
     for options, steps in ((MLP, 5), (ALONE, 20)):
         study = study_of(options)
-        (row,) = plan.trainings(study, registry.plan(study, CONTRACT))
+        (row,) = planning.trainings(study, registry.plan(study, CONTRACT))
         assert (row["steps"], row["sampling"], row["epochs"]) == (
             steps,
             0.2,

@@ -34,10 +34,10 @@ def test_no_analysis_searches_among_nobody(name: str, options: dict[str, Any], r
     is told.)"""
     task = fits.task_of(CONTRACT, {"run": name, **options}, {})
     cohorts = [fits.cohort_of(nobody(rows), CONTRACT) for _ in range(2)]
-    taken = 0
+    n_rounds = 0
     with contextlib.suppress(ModelError):
-        taken = fits.climb(task, cohorts)[1]
-    assert taken <= 2
+        n_rounds = fits.climb(task, cohorts)[1]
+    assert n_rounds <= 2
 
 
 def test_an_exact_quantile_of_a_column_that_one_site_lacks_and_of_one_that_all_lack() -> None:
@@ -46,11 +46,11 @@ def test_an_exact_quantile_of_a_column_that_one_site_lacks_and_of_one_that_all_l
     options = {"run": "describe", "columns": ["age", "dose"], "method": "exact"}
     task = fits.task_of(CONTRACT, options, {})
     cohorts = [fits.cohort_of(frame, CONTRACT) for frame in (table, lacking)]
-    quantile, taken = fits.climb(task, cohorts)
+    quantile, n_rounds = fits.climb(task, cohorts)
     rows = {(row["column"], row["probability"]): row for row in quantile.tables["quantiles"].rows}
     assert rows["age", 0.5]["estimate"] == 19.0  # quantile(rep(0:49, len = 80), 0.5, type = 1) in R
     assert rows["dose", 0.5]["estimate"] is None
-    assert taken < 20
+    assert n_rounds < 20
 
 
 def test_the_hub_ends_an_analysis_at_the_rounds_that_it_declares(

@@ -19,10 +19,12 @@ TABLE = re.findall(
 
 @pytest.mark.parametrize("row", TABLE)
 def test_the_noise_that_an_epsilon_means_is_what_is_written(row: tuple[str, ...]) -> None:
-    epsilon, one, four, distributed, year = map(float, row)
+    epsilon, of_one, of_four, distributed, year = map(float, row)
     rho = accounting.rho_for(epsilon, 1e-6)
     sd = 1 / math.sqrt(2 * rho / accounting.PICO)
-    assert [one, four, distributed] == pytest.approx([sd, 2 * sd, math.sqrt(4 / 3) * sd], abs=0.06)
+    assert [of_one, of_four, distributed] == pytest.approx(
+        [sd, 2 * sd, math.sqrt(4 / 3) * sd], abs=0.06
+    )
     assert year == pytest.approx(accounting.epsilon(12 * rho, 1e-6), abs=0.006)
 
 

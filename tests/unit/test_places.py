@@ -73,8 +73,8 @@ def _lacking_oracles(exact: list[str]) -> list[str]:
 def _lacking_words(exact: list[str]) -> list[str]:
     places = (("analyses.md", "\n## {}\n", "a section"), ("privacy.md", "\n| {}", "a row"))
     return [
-        f"{name}: not described; add {what} to docs/{page}; {GUIDE}"
-        for page, pattern, what in places
+        f"{name}: not described; add {entry} to docs/{page}; {GUIDE}"
+        for page, pattern, entry in places
         for name in exact
         if pattern.format(name) not in (ROOT / "docs" / page).read_text()
     ]

@@ -16,7 +16,16 @@ from federation import study as studies
 from federation.cli.actions import mappings, node_setup, tables
 from federation.privacy import accounting
 from federation.study import Study
-from nodes import daemon, functionals, link_proposals, side_by_side, sides, state_folder
+from nodes import (
+    daemon,
+    dataset_versions,
+    functionals,
+    link_proposals,
+    service,
+    side_by_side,
+    sides,
+    state_folder,
+)
 from nodes.approvals import Proposed, Verdict
 from nodes.sides import Sides
 from nodes.site import Site
@@ -84,9 +93,12 @@ def show(path: Path, name: str) -> None:
     opened = _opened(study, proposed, site)
     for line in mappings.lines(opened, study.dataset):
         print(f"# {line}")
-    for line in _datasets_lines(study, proposed, opened):
+    for line in [
+        *_version_lines(study, proposed, opened),
+        *_datasets_lines(study, proposed, opened),
+    ]:
         print(f"# {line}")
-    for line in costs(study, site, len(proposed.ticket.nodes)):
+    for line in costs(study, opened, len(proposed.ticket.nodes)):
         print(f"# {line}")
     print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
     _show_sides(study, opened)
@@ -94,11 +106,29 @@ def show(path: Path, name: str) -> None:
 
 
 def _opened(study: Study, proposed: Proposed, site: Site) -> Site:
-    """The site as it would answer a study of datasets side by side."""
+    """The site as it would answer the study: with the version of its dataset that the coordinator
+    signed, or with its dataset beside others."""
     if not side_by_side.is_side_by_side(study):
-        return site
+        return site.under(study.dataset, proposed.ticket.contract_hash)
     placed = side_by_side.site_of(study, proposed.ticket.contract_hash, proposed.link, site)
     return placed if isinstance(placed, Site) else site
+
+
+def _version_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
+    """Which version of the dataset answers, and how the newest one here differs from it."""
+    dataset = site.datasets.get(study.dataset)
+    if study.datasets or dataset is None:
+        return []
+    asked = proposed.ticket.contract_hash
+    if dataset.contract.hash != asked:
+        contract = dataset_versions.contract_in(proposed.link, study.dataset, asked)
+        return [str(service.of_another_contract(study, site, contract))]
+    newest = site.versions.get(study.dataset, (dataset,))[0].contract
+    lines = [f"dataset {study.dataset}, version {dataset.contract.version}"]
+    if newest.hash != asked:
+        lines[0] += f"; version {newest.version} is here too, in which"
+        lines += [f"  {line}" for line in dataset.contract.differences(newest)]
+    return lines
 
 
 def _datasets_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
@@ -143,7 +173,7 @@ def _show_sides(study: Study, site: Site) -> None:
         print(f"#   they cannot be counted: {reason}")
         return
     for expression in counted:
-        print(f"#   {expression.what}: {expression.text}\n#     {_people(expression)}")
+        print(f"#   {expression.place}: {expression.text}\n#     {_people(expression)}")
     if not counted:
         print("#   the study writes no condition, derived column or weight")
 

@@ -108,7 +108,7 @@ def _node(path: Path) -> Iterator[Check]:
     site = sites.load(path)
     assert site.state is not None
     state = site.state
-    datasets = ", ".join(site.datasets) or "no dataset yet: hdh node dataset add"
+    datasets = ", ".join(site.entries) or "no dataset yet: hdh node dataset add"
     yield Check("node.yaml", "ok" if site.datasets else "note", f"node {site.name}, {datasets}")
     secrets = [
         file

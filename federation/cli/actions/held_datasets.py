@@ -24,14 +24,16 @@ def show(keys: Path | None, out: Path | None) -> None:
         console.print("No node at the hub holds a dataset.")
         return
     table = tables.plain("dataset", "contract", "node", "version", "people", "online")
-    for one in sorted(held, key=lambda one: (one.contract.dataset, one.contract.hash, one.node)):
+    for holding in sorted(
+        held, key=lambda holding: (holding.contract.dataset, holding.contract.hash, holding.node)
+    ):
         table.add_row(
-            one.contract.dataset,
-            one.contract.hash[:12],
-            one.node,
-            str(one.contract.version),
-            f"{one.people:,}" if one.people else "",
-            "yes" if one.online else "no",
+            holding.contract.dataset,
+            holding.contract.hash[:12],
+            holding.node,
+            str(holding.contract.version),
+            f"{holding.people:,}" if holding.people else "",
+            "yes" if holding.online else "no",
         )
     console.print(table)
     for line in differences(held):
@@ -43,11 +45,11 @@ def show(keys: Path | None, out: Path | None) -> None:
 
 def _by_dataset(held: Sequence[Held]) -> Mapping[str, Sequence[Contract]]:
     """The different contracts of each dataset, the one that most nodes hold first."""
-    found: dict[str, list[Contract]] = {}
-    for one in held:
-        found.setdefault(one.contract.dataset, []).append(one.contract)
+    held_contracts: dict[str, list[Contract]] = {}
+    for holding in held:
+        held_contracts.setdefault(holding.contract.dataset, []).append(holding.contract)
     by_dataset = {}
-    for name, contracts in found.items():
+    for name, contracts in held_contracts.items():
         hashes = [contract.hash for contract in contracts]
         first = {contract.hash: contract for contract in reversed(contracts)}
         by_dataset[name] = sorted(first.values(), key=lambda each: -hashes.count(each.hash))

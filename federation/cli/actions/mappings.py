@@ -14,22 +14,20 @@ from federation.cli.actions import node_data
 from nodes import mapping, source_checks, state_folder
 from nodes import site as sites
 from nodes.mapping import Mapped
-from nodes.site import Site
+from nodes.site import Dataset, Site
 
 
 def run(path: Path, only: str | None) -> None:
     """DataError if the rows of a mapping break the contract; then those of before stay."""
     site = sites.load(path)
-    if only is not None:
-        node_data.dataset_of(site, path, only)
-    names = [name for name in site.datasets if site.datasets[name].mapping or name == only]
-    names = [name for name in names if only in (None, name)]
-    if not names:
+    chosen = node_data.datasets_of(site, path, only)
+    mapped = {name: dataset for name, dataset in chosen.items() if dataset.mapping}
+    if not mapped:
         raise errors.SiteError(
             f"{path}: no dataset has a `mapping`; write `mapping: FILE.sql` and `sources:` in "
             "place of `source`"
         )
-    broken = [name for name in names if _written(site, path, name).findings]
+    broken = [name for name, each in mapped.items() if _written(site, name, each).findings]
     if broken:
         raise errors.DataError(
             f"{', '.join(broken)}: the rows of the mapping break the contract, and replace "
@@ -37,8 +35,7 @@ def run(path: Path, only: str | None) -> None:
         )
 
 
-def _written(site: Site, path: Path, name: str) -> Mapped:
-    dataset = site.datasets[name]
+def _written(site: Site, name: str, dataset: Dataset) -> Mapped:
     mapped = mapping.run(dataset, site.storage, datetime.now(UTC))
     console = Console(highlight=False, soft_wrap=True)
     node_data.show(
@@ -47,14 +44,14 @@ def _written(site: Site, path: Path, name: str) -> Mapped:
     )
     if not mapped.findings:
         assert site.state is not None
-        source_checks.record(site.state, name, dataset, passed=True)
+        source_checks.record(site.state, dataset.contract.dataset, dataset, passed=True)
         audit.write(
-            state_folder.made(site.state) / state_folder.AUDIT,
+            state_folder.create(site.state) / state_folder.AUDIT,
             "mapped",
             dataset=name,
             contract_hash=mapped.manifest.contract,
             sql_hash=mapped.manifest.sql,
-            inputs={each: found.content for each, found in mapped.manifest.inputs.items()},
+            inputs={each: entry.content for each, entry in mapped.manifest.inputs.items()},
         )
         print(
             f"{name}: written from {', '.join(mapped.manifest.inputs)}; studies now read these "

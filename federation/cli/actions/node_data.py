@@ -50,24 +50,19 @@ class DatasetReport:
 def check(path: Path, only: str | None, output: str) -> None:
     """DataError if the rows of a dataset break its contract."""
     site = sites.load(path)
-    if only is not None:
-        dataset_of(site, path, only)
+    chosen = datasets_of(site, path, only)
     console = Console(highlight=False, soft_wrap=True, stderr=output == "json")
-    reports = [
-        _examined(name, dataset, site, console)
-        for name, dataset in site.datasets.items()
-        if only in (None, name)
-    ]
+    reports = [_examined(name, dataset, site, console) for name, dataset in chosen.items()]
     if site.state is not None:
         for report in reports:
-            source_checks.record(site.state, report.name, report.dataset, not report.findings)
+            _record(site.state, report.dataset, not report.findings)
     if output == "json":
         print(json.dumps([_document(report) for report in reports], indent=2))
     else:
         for report in reports:
             show(report, console)
-    for name, dataset in site.datasets.items():
-        if only in (None, name) and dataset.mapping and (reason := mapping.stale(dataset)):
+    for name, dataset in chosen.items():
+        if dataset.mapping and (reason := mapping.stale(dataset)):
             console.print(f"{name}: {reason}: `hdh node map {name}` writes its rows", markup=False)
     broken = [report.name for report in reports if report.findings]
     if broken:
@@ -75,6 +70,10 @@ def check(path: Path, only: str | None, output: str) -> None:
             f"{', '.join(broken)}: the data break their contract; studies that use the columns "
             "concerned are refused until the data or the contract are corrected"
         )
+
+
+def _record(state: Path, dataset: Dataset, passed: bool) -> None:
+    source_checks.record(state, dataset.contract.dataset, dataset, passed)
 
 
 def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
@@ -89,7 +88,7 @@ def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
             "contract or the `read:` keys"
         )
     if site.state is not None:
-        source_checks.record(site.state, name, dataset, passed=True)
+        _record(site.state, dataset, passed=True)
 
 
 def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> DatasetReport:
@@ -129,7 +128,7 @@ def _observation(seen: Seen) -> str:
     )
     value = f"{seen.value!r}: " if seen.value else ""
     key = f": write `{seen.key}`" if seen.key else ""
-    return f"{where}: {value}{seen.what}{key}"
+    return f"{where}: {value}{seen.meaning}{key}"
 
 
 def _block(keys: Mapping[str, Any]) -> str:
@@ -137,12 +136,27 @@ def _block(keys: Mapping[str, Any]) -> str:
     return "\n".join(["    read:", *lines])
 
 
-def dataset_of(site: Site, path: Path, name: str) -> Dataset:
-    if name not in site.datasets:
+def datasets_of(site: Site, path: Path, only: str | None) -> dict[str, Dataset]:
+    """By label, all datasets; or only the one of this label, or all versions of this name."""
+    chosen = {
+        label: dataset
+        for label, dataset in site.entries.items()
+        if only in (None, label, dataset.contract.dataset)
+    }
+    if only is not None and not chosen:
         raise errors.SiteError(
-            f"{path}: there is no dataset {name!r}; the datasets are {', '.join(site.datasets)}"
+            f"{path}: there is no dataset {only!r}; the datasets are {', '.join(site.entries)}"
         )
-    return site.datasets[name]
+    return chosen
+
+
+def _only(site: Site, path: Path, label: str) -> Dataset:
+    chosen = datasets_of(site, path, label)
+    if len(chosen) > 1:
+        raise errors.SiteError(
+            f"{path}: {label!r} has several versions: name one of {', '.join(chosen)}"
+        )
+    return next(iter(chosen.values()))
 
 
 def _document(report: DatasetReport) -> dict[str, Any]:
@@ -187,7 +201,7 @@ def _columns(report: DatasetReport) -> Table:
 
 def bucket(path: Path, name: str, out: Path, number: int) -> None:
     site = sites.load(path)
-    dataset = dataset_of(site, path, name)
+    dataset = _only(site, path, name)
     if out.exists() and any(out.iterdir()):
         raise errors.InputError(f"--out {out}: the folder is not empty; name a new one")
     rows = buckets.write(dataset, site.storage, out, number)

@@ -13,7 +13,7 @@ from federation.cli.actions import node_data, tables
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
-from nodes.site import Site
+from nodes.site import Dataset, Site
 
 MAX_SKEW_S = 5  # Flower refuses messages of a party whose clock differs by more
 
@@ -22,7 +22,7 @@ def site_and_state(path: Path) -> tuple[Site, Path]:
     """The node's configuration, and its state folder, created if it is missing."""
     site = sites.load(path)
     assert site.state is not None
-    return site, state_folder.made(site.state)
+    return site, state_folder.create(site.state)
 
 
 def audit_path(path: Path) -> Path:
@@ -67,22 +67,52 @@ def add_dataset(
     read: Path | None,
     *,
     replace: bool = False,
+    version: int | None = None,
 ) -> None:
-    """Writes the dataset into node.yaml if its rows keep its contract; DataError otherwise."""
+    """Writes the dataset into node.yaml if its rows keep its contract; DataError otherwise.
+    `version`: the one that is replaced, where the node holds several."""
     new = setup.new_dataset(path, contract, source, table, people, read)
     site, dataset = sites.load(path), setup.dataset(path, new)
     name = dataset.contract.dataset
+    place = (
+        setup.place_of(path, site, dataset.contract, version)
+        if replace
+        else setup.place_beside(path, site, dataset.contract)
+    )
     node_data.check_dataset(name, dataset, site)
-    if replace and name in site.datasets:
-        for line in site.datasets[name].contract.differences(dataset.contract):
-            print(f"  contract: {line}")
-    setup.write_dataset(path, new, replace=replace)
+    former = place.former or site.datasets.get(name)
+    for line in former.contract.differences(dataset.contract) if former is not None else ():
+        print(f"  contract: {line}")
+    setup.write_dataset(path, new, place)
+    _audit_dataset(site, "dataset replaced" if replace else "dataset added", dataset)
     print(f"{path}: dataset {name} is {'replaced' if replace else 'added'}.")
+    if "@" in place.key:
+        print(
+            f"A study is answered from the version whose contract it uses: {_labels(path, name)}. "
+            "They draw on one budget."
+        )
 
 
-def remove_dataset(path: Path, name: str) -> None:
-    setup.remove_dataset(path, name)
-    print(f"{path}: dataset {name} is removed. Its contract, rows and ledger entries stay.")
+def _labels(path: Path, name: str) -> str:
+    labels = [each for each in sites.load(path).entries if each.partition("@")[0] == name]
+    return ", ".join(labels)
+
+
+def remove_dataset(path: Path, label: str) -> None:
+    removed = setup.remove_dataset(path, label)
+    _audit_dataset(sites.load(path), "dataset removed", removed)
+    print(f"{path}: dataset {label} is removed. Its contract, rows and ledger entries stay.")
+
+
+def _audit_dataset(site: Site, event: str, dataset: Dataset) -> None:
+    assert site.state is not None
+    audit.write(
+        state_folder.create(site.state) / state_folder.AUDIT,
+        event,
+        dataset=dataset.contract.dataset,
+        version=dataset.contract.version,
+        contract=dataset.contract.hash,
+    )
 
 
 def print_unit(path: Path, user: str) -> None:

@@ -43,7 +43,7 @@ def invite(folder: Path, name: str, role: str, hours: float) -> None:
     noun = "node" if role == "node" else "study"
     print(f"Invitation for {name} ({role}), valid once within {hours:g} hours.")
     print("Send this command over a private channel:\n")
-    print(f"  hdh {noun} enrol --hub {hub.told('enrol')} --token {invitation.to_text()}")
+    print(f"  hdh {noun} enrol --hub {hub.public_address('enrol')} --token {invitation.to_text()}")
 
 
 Invited = tuple[str, str, float]  # name, role, time at which the invitation expires

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from aggregator import rounds
-from federation import client, credentials, datasets, errors
-from federation import schema as schemas
+from federation import client, credentials, datasets
 from federation.cli.actions import plan_tables, study_files
-from federation.cli.actions.plan_tables import SCALES, Forecasts, Plan, PlannedNode
-from federation.client import NodeState
-from federation.contract import Contract
-from federation.disclosure.rules import Rules
-from federation.messages import Refusal
-from federation.privacy import accounting
-from federation.results import Row
-from federation.study import Privacy, Study
-from nodes import functionals, ledger, links, service, side_by_side, state_folder
-from nodes import site as sites
-from nodes.ledger import Account
-from nodes.links import LinkPlan, Role
-from nodes.site import Site
-from strategies import budget, registry
-from strategies.protocol import AnyTask, Sampling
+from simulations import planning
+from simulations.planning import PlannedNode
+from strategies import registry
 
 
 def plan(
@@ -49,241 +33,17 @@ def plan(
         study = study.model_copy(update={"coordinator": name})
     tasks = registry.plan(study, contract, source)
     nodes = [
-        *_nodes_of_sizes(sizes, study, tasks, contract),
-        *_nodes_of_files(study, tasks, loaded, node_files, len(sizes) + len(node_files)),
+        *planning.nodes_of_sizes(sizes, study, tasks, contract),
+        *planning.nodes_of_files(study, tasks, loaded, node_files, len(sizes) + len(node_files)),
         *(_nodes_at_hub(path, contract_path, keys) if at_hub else ()),
     ]
-    rounds.check_secure_sum(study, max(len(nodes), study.min_nodes))
-    planned = Plan(
-        study,
-        contract,
-        nodes,
-        nodes_of_person=contract.max_nodes_of_person(max(len(nodes), study.min_nodes)),
-        trainings=trainings(study, tasks) if study.privacy.mode == "dp" else [],
-        forecasts=_forecasts(study, tasks, nodes),
-    )
+    planned = planning.of(study, contract, nodes)
     if output == "json":
-        print(json.dumps(_document(planned), indent=2, ensure_ascii=False))
+        print(json.dumps(planning.document(planned), indent=2, ensure_ascii=False))
     else:
         plan_tables.show(planned, Console(highlight=False))
 
 
-# -- the nodes
-def _nodes_of_sizes(
-    sizes: Sequence[str], study: Study, tasks: Mapping[str, AnyTask], contract: Contract
-) -> list[PlannedNode]:
-    """Nodes with the limits of a policy that says nothing."""
-    nodes, rules = [], Site("", {}).rules(study.privacy.min_cell)
-    for text in sizes:
-        name, _, number = text.partition("=")
-        if not name or not number.replace("_", "").isdecimal() or int(number) < 1:
-            raise errors.InputError(
-                f"--people {text!r}: write it as NAME=N, as in --people limoges=1700"
-            )
-        refusal = _asks_too_much(study, tasks, contract, int(number), rules)
-        nodes.append(PlannedNode(name, int(number), refusal=refusal))
-    return nodes
-
-
-def _asks_too_much(
-    study: Study,
-    tasks: Mapping[str, AnyTask],
-    contract: Contract,
-    people: int | None,
-    rules: Rules,
-) -> Refusal | None:
-    """In exact mode, the refusal of more numbers about a column than a node gives of its people."""
-    if study.privacy.mode == "dp" or people is None:
-        return None
-    schema = schemas.build(contract, study.cohort.derive)
-    return functionals.forecast(study, tasks, schema, people, rules)
-
-
-def _nodes_of_files(
-    study: Study,
-    tasks: Mapping[str, AnyTask],
-    loaded: Mapping[str, Contract],
-    paths: Sequence[Path],
-    nodes: int,
-) -> list[PlannedNode]:
-    taking_part, sites_ = max(nodes, study.min_nodes), [sites.load(path) for path in paths]
-    if study.link is not None:
-        plan_ = links.plan(study, loaded)
-        return [_party(site, plan_, taking_part) for site in sites_]
-    contract = datasets.contract_of(study, loaded)
-    if not study.datasets:
-        return [_node_of_site(site, study, tasks, contract, taking_part) for site in sites_]
-    placed = [(site, side_by_side.placed(study, contract, loaded, site)) for site in sites_]
-    return [
-        PlannedNode(site.name, None, refusal=one)
-        if isinstance(one, Refusal)
-        else _node_of_site(one, study, tasks, contract, taking_part)
-        for site, one in placed
-    ]
-
-
-def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
-    """A holder or the helper of a link."""
-    link, study, now = plan_.link, plan_.study, datetime.now(UTC)
-    role: Role = (
-        "helper" if site.name == link.helper else "left" if link.left in site.datasets else "right"
-    )
-    refusal = links.admit(plan_, role, parties, site, now)
-    contract = plan_.contracts.get(plan_.dataset_of(role))
-    if contract is None or contract.dataset not in site.datasets:
-        return PlannedNode(site.name, None, refusal=refusal)
-    people = site.datasets[contract.dataset].people
-    if study.privacy.mode == "exact":
-        return PlannedNode(site.name, people, refusal=refusal)
-    left = _left(site, site.account(contract.dataset, now.year))
-    if refusal is None and left < study.privacy.rho:
-        refusal = _too_small(contract, now)
-    refusal = refusal or service.unchecked(study, site, contract.dataset)
-    return PlannedNode(site.name, people, left, refusal)
-
-
-def _too_small(contract: Contract, now: datetime) -> Refusal:
-    return Refusal(
-        "budget",
-        f"the {now.year} budget of {contract.dataset} is too small for this study: lower its "
-        "epsilon, or ask the producer for a grant",
-    )
-
-
-def _node_of_site(
-    site: Site, study: Study, tasks: Mapping[str, AnyTask], contract: Contract, nodes: int
-) -> PlannedNode:
-    now = datetime.now(UTC)
-    dataset = site.datasets.get(contract.dataset)
-    if dataset is None or dataset.contract.hash != contract.hash:
-        remedy = f"it has no dataset {contract.dataset!r} with this contract"
-        return PlannedNode(site.name, None, refusal=Refusal("contract", remedy))
-    refusal = service.admit_study(study, dataset.paying, nodes, site, now)
-    if study.privacy.mode == "exact":
-        rules = site.rules(study.privacy.min_cell)
-        refusal = refusal or _asks_too_much(study, tasks, contract, dataset.people, rules)
-        return PlannedNode(site.name, dataset.people, refusal=refusal)
-    left = _left(site, site.account(contract.dataset, now.year))
-    if refusal is None and left < study.privacy.rho:
-        refusal = _too_small(dataset.paying, now)
-    refusal = refusal or service.unchecked(study, site, contract.dataset)
-    return PlannedNode(site.name, dataset.people, left, refusal)
-
-
-def _left(site: Site, account: Account) -> int:
-    """The budget that is left at a node, in pico-rho. Reading it leaves the node as it was."""
-    if not state_folder.has_ledger(site.state):
-        return 0
-    return ledger.remaining(state_folder.open_ledger(site.state), account)
-
-
 def _nodes_at_hub(path: Path, contract: Path | None, keys: Path | None) -> list[PlannedNode]:
     with client.connect(keys) as hub:
-        return [_node_at_hub(state) for state in hub.plan(path, contract)]
-
-
-def _node_at_hub(state: NodeState) -> PlannedNode:
-    return PlannedNode(
-        state.node,
-        state.people or None,
-        refusal=None if state.verdict in ("approved", "waiting") else _refusal(state.reason),
-        waits=state.verdict == "waiting",
-    )
-
-
-def _refusal(reason: str) -> Refusal:
-    """A refusal from its text at the hub, `rule: remedy`, or a node's silence."""
-    rule, _, remedy = reason.partition(": ")
-    return Refusal(rule, remedy) if remedy else Refusal("no answer", reason)
-
-
-# -- costs and widths
-def _forecasts(
-    study: Study, tasks: Mapping[str, AnyTask], nodes: Sequence[PlannedNode]
-) -> Forecasts:
-    """By label of SCALES; empty in exact mode, or if no size is declared."""
-    answering = [node for node in nodes if node.refusal is None]
-    people = sum(node.people or 0 for node in answering)
-    if study.privacy.mode != "dp" or not people:
-        return {}
-    return {
-        label: budget.forecast(_with_epsilon_times(study, scale), tasks, people, len(answering))
-        for scale, label in SCALES
-    }
-
-
-def _with_epsilon_times(study: Study, scale: float) -> Study:
-    """The study with its epsilon multiplied, even beyond the largest that a study may have."""
-    epsilon = study.privacy.epsilon * scale
-    privacy = Privacy.model_construct(**{**dict(study.privacy), "epsilon": epsilon})
-    return Study.model_construct(**{**dict(study), "privacy": privacy})
-
-
-def trainings(study: Study, tasks: Mapping[str, AnyTask]) -> list[Row]:
-    """A row for each training on samples: its steps, and the noise that they need."""
-    sampled = {name: _sampling(task) for name, task in tasks.items()}
-    return [
-        {
-            "analysis": name,
-            "steps": sampling.steps * sampling.rounds,
-            "sampling": sampling.rate,
-            "epochs": round(sampling.steps * sampling.rounds * sampling.rate, 3),
-            "noise_multiplier": budget.noise_multiplier(study, tasks[name], sampling),
-        }
-        for name, sampling in sampled.items()
-        if sampling is not None
-    ]
-
-
-def _sampling(task: AnyTask) -> Sampling | None:
-    """The sampling of the second round, the first one that trains; None if it reads everyone."""
-    second = list(budget.private(task).rounds(task)[1:2])
-    return budget.sampling(task, second[0]) if second else None
-
-
-# -- JSON
-def _document(planned: Plan) -> dict[str, Any]:
-    study, privacy = planned.study, planned.study.privacy
-    private = privacy.mode == "dp"
-    return {
-        "study": study.study,
-        "study_hash": study.hash,
-        "mode": privacy.mode,
-        "epsilon": privacy.epsilon if private else None,
-        "delta": privacy.delta if private else None,
-        "rho": privacy.rho / accounting.PICO,
-        **_over_nodes(planned),
-        "analyses": [
-            {"analysis": name, "run": entry.run, "rho": _rho(study, name)}
-            for name, entry in study.analyses.items()
-        ],
-        "nodes": [_node_document(node, privacy.rho) for node in planned.nodes],
-        "trainings": planned.trainings,
-        "intervals": {label: list(rows) for label, rows in planned.forecasts.items()},
-    }
-
-
-def _over_nodes(planned: Plan) -> dict[str, Any]:
-    """The cost to one person over all nodes; nothing in exact mode."""
-    if planned.study.privacy.mode != "dp":
-        return {}
-    return {
-        "nodes_per_person": planned.nodes_of_person,
-        "nodes_per_person_in_contract": planned.contract.nodes_per_person,
-        "epsilon_per_person_over_all_nodes": planned.epsilon_over_nodes,
-    }
-
-
-def _rho(study: Study, analysis: str) -> float:
-    return budget.of_analysis(study, analysis) / accounting.PICO
-
-
-def _node_document(node: PlannedNode, cost: int) -> dict[str, Any]:
-    after = None if node.left is None or node.refusal else node.left - cost
-    return {
-        "node": node.name,
-        "people": node.people,
-        "rho_left": None if node.left is None else node.left / accounting.PICO,
-        "rho_left_after": None if after is None else after / accounting.PICO,
-        "refuses": str(node.refusal) if node.refusal else None,
-    }
+        return [planning.node_at_hub(state) for state in hub.plan(path, contract)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,48 +10,13 @@ from rich.text import Text
 
 from aggregator.report import words
 from federation.cli.actions import tables
-from federation.contract import Contract
-from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost
-from federation.results import Row
 from federation.study import Study
+from simulations.planning import SCALES, Forecasts, Plan, PlannedNode
 from strategies import budget
 
-SCALES = ((0.5, "half"), (1.0, "this"), (2.0, "double"))  # of the study's epsilon
 HEADINGS = {"half": "width at half", "this": "at this epsilon", "double": "at double"}
-Forecasts = Mapping[str, Sequence[Row]]
-
-
-@dataclass(frozen=True)
-class PlannedNode:
-    """A node of the plan.
-
-    `people`: as declared; None if unknown. `left`, in pico-rho: the budget before the study; None
-    if unknown. `waits`: the node's staff must approve the study first."""
-
-    name: str
-    people: int | None
-    left: int | None = None
-    refusal: Refusal | None = None
-    waits: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`nodes_of_person`: the number of the study's nodes at which one person may have rows."""
-
-    study: Study
-    contract: Contract
-    nodes: Sequence[PlannedNode]
-    nodes_of_person: int
-    trainings: Sequence[Row]
-    forecasts: Forecasts
-
-    @property
-    def epsilon_over_nodes(self) -> float:
-        privacy = self.study.privacy
-        return accounting.epsilon_over_nodes(privacy.rho, privacy.delta, self.nodes_of_person)
 
 
 def show(plan: Plan, console: Console) -> None:

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,12 +24,11 @@ from federation.yaml_source import Source
 from nodes import connectors, reading
 from nodes import site as node_sites
 from nodes.reading import Reading
-from nodes.site import Dataset, Policy, Storage
-from simulations import answering, engines, local
+from nodes.site import Dataset, Storage
+from simulations import local, whole_run
 from simulations.answering import Holders
 from simulations.pilots import running
 from simulations.pilots.common import Size
-from strategies import registry
 
 
 @dataclass(frozen=True)
@@ -82,34 +80,17 @@ def run(
         else:
             federation = _of_tables(name, variant, contract, data, split_by, node, nodes)
             federation = replace(federation, datasets=_read_as(federation.datasets, read))
-        connectors.check_files(federation.datasets.values())
-        if not federation.contracts:
-            local.check_within_node(federation.datasets)
+        whole_run.check(federation.holders)
         if not strict:
             federation = federation.noted(*_assumptions(federation.study))
-        policy = Policy(min_nodes=1, modes=("exact", "dp")) if strict else local.SIMULATED
         _show_start(federation, engine, console)
+        settings = whole_run.Settings(
+            Path(scratch), out, engine, strict, workers_, federation.notes
+        )
         with console.status("checking the study") as spinner:
-            registry.plan(federation.study, federation.contract, federation.source)
-            if federation.study.link is not None:
-                spinner.update(f"linking people at {federation.study.link.helper}")
-            as_held = bool(federation.study.datasets) and engine in engines.AS_HELD
-            with answering.sites(
-                federation.holders, policy, datetime.now(UTC), as_held=as_held
-            ) as answer:
-                simulation = engines.Simulation(
-                    federation.study,
-                    federation.contract,
-                    federation.source,
-                    answer.sites,
-                    Path(scratch),
-                    out,
-                    workers_,
-                    federation.notes,
-                    federation.contracts if as_held else {},
-                )
-                document = engines.ENGINES[engine](simulation, spinner.update)
-        document = answer.complete(document)
+            document = whole_run.run(
+                federation.holders, federation.source, settings, spinner.update
+            )
     _write(document, out)
     if output == "json":
         print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
@@ -241,7 +222,7 @@ def _held(
         if colon and dataset in contracts:
             held |= _named([f"{name}={file}"], contracts[dataset])
             continue
-        fitting = [one for one in contracts.values() if _fits(Dataset(one, path))]
+        fitting = [contract for contract in contracts.values() if _fits(Dataset(contract, path))]
         if len(fitting) != 1:
             raise errors.InputError(
                 f"--node {text!r}: its columns are those of {'no' if not fitting else 'several'} "
@@ -261,7 +242,7 @@ def _fits(dataset: Dataset) -> bool:
 def _of_node(path: Path, contract: Contract) -> Dataset:
     """The dataset of a node.yaml, as its producer reads it.
     InputError if it has another contract."""
-    datasets = node_sites.load(path).datasets
+    datasets = node_sites.load(path).under(contract.dataset, contract.hash).datasets
     if contract.dataset not in datasets:
         raise errors.InputError(
             f"{path}: there is no dataset {contract.dataset!r}; the datasets are "

@@ -76,11 +76,11 @@ def _show_expressions(
             )
 
 
-def print_schema(what: str) -> None:
-    print(json.dumps(schema(what), indent=2, ensure_ascii=False))
+def print_schema(document: str) -> None:
+    print(json.dumps(schema(document), indent=2, ensure_ascii=False))
 
 
-def schema(what: str) -> dict[str, object]:
+def schema(document: str) -> dict[str, object]:
     from aggregator.document import Document
     from aggregator.settings import HubFile
     from nodes.site import SiteFile
@@ -92,11 +92,11 @@ def schema(what: str) -> dict[str, object]:
         "hub": HubFile,
         "result": Document,
     }
-    body = models[what].model_json_schema()
-    if what == "study":
+    body = models[document].model_json_schema()
+    if document == "study":
         body["properties"]["analyses"]["additionalProperties"] = {"oneOf": _analyses()}
     dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": f"hdh {what}", **body}
+    return {"$schema": dialect, "title": f"hdh {document}", **body}
 
 
 def _analyses() -> list[dict[str, Any]]:

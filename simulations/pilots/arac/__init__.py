@@ -23,7 +23,7 @@ REAL_NOTE = (
 )
 SIZES: Mapping[Size, int] = {"small": 20_000, "full": 1_000_000}
 NODES = {"complementaire-a": 0.5, "complementaire-b": 0.3, "complementaire-c": 0.2}
-KNOWN = 0.97  # of the insured, the share that SNDS knows under the same identifier
+KNOWN_SHARE = 0.97  # of the insured, the share that SNDS knows under the same identifier
 COLUMNS = ("gini", "gini_conf_low", "gini_conf_high")
 MAIN = {
     name: Main(
@@ -61,12 +61,12 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     paid = np.minimum(np.rint(cost * share / (1 - share)), 10_000)
     who = np.char.add("a", rng.permutation(4 * n)[:n].astype(str))
     insured = pandas.DataFrame({"assure": who, "rembourse": paid.astype(int)})
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     snds = pandas.DataFrame(
         {
-            "ben_nir_psa": np.char.add(np.char.upper(who), " ")[known],
-            "laisse": (cost + paid).astype(int)[known],
-            "ald": rng.random(known.sum()) < 0.18,
+            "ben_nir_psa": np.char.add(np.char.upper(who), " ")[is_known],
+            "laisse": (cost + paid).astype(int)[is_known],
+            "ald": rng.random(is_known.sum()) < 0.18,
         }
     )
     others = pandas.DataFrame(

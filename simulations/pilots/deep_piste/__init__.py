@@ -33,7 +33,7 @@ SIZES: Mapping[Size, int] = {"small": 800, "full": 62_500}  # women, of four vie
 PIXELS: Mapping[Size, int] = {"small": 32, "full": 64}
 PRIVATE_WOMEN = 4_000
 LINKED_SIZES: Mapping[Size, int] = {"small": 40_000, "full": 250_000}
-KNOWN = 0.97  # of the women, the share that SNDS knows
+KNOWN_SHARE = 0.97  # of the women, the share that SNDS knows
 NODES = {"crcdc-bretagne": 0.2, "crcdc-grand-est": 0.2, "crcdc-occitanie": 0.35, "crcdc-paca": 0.25}
 HOLDS = {**dict.fromkeys(NODES, "lectures"), "cnam": "cancers"}
 VIEWS = ("cc_droit", "mlo_droit", "cc_gauche", "mlo_gauche")
@@ -149,8 +149,8 @@ def views(
         np.float32
     )
     value += height[:, None, None] * spots[0][:, :, None] * spots[1][:, None, :]
-    made: Images = np.clip(value, 0, 255).astype(np.uint8)
-    return made
+    images: Images = np.clip(value, 0, 255).astype(np.uint8)
+    return images
 
 
 def _waves(rng: np.random.Generator, n: int, at: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -180,10 +180,10 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
             "rappel": called,
         }
     )
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     snds = common.shuffled(
         rng,
-        _care(rng, nir[known], cancer[known]),
+        _care(rng, nir[is_known], cancer[is_known]),
         _care(rng, common.strangers(nir), rng.permutation(cancer)),
     )
     centres = common.by_node(readings, common.spread(rng, n, NODES))

@@ -27,7 +27,7 @@ CHANNELS = ("activite", "frequence_nocturne", "variabilite", "impedance")
 NODES = {"chu-bordeaux": 0.2, "chu-lille": 0.3, "chu-nantes": 0.2, "chu-rennes": 0.3}
 LINKED_SIZES: Mapping[Size, int] = {"small": 8_000, "full": 8_000}  # one window each
 HOLDS = {**dict.fromkeys(NODES, "fenetres"), "cnam": "soins"}
-KNOWN = 0.97  # of the patients, the share that SNDS knows
+KNOWN_SHARE = 0.97  # of the patients, the share that SNDS knows
 AUC = ("auc", "conf_low", "conf_high")
 MAIN = {
     "study": Main("area under the ROC curve, GRU", "reseau", "glance", columns=AUC),
@@ -56,13 +56,13 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     # the series end with the window
     table = windows(daily, stays, until=WINDOW).drop(columns=["crise", "telesuivi"])
     table.insert(1, "nir", nir[table["number"]])
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     rows = pandas.concat([_deliveries(n), stays.assign(ic=True)])
     numbers = rows.pop("patient").to_numpy()
-    own = rows.assign(beneficiaire=nir[numbers])[known[numbers]]
+    of_patients = rows.assign(beneficiaire=nir[numbers])[is_known[numbers]]
     others = rows.assign(beneficiaire=common.strangers(nir)[rng.permutation(n)[numbers]])
     nodes = common.by_node(table, common.spread(rng, n, NODES)[table.pop("number")])
-    care = common.shuffled(rng, own, others).rename(columns={"entree": "jour"})
+    care = common.shuffled(rng, of_patients, others).rename(columns={"entree": "jour"})
     return common.write(nodes | {"cnam": care}, directory)
 
 
@@ -91,15 +91,17 @@ def people(
         int(planted["warning_days"])
     ):  # it grows until the day of the stay, and is over after it
         before = crisis - back
-        known = before >= 0
-        decline[number[known], before[known]] = np.maximum(
-            decline[number[known], before[known]], 1 - back / planted["warning_days"]
+        declines = before >= 0
+        decline[number[declines], before[declines]] = np.maximum(
+            decline[number[declines], before[declines]], 1 - back / planted["warning_days"]
         )
-    own = rng.standard_normal((n, 1, 4), dtype=np.float32) * np.float32(planted["patients_differ"])
+    level = rng.standard_normal((n, 1, 4), dtype=np.float32) * np.float32(
+        planted["patients_differ"]
+    )
     slow = np.cumsum(rng.standard_normal((n, days, 4), dtype=np.float32), axis=1) * np.float32(0.04)
     noise = rng.standard_normal((n, days, 4), dtype=np.float32) * np.float32(planted["daily_noise"])
     direction = np.array([-1.0, 0.8, -0.6, -1.2], np.float32) * np.float32(planted["signal"])
-    series = np.clip(own + slow + noise + decline[:, :, None] * direction, -6, 6)
+    series = np.clip(level + slow + noise + decline[:, :, None] * direction, -6, 6)
     patient, day = np.repeat(np.arange(n), days), np.tile(np.arange(days), n)
     daily = pandas.DataFrame(
         {

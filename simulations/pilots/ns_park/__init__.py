@@ -48,7 +48,7 @@ MAIN["real"] = Main(
     where={"term": "ppe"},
 )
 HOLDS = {**dict.fromkeys(NODES, "pentes"), "cnam": "delivrances"}
-KNOWN = 0.97  # of the patients, the share that SNDS knows
+KNOWN_SHARE = 0.97  # of the patients, the share that SNDS knows
 VISITS = np.array([0, 0.5, 1, 2, 3, 4, 6, 8.0])
 
 
@@ -66,12 +66,12 @@ def visits(seed: int, size: Size) -> tuple[pandas.DataFrame, Ints]:
         + rate[:, None] * years
         + rng.normal(0, planted["sd_visit"], years.shape)
     )
-    came = rng.random(years.shape) < 0.9
-    who = np.repeat(np.arange(n), len(VISITS))[came.ravel()]
+    is_seen = rng.random(years.shape) < 0.9
+    who = np.repeat(np.arange(n), len(VISITS))[is_seen.ravel()]
     table = pandas.DataFrame(
         {
-            "annees": years[came].round(3),
-            "updrs": np.clip(score[came], -30, 132).round(2),
+            "annees": years[is_seen].round(3),
+            "updrs": np.clip(score[is_seen], -30, 132).round(2),
             "agoniste": agonist[who],
             "age": age[who],
         }
@@ -88,16 +88,16 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
 
 def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
     """The centres' slopes, without the drugs; and SNDS's drugs, of as many other people too."""
-    one = slopes(*visits(seed, size))
-    rng, n = np.random.default_rng([seed, 71]), len(one)
-    nir, known = common.nirs(rng, n), rng.random(n) < KNOWN
+    patients = slopes(*visits(seed, size))
+    rng, n = np.random.default_rng([seed, 71]), len(patients)
+    nir, is_known = common.nirs(rng, n), rng.random(n) < KNOWN_SHARE
     drugs = common.shuffled(
         rng,
-        _deliveries(rng, nir[known], one.pop("agoniste").to_numpy()[known]),
+        _deliveries(rng, nir[is_known], patients.pop("agoniste").to_numpy()[is_known]),
         _deliveries(rng, common.strangers(nir), rng.random(n) < 0.01),
     )
-    one.insert(1, "nir", nir)
-    centres = common.by_node(one, common.spread(rng, n, NODES))
+    patients.insert(1, "nir", nir)
+    centres = common.by_node(patients, common.spread(rng, n, NODES))
     return common.write(centres | {"cnam": drugs}, directory)
 
 
@@ -115,10 +115,10 @@ def _deliveries(
 def make_private(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
     """What each centre works out of the visits."""
     table, who = visits(seed, size)
-    one = slopes(table, who)
+    patients = slopes(table, who)
     node = common.spread(np.random.default_rng([seed, 70]), SIZES[size], NODES)
     return common.write(
-        common.by_node(one.drop(columns="age"), node[one.index.to_numpy()]), directory
+        common.by_node(patients.drop(columns="age"), node[patients.index.to_numpy()]), directory
     )
 
 
@@ -134,15 +134,15 @@ def slopes(table: pandas.DataFrame, who: Ints) -> pandas.DataFrame:
         np.bincount(who, table["annees"] ** 2),
     )
     spread = square - sums["t"] ** 2 / np.maximum(n, 1)
-    known = (n >= 3) & (spread > 4)  # over two years and more
-    slope = (cross - sums["t"] * sums["y"] / np.maximum(n, 1))[known] / spread[known]
-    numbers = np.flatnonzero(known)
+    has_slope = (n >= 3) & (spread > 4)  # over two years and more
+    slope = (cross - sums["t"] * sums["y"] / np.maximum(n, 1))[has_slope] / spread[has_slope]
+    numbers = np.flatnonzero(has_slope)
     return pandas.DataFrame(
         {
             "patient": np.char.add("n", numbers.astype(str)),
             "pente": np.clip(slope, -8, 12).round(3),
-            "agoniste": np.bincount(who, table["agoniste"])[known] > 0,
-            "age": (np.bincount(who, table["age"]) / np.maximum(n, 1))[known].round(),
+            "agoniste": np.bincount(who, table["agoniste"])[has_slope] > 0,
+            "age": (np.bincount(who, table["age"]) / np.maximum(n, 1))[has_slope].round(),
         },
         index=numbers,
     )

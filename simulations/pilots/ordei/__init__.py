@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -65,6 +66,25 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     the first, so that the odds ratio equals the planted one."""
     rng, n = np.random.default_rng([seed, 3]), SIZES[size]
     planted = common.truth(__file__)
+    pairs = _pairs(rng, n, size, planted)
+    node = common.spread(rng, n, {"ansm": 0.6, "crpv-lyon": 0.4})
+    exposed = rng.choice(
+        DRUGS[size],
+        round(n / planted["reports_per_exposed"] / (1 if size == "small" else 5)),
+        p=shares(size)[0],
+    )
+    people = pandas.DataFrame({"beneficiaire": np.arange(len(exposed)), "medicament": exposed})
+    reports = common.by_node(pairs, node[pairs["dossier"].to_numpy()])
+    taking = common.by_node(people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15}))
+    named = {name: _named(name, table, "dossier", size) for name, table in reports.items()}
+    named |= {name: _named(name, table, "beneficiaire", size) for name, table in taking.items()}
+    return common.write(named, directory)
+
+
+def _pairs(
+    rng: np.random.Generator, n: int, size: Size, planted: Mapping[str, Any]
+) -> pandas.DataFrame:
+    """The number of the report, of its drug and of a reaction, once each."""
     of_drug, of_event = shares(size)
     target, reaction = int(planted["drug"][1:]) - 1, int(planted["event"][1:]) - 1
     drug, event = rng.choice(DRUGS[size], n, p=of_drug), rng.choice(EVENTS[size], n, p=of_event)
@@ -75,42 +95,24 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
     others = np.delete(np.arange(EVENTS[size]), reaction)
     second = np.flatnonzero(rng.random(n) < 0.3)
     also = rng.choice(others, len(second))
-    report = np.r_[np.arange(n), second]
     pairs = pandas.DataFrame(
         {
-            "dossier": report,
+            "dossier": np.r_[np.arange(n), second],
             "medicament": np.r_[drug, drug[second]],
             "effet": np.r_[event, also],
         }
     )
-    pairs = pairs.drop_duplicates()
-    node = common.spread(rng, n, {"ansm": 0.6, "crpv-lyon": 0.4})
-    exposed = rng.choice(
-        DRUGS[size],
-        round(n / planted["reports_per_exposed"] / (1 if size == "small" else 5)),
-        p=of_drug,
-    )
-    people = pandas.DataFrame({"beneficiaire": np.arange(len(exposed)), "medicament": exposed})
-    reports = common.by_node(pairs, node[pairs["dossier"].to_numpy()])
-    taking = common.by_node(people, common.spread(rng, len(exposed), {"cnam": 0.85, "msa": 0.15}))
+    return pairs.drop_duplicates()
+
+
+def _named(node: str, table: pandas.DataFrame, key: str, size: Size) -> pandas.DataFrame:
+    """With codes in place of the numbers of drugs and reactions, and keys that differ by node."""
     drugs = np.array([f"m{i + 1:04d}" for i in range(DRUGS[size])])
     events = np.array([f"e{i + 1:03d}" for i in range(EVENTS[size])])
-    named = {
-        name: table.assign(
-            dossier=name[0] + table["dossier"].astype(str),
-            medicament=drugs[table["medicament"]],
-            effet=events[table["effet"]],
-        )
-        for name, table in reports.items()
-    }
-    named |= {
-        name: table.assign(
-            beneficiaire=name[0] + table["beneficiaire"].astype(str),
-            medicament=drugs[table["medicament"]],
-        )
-        for name, table in taking.items()
-    }
-    return common.write(named, directory)
+    table = table.assign(
+        **{key: node[0] + table[key].astype(str)}, medicament=drugs[table["medicament"]]
+    )
+    return table.assign(effet=events[table["effet"]]) if "effet" in table else table
 
 
 def derived_truth(size: Size) -> dict[str, float]:

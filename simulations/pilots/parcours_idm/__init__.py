@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
@@ -39,7 +40,7 @@ LINKED_SIZES: Mapping[Size, int] = {"small": 12_000, "full": 60_000}
 REGISTER = "insee"
 HOLDS = {**dict.fromkeys(REGIONS, "emust"), "cnam": "suites"}
 REAL_HOLDS = {**dict.fromkeys(REGIONS, "services"), REGISTER: "deces"}
-KNOWN = 0.95  # of the patients, the share that SNDS knows
+KNOWN_SHARE = 0.95  # of the patients, the share that SNDS knows
 ROW = {"indicator": "statine", "group": "all"}
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = {
@@ -65,8 +66,31 @@ MAIN = {
 
 
 def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]:
+    """The care of each patient, and an end of follow-up, in the row of the first step."""
     rng, n = np.random.default_rng([seed, 5]), SIZES[size]
     planted = common.truth(__file__)
+    table = _steps(rng, n, planted)
+    died, back, end = (
+        rng.exponential(1 / rate, n)
+        for rate in (planted["death_per_month"], planted["readmission_per_month"], 1 / 60)
+    )
+    end = np.minimum(end, 24)
+    first = np.minimum(died, back)
+    issue = np.where(first > end, "aucune", np.where(died < back, "deces", "readmission"))
+    begins = ~table["patient"].duplicated()
+    who = table["patient"].to_numpy()
+    table["suivi"] = np.where(begins, common.month_grid(np.minimum(first, end), 24)[who], np.nan)
+    table["issue"] = np.where(begins, issue[who], "")
+    node = common.spread(rng, n, SHARES)
+    table["region"] = np.array([REGIONS[name] for name in node])[who]
+    return common.write(
+        common.by_node(table.assign(patient="i" + table["patient"].astype(str)), node[who]),
+        directory,
+    )
+
+
+def _steps(rng: np.random.Generator, n: int, planted: Mapping[str, Any]) -> pandas.DataFrame:
+    """The steps of each patient's care, in the order of their days."""
     called = rng.random(n) < 0.6
     steps = [_step("appel_15", np.flatnonzero(called), np.zeros(n))]
     arrived = np.where(called, rng.exponential(0.08, n), 0.0)
@@ -93,25 +117,8 @@ def make(directory: Path, *, seed: int, size: Size = "small") -> dict[str, Path]
         steps.append(
             _step(name, np.flatnonzero(rng.random(n) < share), seen + rng.uniform(low, high, n))
         )
-    table = (
+    return (
         pandas.concat(steps).sort_values(["patient", "jour"], kind="stable").reset_index(drop=True)
-    )
-    died, back, end = (
-        rng.exponential(1 / rate, n)
-        for rate in (planted["death_per_month"], planted["readmission_per_month"], 1 / 60)
-    )
-    end = np.minimum(end, 24)
-    first = np.minimum(died, back)
-    issue = np.where(first > end, "aucune", np.where(died < back, "deces", "readmission"))
-    begins = ~table["patient"].duplicated()
-    who = table["patient"].to_numpy()
-    table["suivi"] = np.where(begins, common.month_grid(np.minimum(first, end), 24)[who], np.nan)
-    table["issue"] = np.where(begins, issue[who], "")
-    node = common.spread(rng, n, SHARES)
-    table["region"] = np.array([REGIONS[name] for name in node])[who]
-    return common.write(
-        common.by_node(table.assign(patient="i" + table["patient"].astype(str)), node[who]),
-        directory,
     )
 
 
@@ -139,10 +146,10 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     death = planted["death_per_month"] * planted["hr_no_call"] ** ~called
     death = death * planted["hr_age_10"] ** ((age - 65) / 10)
     statin = rng.random(n) < np.where(opened, planted["statin"], 0.55)
-    known = rng.random(n) < KNOWN
+    is_known = rng.random(n) < KNOWN_SHARE
     snds = common.shuffled(
         rng,
-        _snds(rng, planted, nir, death, statin)[lambda rows: known[rows["number"]]],
+        _snds(rng, planted, nir, death, statin)[lambda rows: is_known[rows["number"]]],
         _snds(rng, planted, common.strangers(nir), rng.permutation(death), rng.random(n) < 0.3),
     ).drop(columns="number")
     nodes = common.by_node(emust, common.spread(rng, n, SHARES))

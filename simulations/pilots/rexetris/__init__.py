@@ -30,7 +30,7 @@ SIZES: Mapping[Size, int] = {"small": 8000, "full": 20_000}
 NODES = {"agence-biomedecine": 0.3, "chu-bordeaux": 0.2, "chu-limoges": 0.2, "chu-toulouse": 0.3}
 CENTRES = {"chu-bordeaux": 0.3, "chu-limoges": 0.3, "chu-toulouse": 0.4}
 HOLDS = {**dict.fromkeys(CENTRES, "abis"), "agence-biomedecine": "cristal"}
-KNOWN = 0.97  # of the grafts, the share that Cristal knows under the centre's number
+KNOWN_SHARE = 0.97  # of the grafts, the share that Cristal knows under the centre's number
 RATIO = ("hazard_ratio", "hazard_ratio_low", "hazard_ratio_high")
 MAIN = dict.fromkeys(
     ("study", "private", "linked", "linked-private"),
@@ -128,7 +128,7 @@ def make_linked(directory: Path, *, seed: int, size: Size = "small") -> dict[str
     others = _cristal(rng, planted, rng.permutation(mean)).assign(numero=number[n:])
     measured = pandas.DataFrame({"numero": number[who], "auc_tacrolimus": auc})
     centres = common.by_node(measured, common.spread(rng, n, CENTRES)[who])
-    cristal = common.shuffled(rng, grafts[rng.random(n) < KNOWN], others)
+    cristal = common.shuffled(rng, grafts[rng.random(n) < KNOWN_SHARE], others)
     return common.write(centres | {"agence-biomedecine": cristal}, directory)
 
 

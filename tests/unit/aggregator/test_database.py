@@ -15,7 +15,11 @@ from alembic.migration import MigrationContext
 
 from aggregator import database
 from federation import errors
-from tests import postgresql
+from tests import federations, postgresql
+
+CONTRACT = federations.contract_of(
+    "dataset: d\nversion: 1\nunit: visit\ncolumns:\n  x: {type: boolean}\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,23 @@ def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
     assert party is not None and party.revoked == 3.0 and party.former_flower_ids == [2**63 + 5, 7]
     with pytest.raises(errors.InputError, match="nobody called 'nice'"):
         database.revoke(engine, "nice", 3.0)
+    engine.dispose()
+
+
+def test_a_node_holds_several_versions_and_what_an_earlier_release_stored_is_read(
+    url: str,
+) -> None:
+    engine = database.open_registry(url)
+    for name, stored in (
+        ("lyon", {"d": [{"contract": CONTRACT.hash, "people": 5}, {"contract": "b", "people": 7}]}),
+        ("nice", {"d": {"contract": CONTRACT.hash, "people": 5}}),
+    ):
+        database.enrol(engine, name, "node", name, "ab", 7, "0.1", 1.0)
+        database.seen(engine, name, 1.0, "0.1", stored)
+    lyon, nice = database.enrolled(engine, "node")
+    assert lyon.holds(CONTRACT) and nice.holds(CONTRACT)
+    assert not nice.holds(CONTRACT.model_copy(update={"unit": "stay"}))
+    assert (lyon.people("d"), nice.people("d"), nice.people("e")) == (7, 5, 0)
     engine.dispose()
 
 

@@ -44,7 +44,7 @@ class SuperLink:
         return SimpleNamespace(
             _unary_unary=self.heads,
             PullObject=self.body,
-            ConfirmMessageReceived=lambda said: self.confirmed.append(said.message_object_id),
+            ConfirmMessageReceived=lambda request: self.confirmed.append(request.message_object_id),
         )
 
     def get_nodes(self) -> list[Any]:
@@ -108,9 +108,11 @@ def test_a_reply_on_its_way_holds_up_no_other_and_is_taken_when_it_is_whole() ->
     first, *rest = pieces
     link.objects[first] = pieces[first]
     box = Inbox(link)
-    came = box.pull([slow, quick])
+    pulled = box.pull([slow, quick])
     assert (
-        list(came) == [quick] and content_of(came[quick]) == b"quick" and len(link.confirmed) == 1
+        list(pulled) == [quick]
+        and content_of(pulled[quick]) == b"quick"
+        and len(link.confirmed) == 1
     )
     link.objects |= {key: pieces[key] for key in rest}
     assert (

@@ -11,7 +11,7 @@ import pytest
 
 from aggregator import database
 from aggregator.database import Decided, Holders, Submitted
-from aggregator.parcels import Address, Part
+from aggregator.parcels import Address, Attempt, Part
 from aggregator.scheduler import Scheduler
 from federation import receipts
 from federation.study import Study
@@ -29,8 +29,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     control: Any = None
     scheduler = Scheduler(settings, engine, control)
 
-    def start(one: Submitted, nodes: list[str]) -> None:
-        database.move(engine, one.number, "running", out_of=("waiting",), reason="")
+    def start(submitted: Submitted, nodes: list[str]) -> None:
+        database.move(engine, submitted.number, "running", out_of=("waiting",), reason="")
 
     monkeypatch.setattr(scheduler, "_start", start)
     return scheduler
@@ -60,19 +60,19 @@ def submit(hub: Scheduler, number: int, study: Study) -> None:
 
 def states(hub: Scheduler) -> dict[int, tuple[str, str]]:
     """The state and reason of each study, once the scheduler has considered those that wait."""
-    for one in database.in_states(hub.engine, "waiting"):
-        hub._consider(one)
+    for submitted in database.in_states(hub.engine, "waiting"):
+        hub._consider(submitted)
     every = database.in_states(hub.engine, "waiting", "running")
-    return {one.number: (one.state, one.reason) for one in every}
+    return {submitted.number: (submitted.state, submitted.reason) for submitted in every}
 
 
 def test_a_second_run_of_a_linked_study_waits_for_the_end_of_the_first(hub: Scheduler) -> None:
     submit(hub, 1, two_holders.study())
     submit(hub, 2, two_holders.study())
     submit(hub, 3, two_holders.study(title="another"))
-    found = states(hub)
-    assert found[1] == found[3] == ("running", "")
-    assert found[2] == (
+    of_run = states(hub)
+    assert of_run[1] == of_run[3] == ("running", "")
+    assert of_run[2] == (
         "waiting",
         "waits for the end of number 1, another run of this linked study",
     )
@@ -93,6 +93,8 @@ def test_the_end_of_a_run_leaves_the_parts_of_another_linked_study(hub: Schedule
     content = b"sealed"
     sealed = Part(content, bytes.fromhex(receipts.digest(content)), True)
     addresses = [Address(name, str(i) * 32, "cnam", "casd", "rows") for i, name in enumerate("ab")]
+    begun = {address.study_hash: Attempt(address.attempt, *ROLES) for address in addresses}
+    hub.parcels.begun = begun.get
     for address in addresses:
         hub.parcels.put(address, 0, sealed)
     hub.parcels.end("a")

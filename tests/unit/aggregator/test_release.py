@@ -272,10 +272,22 @@ def test_the_files_of_a_report(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "tables" / "a@n0.coefficients.csv").exists()
 
 
-@pytest.mark.parametrize("what", ["study", "contract", "node", "result"])
-def test_schemas_for_editors_are_whole(what: str) -> None:
-    schema = studies.schema(what)
+@pytest.mark.parametrize("document", ["study", "contract", "node", "result"])
+def test_schemas_for_editors_are_whole(document: str) -> None:
+    schema = studies.schema(document)
     assert schema["$schema"] and schema["properties"]
+
+
+def test_nodes_with_unlike_numbers_of_groups_are_cleared_together() -> None:
+    """Bands of a score end elsewhere at each node. A place that one must hide, all hide."""
+    results = {
+        "a": Result({"t": groups([(100, 50), (40, 5), (200, 90)])}, N),
+        "b": Result({"t": groups([(100, 50), (90, 40)])}, N),
+    }
+    shown = {node: tables["t"] for node, (tables, _) in hub_door.clear_tables(results, 11).items()}
+    assert [len(rows) for rows in shown.values()] == [3, 2]
+    assert "suppressed" in shown["a"][1] and "suppressed" in shown["b"][1]
+    assert all(row["n"] != 40 for rows in shown.values() for row in rows)
 
 
 def groups(pairs: list[tuple[int, int]]) -> Table:

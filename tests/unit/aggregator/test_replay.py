@@ -19,6 +19,8 @@ from aggregator.rounds import Ask
 from aggregator.transcript import Recorder
 from federation import audit, codec, receipts
 from federation.messages import Part, Query, Reply, TaskId
+from federation.receipts import Asked, reply_content
+from federation.secagg import keys
 from federation.study import Study
 from federation.tickets import ticket
 from simulations import local
@@ -87,7 +89,13 @@ class Hub:
             phase = query.phase.name if query.phase else ""
             asked = receipts.digest(nonce + codec.query_to_bytes(query))
             given = receipts.digest(codec.reply_to_bytes(reply))
-            record = {"round": query.round, "phase": phase, "query": asked, "reply": given}
+            record = {
+                "round": query.round,
+                "phase": phase,
+                "left": query.left,
+                "query": asked,
+                "reply": given,
+            }
             self.signed[reply.node].append(record)
         return replies
 
@@ -190,17 +198,41 @@ def test_a_part_that_no_node_signed_is_found(tmp_path: Path) -> None:
     assert "brest: the part of round 1 is not the one that it signed" in problems
 
 
-def test_a_part_that_no_node_signed_is_found_under_another_phase(tmp_path: Path) -> None:
-    """A node does not sign the phase that the receipt shows beside its reply."""
+@pytest.mark.parametrize("label", [{"phase": "advertise"}, {"round": 2}])
+def test_a_reply_that_is_shown_for_another_query_is_found(
+    label: dict[str, Any], tmp_path: Path
+) -> None:
     hub = Hub(tmp_path)
-    shown = transcript.read(hub.path).rounds[0].replies[0]
-    for reply in hub.document["receipt"]["nodes"][shown.node]["replies"]:
-        reply["phase"] = "advertise"
-    assert hub.problems() == []
-    signed = receipts.digest(codec.reply_to_bytes(shown))
-    for reply in hub.document["receipt"]["nodes"][shown.node]["replies"]:
-        reply["reply"] = "00" * 32 if reply["reply"] == signed else reply["reply"]
-    assert hub.problems() == [f"{shown.node}: the part of round 1 is not the one that it signed"]
+    reply = hub.document["receipt"]["nodes"]["lyon"]["replies"][0]
+    reply |= label
+    wrong = f"lyon: its reply of round {reply['round']} is to a query of another one"
+    assert hub.problems() == [wrong]
+
+
+def test_a_hidden_sum_does_not_fit_where_a_node_was_lost(tmp_path: Path) -> None:
+    """A node that is lost after phase `deal` leaves three phases of its round without a reply. The
+    hub fills them with the replies of a hidden sum, but these bear the node's signature for the
+    phases of that sum."""
+    hub = Hub(tmp_path, SECURE)
+    node = hub.document["receipt"]["nodes"]["nice"]
+    identity = bytes(range(32))
+    node["identity"] = keys.public_identity(identity).hex()
+    run = ticket("hub", 7, hub.study.hash, CONTRACT.hash, NAMES, 1.0).digest
+    hidden = Asked(run, "00" * 32, 9, "advertise", "")
+    for phase in ("mask", "sign", "unmask"):
+        slot = next(r for r in node["replies"] if (r["round"], r["phase"]) == (2, phase))
+        slot["query"] = hidden.query
+        slot["signature"] = keys.sign(identity, reply_content(hidden, slot["reply"])).hex()
+    assert hub.problems() == [], "the labels alone fit"
+    problems = list(receipts._node({**node, "replies": [slot]}, None, run))
+    assert "its reply of round 2 does not bear its signature" in problems
+    shown = slot | {"round": hidden.round, "phase": hidden.phase}
+    problems = list(receipts._node({**node, "replies": [shown]}, None, run))
+    assert problems == ["its approval does not bear its signature"]
+    node["replies"].append(shown)
+    assert any(
+        "answered a query of round 9 that is not shown" in problem for problem in hub.problems()
+    )
 
 
 @pytest.mark.parametrize("privacy", [PLAIN, SECURE], ids=["plain", "secure sum"])

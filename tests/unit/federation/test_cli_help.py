@@ -130,12 +130,12 @@ def test_a_noun_is_described_alike_in_both_helps(noun: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("stduy", "study"), ("nod", "node"), ("pilot", "pilots")]
+    ("typed", "noun"), [("stduy", "study"), ("nod", "node"), ("pilot", "pilots")]
 )
-def test_a_misspelt_noun_is_recognised(typed: str, meant: str) -> None:
+def test_a_misspelt_noun_is_recognised(typed: str, noun: str) -> None:
     with pytest.raises(click.UsageError) as error:
         ROOT.main([typed], standalone_mode=False)
-    assert error.value.format_message().count(f"Did you mean '{meant}'") == 1
+    assert error.value.format_message().count(f"Did you mean '{noun}'") == 1
 
 
 @pytest.mark.parametrize(

@@ -24,30 +24,30 @@ columns:
   born: {type: date, range: [1920-01-01, 2008-12-31]}
   image: {type: array, shape: [2, 2], range: [0, 1]}
 """
-ONE = federations.contract_of(TEXT)
+STAYS = federations.contract_of(TEXT)
 OTHER = federations.contract_of(
     TEXT.replace("[18, 110]", "[0, 110]").replace("version: 1", "version: 2")
 )
 HELD = [
     Held("brest", OTHER, 0, False),
-    Held("lyon", ONE, 900, True),
-    Held("nice", ONE.model_copy(update={"version": 3}), 700, True),
+    Held("lyon", STAYS, 900, True),
+    Held("nice", STAYS.model_copy(update={"version": 3}), 700, True),
 ]
 
 
 def test_the_contract_of_most_nodes_is_compared_with_the_others() -> None:
     (line,) = held_datasets.differences(HELD)
     assert line.endswith("column age: range was [18.0, 110.0], and is [0.0, 110.0]")
-    assert line.startswith(f"stays {OTHER.hash[:12]}, compared with {ONE.hash[:12]}")
+    assert line.startswith(f"stays {OTHER.hash[:12]}, compared with {STAYS.hash[:12]}")
     assert held_datasets.differences(HELD[1:]) == []
 
 
 def test_contracts_are_fetched_as_they_are(tmp_path: Path) -> None:
     paths = held_datasets.write(HELD, tmp_path)
-    assert [contracts.load(path).hash for path in paths] == [ONE.hash, OTHER.hash]
+    assert [contracts.load(path).hash for path in paths] == [STAYS.hash, OTHER.hash]
     assert contracts.load(paths[0]).columns["code"].levels == ("01", "no", "2A")
     (path,) = held_datasets.write(HELD[1:2], tmp_path / "one")
-    assert path.name == "stays.yaml" and contracts.load(path) == ONE
+    assert path.name == "stays.yaml" and contracts.load(path) == STAYS
     path.write_text("mine")
     with pytest.raises(errors.InputError, match="exists already"):
         held_datasets.write(HELD[1:2], tmp_path / "one")

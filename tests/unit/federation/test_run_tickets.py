@@ -69,7 +69,7 @@ def node(folder: Path, policy: Policy = POLICY) -> HubStream:
         policy,
         state=folder / "state",
     )
-    approvals = Approvals(state_folder.made(folder / "state") / "approvals.sqlite")
+    approvals = Approvals(state_folder.create(folder / "state") / "approvals.sqlite")
     state = Credentials(folder / "state" / "hub", "lyon", "node", "", "", 1)
     context = NodeContext(site, approvals=approvals)
     return HubStream(context, approvals, state, lambda *_: None, threading.Event())

@@ -153,8 +153,8 @@ def test_people_whose_hashes_agree_in_part_keep_their_own_rows(
 
 def test_taking_a_person_away_moves_the_counts_by_that_persons_rows_alone(tmp_path: Path) -> None:
     whole = count(csv_of(TABLE, CONTRACT, tmp_path), CONTRACT)
-    for gone in TABLE["id"].value_counts().index[:5]:
-        rest = count(csv_of(TABLE[TABLE["id"] != gone], CONTRACT, tmp_path), CONTRACT)
+    for person in TABLE["id"].value_counts().index[:5]:
+        rest = count(csv_of(TABLE[TABLE["id"] != person], CONTRACT, tmp_path), CONTRACT)
         assert (rest.cells <= whole.cells).all() and (whole.people - rest.people)[:2].sum() == 3
 
 
@@ -214,10 +214,12 @@ def test_who_else_is_there_changes_nothing_for_a_person() -> None:
     )
     many = [p for p, n in zip(*np.unique(person, return_counts=True), strict=True) if n > 2]
     np.testing.assert_array_equal(limited.lost, np.isin(person[limited.rows], many))
-    for gone in np.unique(person)[:20]:
-        rest = np.flatnonzero(person != gone)
+    for dropped in np.unique(person)[:20]:
+        rest = np.flatnonzero(person != dropped)
         others = row_limit.choose((person[rest], again[rest]), 2)
-        np.testing.assert_array_equal(rest[others.rows], limited.rows[person[limited.rows] != gone])
+        np.testing.assert_array_equal(
+            rest[others.rows], limited.rows[person[limited.rows] != dropped]
+        )
 
 
 @pytest.mark.parametrize("shift", [0, 24, 31, 63])

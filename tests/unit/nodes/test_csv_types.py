@@ -31,7 +31,7 @@ NOTATIONS: list[dict[str, Any]] = [
     {"thousands": ","},
     {"thousands": "'"},
 ]
-KNOWN = [
+SPELLINGS = [
     "1_000",
     "1 00,5",
     "10 00",
@@ -134,8 +134,8 @@ def read(connection: duckdb.DuckDBPyConnection, contract: Contract, relation: st
     (row, _), (name, raw_type) = ((str(each[0]), str(each[1])) for each in described)
     sql = contract_sql.converted("value", contract.columns["value"], raw_type)
     rows = f"(SELECT {row} AS id, {name} AS value FROM {relation})"
-    found = connection.execute(f"SELECT id, {sql} FROM {rows}").fetchall()
-    return [(int(each[0][1:]), each[1]) for each in found]
+    rows_read = connection.execute(f"SELECT id, {sql} FROM {rows}").fetchall()
+    return [(int(each[0][1:]), each[1]) for each in rows_read]
 
 
 def broken(dataset: Dataset, block: bytes) -> set[int]:
@@ -157,7 +157,11 @@ def test_a_number_is_the_same_in_its_own_type_and_as_a_text(
 ) -> None:
     mark = keys.get("thousands", "_")
     letters = f"0123456789{mark * 3}{keys.get('decimal', '.')}"
-    written = [*KNOWN, *made_up(letters, COUNT, 1), *made_up(letters + "eE+-_'\u00a0 .,", COUNT, 2)]
+    written = [
+        *SPELLINGS,
+        *made_up(letters, COUNT, 1),
+        *made_up(letters + "eE+-_'\u00a0 .,", COUNT, 2),
+    ]
     of_types, of_texts = values_of("number", written, tmp_path, **keys)
     assert list(map(repr, of_types)) == list(map(repr, of_texts))  # NaN as well
     assert len(of_types) > COUNT / 10  # else nothing was compared

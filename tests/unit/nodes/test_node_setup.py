@@ -37,7 +37,15 @@ RECEIVED = "1970-01-01T00:00:00+00:00"
 
 
 def written(path: Path, *given: Any, replace: bool = False) -> str:
-    return setup.write_dataset(path, setup.new_dataset(path, *given), replace=replace)
+    new, site = setup.new_dataset(path, *given), sites.load(path)
+    contract = setup.dataset(path, new).contract
+    place = (
+        setup.place_of(path, site, contract, None)
+        if replace
+        else setup.place_beside(path, site, contract)
+    )
+    setup.write_dataset(path, new, place)
+    return contract.dataset
 
 
 def test_what_is_written_is_what_holds_when_nothing_is(path: Path) -> None:
@@ -144,9 +152,9 @@ def test_an_approval_is_of_a_run_and_a_name_must_be_clear(tmp_path: Path) -> Non
         for proposal in map(approvals.proposed, (first.run, other.run))
     ]
     assert verdicts == ["approved", "waiting"] and approvals.proposed("c" * 64) is None
-    assert [each.study_hash for each in approvals.untold()] == ["a" * 64]
-    approvals.told(approvals.untold()[0])
-    assert not approvals.untold()
+    assert [each.study_hash for each in approvals.unsent()] == ["a" * 64]
+    approvals.mark_sent(approvals.unsent()[0])
+    assert not approvals.unsent()
     again = approvals.propose(first)
     assert again.verdict == "approved", "a run that is proposed again keeps its decision"
 
@@ -166,12 +174,16 @@ def dataset_files(folder: Path) -> tuple[Path, Path]:
 
 def test_nothing_is_written_unless_the_rows_keep_the_contract(path: Path, tmp_path: Path) -> None:
     contract, rows = dataset_files(tmp_path)
-    rows.write_text("id,n\np1,1\np2,99\n")
-    before = path.read_text()
+    good, bad = rows.read_text(), "id,n\np1,1\np2,99\n"
     for replace in (False, True):
+        before = path.read_text()
+        rows.write_text(bad)
         with pytest.raises(errors.DataError, match="nothing is written"):
             node_setup.add_dataset(path, contract, str(rows), None, None, None, replace=replace)
-        assert path.read_text() == before and not (path.parent / "contracts" / "d.yaml").exists()
+        assert path.read_text() == before
+        assert (path.parent / "contracts" / "d.yaml").exists() == replace
+        rows.write_text(good)
+        node_setup.add_dataset(path, contract, str(rows), None, None, None, replace=replace)
 
 
 def test_a_dataset_is_replaced_with_what_differs_and_removed(

@@ -115,7 +115,7 @@ def test_notations_of_numbers(values: list[str], keys: dict[str, Any], tmp_path:
 def test_a_comma_that_could_divide_decimals_or_thousands_is_said_to_be_both(tmp_path: Path) -> None:
     observations = recognised("id;n", "p1;1,234", "p2;5,678", folder=tmp_path)
     assert observations.keys == {"decimal": ","}
-    assert "or is a comma between thousands? Compare" in observations.seen[0].what
+    assert "or is a comma between thousands? Compare" in observations.seen[0].meaning
 
 
 def dates(*values: str, **how: Any) -> dict[str, Any]:
@@ -150,13 +150,13 @@ def test_formats_of_days(values: list[str], keys: dict[str, Any], tmp_path: Path
 
 def test_a_day_that_two_formats_read_is_said_to_be_both(tmp_path: Path) -> None:
     observations = recognised("id;d", "p1;07/05/2023", folder=tmp_path)
-    assert "mm/dd/yyyy reads it too: compare" in observations.seen[0].what
-    assert "too" not in recognised("id;d", "p1;17/05/2023", folder=tmp_path).seen[0].what
+    assert "mm/dd/yyyy reads it too: compare" in observations.seen[0].meaning
+    assert "too" not in recognised("id;d", "p1;17/05/2023", folder=tmp_path).seen[0].meaning
 
 
 def test_days_as_excel_counts_them_have_no_key(tmp_path: Path) -> None:
     observations = recognised("id;d", "p1;45053", "p2;44561", folder=tmp_path)
-    assert not observations.keys and "as Excel keeps dates" in observations.seen[0].what
+    assert not observations.keys and "as Excel keeps dates" in observations.seen[0].meaning
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_words_for_yes_and_no(
 def test_words_that_are_read_already_need_no_key(tmp_path: Path) -> None:
     assert not recognised("id;b", "p1;true", "p2;0", folder=tmp_path).keys
     observations = recognised("id;b", "p1;1", "p2;2", folder=tmp_path)
-    assert not observations.keys and "write which is which" in observations.seen[0].what
+    assert not observations.keys and "write which is which" in observations.seen[0].meaning
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def _zip_that_is_cut_inside() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.csv", b"", "line 1 is empty"),
         ("t.csv", codecs.BOM_UTF8, "line 1 is empty"),
@@ -351,7 +351,7 @@ def _zip_that_is_cut_inside() -> bytes:
     ],
 )
 def test_a_file_that_is_no_text_ends_in_one_message(
-    name: str, content: bytes, said: str, tmp_path: Path
+    name: str, content: bytes, message: str, tmp_path: Path
 ) -> None:
     """The look at a source that cannot be read ended in a traceback of its own."""
     path = node(tmp_path, b"", "  n: {type: number}\n")
@@ -359,7 +359,7 @@ def test_a_file_that_is_no_text_ends_in_one_message(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(errors.DataError) as caught:
         node_data.check(path, None, "text")
-    assert said in str(caught.value) and "p1" not in str(caught.value)
+    assert message in str(caught.value) and "p1" not in str(caught.value)
 
 
 def test_the_hub_learns_no_value(tmp_path: Path) -> None:
@@ -389,4 +389,4 @@ def test_other_sources_are_recognised_too(tmp_path: Path) -> None:
     duckdb.sql(f"COPY (SELECT 'p1' AS \"N° IPP\", '66,7' AS n) TO '{path}'")
     observations = recognition.recognise(Dataset(contract, str(path)), Storage(), TODAY)
     assert observations.keys == {"decimal": ","}
-    assert "write its name under `columns`: 'N° IPP'" in observations.of("id")[0].what
+    assert "write its name under `columns`: 'N° IPP'" in observations.of("id")[0].meaning

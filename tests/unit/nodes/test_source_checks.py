@@ -58,7 +58,7 @@ def study(mode: str = "dp") -> Study:
 def rule(folder: Path) -> str:
     """The rule by which a deployed node refuses an approved study; empty if it answers."""
     site, asked = sites.load(folder / "node.yaml"), study()
-    approvals = Approvals(state_folder.made(folder / "state") / "approvals.sqlite")
+    approvals = Approvals(state_folder.create(folder / "state") / "approvals.sqlite")
     now = federations.NOW
     deadline = now.timestamp() + 3600
     contract = site.datasets["people"].contract

@@ -33,7 +33,7 @@ CONFIDENT = [
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), CONFIDENT, ids=lambda one: getattr(one, "__name__", one)
+    ("name", "module"), CONFIDENT, ids=lambda value: getattr(value, "__name__", value)
 )
 @pytest.mark.parametrize("level", [0.9991, 0.999999999, 1.0, 1.5, 0.0, -0.95])
 def test_no_analysis_takes_a_confidence_that_reaches_everyone(

@@ -96,7 +96,9 @@ def test_noised_counts_below_nobody_leave_the_sampling_error_as_it_is() -> None:
             5 + rng.normal(0, 10, 200), amounts, lambda weights: 0.0
         )
         weights = (amounts - 0.5) / 1000
-        sampling.append(inequality._said(distribution, 0.5, weights, 1.96)["std_error"] ** 2)
+        sampling.append(
+            inequality._estimate_row(distribution, 0.5, weights, 1.96)["std_error"] ** 2
+        )
     assert np.mean(sampling) == pytest.approx(1 / 12_000, rel=0.03)
 
 

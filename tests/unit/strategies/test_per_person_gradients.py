@@ -22,7 +22,7 @@ NETWORKS = [
 ]
 
 
-def made(network: Network, people: int, each: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
+def example(network: Network, people: int, each: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
     torch.manual_seed(3)
     net = networks.build(network, 5)
     for parameter in net.parameters():
@@ -68,7 +68,7 @@ def test_clipped_gradients_are_those_of_a_loop_over_people(
     network: Network, length: float, each: int
 ) -> None:
     """In 32-bit floats, of which sums of some hundred products keep five digits."""
-    net, rows, answers = made(network, 9, each)
+    net, rows, answers = example(network, 9, each)
     expected = by_a_loop(copy.deepcopy(net), network, rows, answers, 9, length)
     clipped = per_person_gradients.clipped_sum(
         net, networks.entry(network, rows), 9, loss_of(answers, 9), length
@@ -86,7 +86,7 @@ def test_clipped_gradients_are_those_of_a_loop_over_people(
 def test_clipped_gradients_are_those_of_opacus(network: Network) -> None:
     from opacus import GradSampleModule
 
-    net, rows, answers = made(network, 12, 1)
+    net, rows, answers = example(network, 12, 1)
     theirs = GradSampleModule(copy.deepcopy(net), loss_reduction="sum")
     F.binary_cross_entropy_with_logits(
         theirs(networks.entry(network, rows)).reshape(-1), answers, reduction="sum"
@@ -101,7 +101,7 @@ def test_clipped_gradients_are_those_of_opacus(network: Network) -> None:
 
 def test_no_person_adds_more_than_the_length() -> None:
     network = NETWORKS[4]
-    net, rows, answers = made(network, 8, 2)
+    net, rows, answers = example(network, 8, 2)
     whole = per_person_gradients.clipped_sum(
         net, networks.entry(network, rows * 50), 8, loss_of(answers, 8), 0.5
     ).sum
@@ -112,7 +112,7 @@ def test_no_person_adds_more_than_the_length() -> None:
 
 
 def test_a_layer_whose_people_mix_has_no_clipping() -> None:
-    net, rows, answers = made(Network("cnn", (16, 16), (8,), "node"), 4, 1)
+    net, rows, answers = example(Network("cnn", (16, 16), (8,), "node"), 4, 1)
     with pytest.raises(TypeError, match="BatchNorm2d"):
         per_person_gradients.clipped_sum(
             net, networks.entry(NETWORKS[4], rows), 4, loss_of(answers, 4), 1.0

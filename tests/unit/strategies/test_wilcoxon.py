@@ -251,7 +251,7 @@ def released(n: int, multiplier: float, means: tuple[float, float]) -> list[Supe
     return results
 
 
-@pytest.mark.parametrize(("n", "multiplier"), [(400, 6.0), (200, 9.3)])
+@pytest.mark.parametrize(("n", "multiplier"), federations.first([(200, 9.3), (400, 6.0)]))
 def test_the_stated_noise_of_the_superiority_is_that_of_repeated_releases(
     n: int, multiplier: float
 ) -> None:
@@ -261,7 +261,7 @@ def test_the_stated_noise_of_the_superiority_is_that_of_repeated_releases(
     assert rms == pytest.approx(np.std([result.theta for result in results]), rel=0.04)
 
 
-@pytest.mark.parametrize("n", [200, 400])
+@pytest.mark.parametrize("n", federations.first([200, 400]))
 def test_noise_does_not_move_the_sampling_error_of_the_superiority(n: int) -> None:
     """1 % is five errors of the mean of 3,000. Squares with the noise left in are 2 % too small at
     200 people; those with the noise of each rank taken out, and not that of their mean, 10 %."""

@@ -1,0 +1,250 @@
+"""A result in Python: `result["model"].tidy()`, from a simulation and from a hub alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from federation import errors
+from federation.api import features
+from federation.api.figures import Drawing
+from federation.study_result import StudyResult
+
+if TYPE_CHECKING:
+    import pandas
+
+COUNTS = {"people": "n", "events": "n_event"}  # as the columns of tables are named
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Result(StudyResult):
+    """The content of result.json. `result["model"]` is one analysis."""
+
+    @classmethod
+    def read(cls, path: Path | str) -> Result:
+        """From a result.json."""
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            _ = document["analyses"].items()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise errors.InputError(
+                f"{path}: not a result; name the file result.json of a study"
+            ) from None
+        return cls(document)
+
+    def __getitem__(self, name: str) -> AnalysisResult:
+        if name not in self.document["analyses"]:
+            raise errors.InputError(
+                f"no analysis {name!r}; the analyses are {', '.join(self.document['analyses'])}"
+            )
+        return AnalysisResult(name, self.document)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.document["analyses"])
+
+    def __len__(self) -> int:
+        return len(self.document["analyses"])
+
+    def report(self, folder: Path | str) -> Path:
+        """Writes report.html, result.json and the tables; returns the path of the report."""
+        from aggregator import report
+        from aggregator.document import Document
+
+        report.write(Document.model_validate(self.document), Path(folder))
+        return Path(folder) / "report.html"
+
+    def __repr__(self) -> str:
+        analyses = self.document["analyses"].items()
+        listed = ", ".join(f"{name}: {analysis['status']}" for name, analysis in analyses)
+        return f"<Result of {self.document['study']}: {listed}>"
+
+
+@dataclass(frozen=True)
+class AnalysisResult:
+    """One analysis of a result. Column names follow broom; a suppressed number is missing."""
+
+    name: str
+    document: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        content: Mapping[str, Any] = self.document["analyses"][self.name]
+        return content
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return tuple(self.content["tables"])
+
+    def tidy(self, table: str | None = None) -> pandas.DataFrame:
+        """A row for each term, time or cell. `table`: by default the analysis's main table."""
+        return _frame(self._rows(self.content, table))
+
+    def glance(self) -> pandas.DataFrame:
+        """One row about the whole analysis: its counts, and the statistics of the fit."""
+        self._check_released()
+        fit = (self.content["tables"].get("glance") or [{}])[0]
+        counts = {COUNTS.get(name, f"n_{name}"): n for name, n in self.content["n"].items()}
+        return _frame([{**counts, **fit}])
+
+    def by_node(self, table: str | None = None) -> pandas.DataFrame:
+        """The rows of each node by itself, with its name in `node`. InputError unless the study
+        asks for `results: both` or `split`."""
+        nodes = self.content["by_node"]
+        if not nodes:
+            raise errors.InputError(
+                f"{self.name}: the study has no results of single nodes; add results='both' to "
+                "the analysis"
+            )
+        return _frame(
+            [
+                {"node": node, **row}
+                for node, part in nodes.items()
+                if part["status"] == "released"
+                for row in self._rows(part, table)
+            ]
+        )
+
+    def augment(self, frame: Any) -> pandas.DataFrame:
+        """Your own rows with the column `fitted`, what the released model predicts for them: the
+        probability of a yes, a number, or the log of a relative risk; for components, a column
+        for each. It is missing where a column of the model is.
+
+        `frame`: with the columns of the model, categories as the contract's levels. The rows of the
+        nodes stay with them."""
+        import numpy
+        import pandas
+
+        estimator = self.estimator()
+        if hasattr(frame, "to_pandas"):
+            frame = frame.to_pandas()
+        frame = pandas.DataFrame(frame)
+        X = features.of(frame, list(estimator.feature_names_in_), self.name)
+        is_complete = X.notna().all(axis=1).to_numpy()
+        for name, values in _fitted(estimator, X[is_complete]).items():
+            column = numpy.full(len(frame), numpy.nan)
+            column[is_complete] = values
+            frame = frame.assign(**{name: column})
+        return frame
+
+    def estimator(self) -> Any:
+        """The released model as a scikit-learn estimator. InputError if the analysis has none."""
+        from aggregator import estimators
+
+        return estimators.of(self.document, self.name)
+
+    def plot(self) -> Drawing:
+        """The figures of the report; of an analysis without one, its estimates with intervals."""
+        from aggregator.document import AnalysisDocument
+        from aggregator.report import html, intervals
+
+        self._check_released()
+        drawn = html.drawn(AnalysisDocument.model_validate(self.content))
+        if drawn:
+            return Drawing(tuple(drawn))
+        if intervals.drawable(self.content["tables"])[0]:
+            return self.forest()
+        raise errors.InputError(
+            f"{self.name}: run: {self.content['run']} has no figure; its tables are "
+            f"{', '.join(self.tables)}; the analyses with a figure are "
+            f"{', '.join(sorted(intervals.FIGURES))}"
+        )
+
+    def forest(self, term: str | None = None) -> Drawing:
+        """All estimates with intervals below each other, or one `term` with each node's."""
+        from aggregator.report import figures, intervals
+
+        self._check_released()
+        table, rows = intervals.drawable(self.content["tables"])
+        if not rows:
+            raise errors.InputError(
+                f"{self.name}: run: {self.content['run']} has no estimates with intervals to draw; "
+                f"the analyses with a forest plot are {', '.join(intervals.ANALYSES)}"
+            )
+        columns = intervals.of(rows[0])
+        assert columns is not None
+        ratio = columns.estimate if columns.is_ratio else ""
+        if term is not None:
+            row = self._row(table, rows, term)
+            return Drawing((figures.forest(row, self._nodes_of(table, term), ratio),))
+        lines = [
+            (
+                intervals.label(row, table),
+                row[columns.estimate],
+                row[columns.low],
+                row[columns.high],
+                None,
+            )
+            for row in rows
+            if row.get("term") != intervals.INTERCEPT
+        ]
+        label = columns.estimate.replace("_", " ")
+        return Drawing((figures.intervals(lines, label, is_ratio=columns.is_ratio),))
+
+    def _row(self, table: str, rows: Rows, term: str) -> Mapping[str, Any]:
+        from aggregator.report import intervals
+
+        labelled = {intervals.label(row, table): row for row in rows}
+        if term not in labelled:
+            raise errors.InputError(
+                f"{self.name}: no term {term!r} with an interval; the terms are "
+                f"{', '.join(labelled)}"
+            )
+        return {**labelled[term], "term": term}
+
+    def _nodes_of(self, table: str, term: str) -> dict[str, Mapping[str, Any]]:
+        """The row of a term at each node."""
+        from aggregator.report import intervals
+
+        return {
+            node: row
+            for node, part in self.content["by_node"].items()
+            for row in part["tables"].get(table, ())
+            if intervals.label(row, table) == term and intervals.of(row)
+        }
+
+    def _rows(self, part: Mapping[str, Any], table: str | None) -> Rows:
+        self._check_released()
+        tables: Mapping[str, Rows] = part["tables"]
+        others = [name for name in tables if name != "glance"]
+        main = "coefficients" if "coefficients" in tables else others[0] if others else "glance"
+        if (table or main) not in tables:
+            raise errors.InputError(
+                f"{self.name}: no table {table or main!r}; the tables are {', '.join(tables)}"
+            )
+        return tables[table or main]
+
+    def _check_released(self) -> None:
+        content = self.content
+        if content["status"] != "released":
+            raise errors.InputError(f"{self.name} was {content['status']}: {content['reason']}")
+
+    def __repr__(self) -> str:
+        content = self.content
+        return f"<{self.name}: {content['run']}, {content['status']}>"
+
+    def _repr_html_(self) -> str:
+        title = f"<h4>{escape(self.name)}: {escape(str(self.content['run']))}</h4>"
+        if self.content["status"] != "released":
+            reason = escape(str(self.content["reason"]))
+            return f"{title}<p>{escape(self.content['status'])}: {reason}</p>"
+        return title + str(self.tidy().head(20).to_html(index=False))
+
+
+def _frame(rows: Any) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.DataFrame(list(rows))
+
+
+def _fitted(estimator: Any, X: pandas.DataFrame) -> dict[str, Any]:
+    """Columns (n_rows,): the probability of a yes, the prediction, or each component."""
+    if not hasattr(estimator, "predict"):
+        return {f"fitted_{i}": column for i, column in enumerate(estimator.transform(X).T, 1)}
+    if hasattr(estimator, "predict_proba"):
+        return {"fitted": estimator.predict_proba(X)[:, 1]}
+    return {"fitted": estimator.predict(X)}

@@ -1,0 +1,130 @@
+"""Nodes that this process simulates, each with a data frame."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from federation import errors
+from federation import study as studies
+from federation.api.federations import Given, Say, contract_of, shown
+from federation.api.plan import StudyPlan
+from federation.api.result import Result
+from federation.api.study import Study
+from federation.yaml_source import Source
+
+if TYPE_CHECKING:
+    from simulations.answering import Holders
+    from simulations.whole_run import OpenNodes
+
+
+def simulate(
+    frames: Mapping[str, Any],
+    contract: Given | Sequence[Given],
+    *,
+    strict: bool = False,
+    processes: int | None = None,
+) -> Simulation:
+    """Nodes in this process, each with its own rows.
+
+    `frames`: by the name of a node, a pandas or polars frame, an Arrow table, or the path of a
+    file. `contract`: of the rows, as a path, a Contract, or its content as a mapping; of a study of
+    several datasets a list, where each node has a pair (dataset, frame). `strict`: the nodes are
+    as careful as real ones are by default. `processes`: how many share the nodes."""
+    return Simulation(frames, contract, strict=strict, processes=processes)
+
+
+class Simulation:
+    """Nodes in this process. Their rows are copied to a private folder, which `close` removes, or
+    at the latest the end of the process."""
+
+    def __init__(
+        self,
+        frames: Mapping[str, Any],
+        contract: Given | Sequence[Given],
+        *,
+        strict: bool = False,
+        processes: int | None = None,
+    ) -> None:
+        from federation.api import frames as tables
+
+        listed = contract if isinstance(contract, list | tuple) else [contract]
+        self.contracts = {loaded.dataset: loaded for loaded in map(contract_of, listed)}
+        self.strict, self.processes = strict, processes
+        self._folder = Path(tempfile.mkdtemp(prefix="hdh-"))
+        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self.datasets = tables.datasets(frames, self.contracts, self._folder)
+        self._are_copies = tables.are_copies(self.datasets.values(), self._folder)
+        self._open: OpenNodes | None = None
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self.datasets)
+
+    def run(self, study: Study, *, progress: bool | Say = True) -> Result:
+        """The result of a study. It holds what a hub would release, and nothing else."""
+        from simulations import whole_run
+
+        checked, source = study.checked(own_rows=True)
+        holders = self._holders(checked, source)
+        with tempfile.TemporaryDirectory(prefix="hdh-") as scratch, shown(progress) as say:
+            whole_run.check(holders)
+            settings = whole_run.Settings(
+                Path(scratch),
+                Path(scratch),
+                strict=self.strict,
+                processes=self.processes,
+                nodes=self._open_nodes(),
+            )
+            document = whole_run.run(holders, source, settings, say)
+        return Result(document.model_dump(mode="json"))
+
+    def plan(self, study: Study) -> StudyPlan:
+        """What the study costs, and who would refuse, with the true number of rows of each node."""
+        from federation.api import sizes
+        from simulations import planning
+
+        checked, source = study.checked(own_rows=True)
+        holders = self._holders(checked, source)
+        nodes = sizes.planned(holders, strict=self.strict)
+        return StudyPlan(planning.of(checked, holders.contract, nodes))
+
+    def _open_nodes(self) -> OpenNodes | None:
+        from simulations.whole_run import OpenNodes
+
+        if self._open is None and self._are_copies and self.processes in (None, 1):
+            self._open = OpenNodes()
+        return self._open
+
+    def _holders(self, study: studies.Study, source: Source) -> Holders:
+        from federation import datasets
+        from simulations.answering import Holders
+
+        names = sorted(study.datasets) or [study.dataset]
+        for name in names:
+            if name not in self.contracts:
+                raise errors.StudyError(
+                    f"study {study.study}: the nodes hold {', '.join(self.contracts)}, and no "
+                    f"dataset {name!r}; name theirs with `dataset`"
+                )
+        loaded = {name: self.contracts[name] for name in names}
+        several = loaded if study.datasets else {}
+        return Holders(study, datasets.contract_of(study, loaded, source), self.datasets, several)
+
+    def close(self) -> None:
+        """Removes the copies of the rows."""
+        self._open = None
+        self._remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Simulation of {len(self.datasets)} nodes: {', '.join(self.datasets)}>"

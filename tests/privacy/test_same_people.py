@@ -1,0 +1,163 @@
+"""Exact answers about the same people under several names of datasets: the rules on two answers
+hold over all of them.
+
+A producer keeps an extract of each year, or a table of each ward, as a dataset of its own. The sums
+of two extracts that differ by a person tell that person's values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+from federation.messages import Refusal, TaskId
+from federation.study import Study
+from nodes import state_folder
+from nodes.site import Dataset, Policy, Site
+from simulations import local
+from tests import federations
+
+CONTRACT = """
+dataset: {dataset}
+version: 1
+{who}
+columns:
+  {key}: {{type: string}}
+  age: {{type: number, range: [0, 110]}}
+  income: {{type: number, range: [0, 1000000]}}
+"""
+PEOPLE = 300
+POLICY = Policy(min_nodes=1, modes=("exact", "dp"))
+MEAN = {"run": "glm", "model": "income ~ age"}
+
+
+def rows(n: int = PEOPLE) -> pandas.DataFrame:
+    rng = np.random.default_rng(8)
+    return pandas.DataFrame(
+        {
+            "key": [f"p{i:03d}" for i in range(n)],
+            "age": rng.integers(20, 90, n),
+            "income": rng.integers(10_000, 90_000, n),
+        }
+    )
+
+
+def dataset(folder: Path, name: str, table: pandas.DataFrame, who: str = "person: key") -> Dataset:
+    key = who.partition("person: ")[2] or "key"
+    contract = federations.contract_of(CONTRACT.format(dataset=name, who=who, key=key))
+    table.rename(columns={"key": key}).to_csv(folder / f"{name}.csv", index=False)
+    return Dataset(contract, str(folder / f"{name}.csv"))
+
+
+def site(folder: Path, *held: Dataset, policy: Policy = POLICY, **more: Any) -> Site:
+    datasets = {one.contract.dataset: one for one in held}
+    return Site("n0", datasets, policy, state=folder / "state", **more)
+
+
+def ask(site_: Site, name: str, analysis: dict[str, Any] = MEAN, **more: Any) -> str:
+    """The rule by which the node refuses a study about a dataset; empty if it answers."""
+    study = federations.study_of({"a": analysis}, dataset=name, **more)
+    outcome = federations.run(study, site_.datasets[name].contract, [site_])
+    refusals = outcome.runs[TaskId("a")].refusals
+    return refusals["n0"].rule if refusals else ""
+
+
+@pytest.mark.parametrize("fewer", [1, 10])
+def test_an_extract_without_a_few_of_the_people_is_refused_after_the_other(
+    fewer: int, tmp_path: Path
+) -> None:
+    table = rows()
+    here = site(
+        tmp_path, dataset(tmp_path, "of2025", table[fewer:]), dataset(tmp_path, "of2026", table)
+    )
+    assert ask(here, "of2025") == ""
+    assert ask(here, "of2026") == "differencing"
+
+
+def test_extracts_that_differ_by_many_people_are_answered(tmp_path: Path) -> None:
+    table = rows()
+    here = site(
+        tmp_path, dataset(tmp_path, "of2025", table[40:]), dataset(tmp_path, "of2026", table)
+    )
+    assert ask(here, "of2025") == ask(here, "of2026") == ""
+
+
+def test_three_extracts_that_leave_one_person_over_are_refused(tmp_path: Path) -> None:
+    """All people, those of one ward, and those of the other but for one person."""
+    table = rows()
+    here = site(
+        tmp_path,
+        dataset(tmp_path, "all", table),
+        dataset(tmp_path, "north", table[:150]),
+        dataset(tmp_path, "south", table[151:]),
+    )
+    assert [ask(here, name) for name in ("all", "north", "south")] == ["", "", "differencing"]
+
+
+def test_keys_that_node_yaml_calls_the_same_are_the_same_people(tmp_path: Path) -> None:
+    table = rows()
+    of_wards = dataset(tmp_path, "wards", table)
+    of_labs = dataset(tmp_path, "labs", table[1:], who="person: patient")
+    apart = site(tmp_path, of_wards, of_labs)
+    (tmp_path / "joined").mkdir()
+    joined = site(tmp_path / "joined", of_wards, of_labs, persons={"labs": "key"})
+    assert [ask(apart, name) for name in ("wards", "labs")] == ["", ""]
+    assert [ask(joined, name) for name in ("wards", "labs")] == ["", "differencing"]
+
+
+def test_numbers_about_a_column_are_counted_over_all_extracts(tmp_path: Path) -> None:
+    """This site gives 7 numbers about each column in a year: three models of two coefficients."""
+    table = rows()
+    held = [dataset(tmp_path, name, table) for name in ("first", "second")]
+    policy = POLICY.model_copy(update={"max_parameters_per_person": 7.1 / PEOPLE})
+    here = site(tmp_path, *held, policy=policy)
+    for where in ("age < 45", "age >= 65", "age >= 45 and age < 65"):
+        assert ask(here, "first", cohort={"where": where}) == ""
+    assert ask(here, "second", cohort={"where": "age >= 30"}) == "functionals"
+
+
+@pytest.mark.parametrize("after", ["second", "first"])
+def test_conditions_are_kept_of_each_dataset_whose_rows_name_no_person(
+    after: str, tmp_path: Path
+) -> None:
+    """The same condition was asked of another dataset first: it is kept of both."""
+    table = rows()
+    here = site(
+        tmp_path,
+        *(dataset(tmp_path, name, table, who="unit: visit") for name in ("first", "second")),
+    )
+    for name in ("first", "second"):
+        assert ask(here, name, cohort={"where": "age < 60"}) == ""
+    assert 0 < int((table["age"] == 60).sum()) < 11
+    assert ask(here, after, cohort={"where": "age < 61"}) == "differencing"
+
+
+def test_node_sets_are_compared_over_all_extracts(tmp_path: Path) -> None:
+    """Secure sums over four nodes of one extract, and over three of them of another: the
+    difference would be the fourth node's own sum."""
+    table, names = rows(), [f"n{i}" for i in range(4)]
+    held = []
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir()
+        extracts = [dataset(folder, one, table) for one in ("first", "second", "third")]
+        held.append(replace(site(folder, *extracts), name=name))
+    roster = {one.name: state_folder.public_identity(one.state) for one in held}
+    held = [replace(one, roster=roster) for one in held]
+
+    def run(name: str, sites: list[Site]) -> set[str]:
+        study: Study = federations.study_of(
+            {"a": MEAN}, dataset=name, privacy={"mode": "exact", "secure_sum": True}
+        )
+        contract = sites[0].datasets[name].contract
+        outcome = federations.run(study, contract, sites, local.ask_of(sites, federations.NOW))
+        refusals = outcome.runs[TaskId("a")].refusals
+        return {one.rule for one in refusals.values() if isinstance(one, Refusal)}
+
+    assert run("first", held) == set()
+    assert run("second", held) == set(), "the same nodes"
+    assert run("third", held[:3]) == {"node_set"}
