@@ -43,6 +43,7 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_DEPENDENCY
 from flwr.superlink.routers.fleet.router import LinkStateDependency
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
+from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
 from federation.exchange import FITS, GIVE, PULL, PUSH, TAKE, fitting
@@ -130,10 +131,8 @@ def _fleet(news: News) -> APIRouter:
 
     @router.post(GIVE)
     async def hdh_give(request: BundleRequest, state: LinkStateDependency) -> Bundle:
-        pushed = PushMessagesRequest.FromString(request.flower)
+        pushed = _own_reply(request)
         message = pushed.messages_list[0].metadata
-        if not message.src_node_id == pushed.node.node_id == request.node.node_id:
-            raise HTTPException(403, "the sender is not the node that signed in")
         response = await run_in_threadpool(_give, state, pushed, request.parts)
         delivery = news.delivered.get(request.node.node_id)
         if delivery is not None and delivery.message_id == message.reply_to_message_id:
@@ -142,6 +141,18 @@ def _fleet(news: News) -> APIRouter:
         return Bundle(flower=response.SerializeToString())
 
     return router
+
+
+def _own_reply(request: Bundle) -> PushMessagesRequest:
+    """The single reply of a request, in the name of the node that signed in."""
+    try:
+        pushed = PushMessagesRequest.FromString(request.flower)
+        (message,), (_tree,) = pushed.messages_list, pushed.message_object_trees
+    except (DecodeError, ValueError):
+        raise HTTPException(400, "the request holds no single reply") from None
+    if not message.metadata.src_node_id == pushed.node.node_id == request.node.node_id:
+        raise HTTPException(403, "the sender is not the node that signed in")
+    return pushed
 
 
 def _take(news: News, state: Any, request: Bundle) -> Bundle | None:

@@ -255,12 +255,21 @@ def test_a_reply_in_the_name_of_another_node_is_refused(superlink: SuperLink) ->
         forged._give(Message(wire.reply_record(b"no", b""), reply_to=message), run_id, 0.0)
     foreign = PushMessagesRequest(node=Node(node_id=node.node_id))
     foreign.messages_list.add().metadata.src_node_id = node.node_id
+    foreign.message_object_trees.add()
     bundle = Bundle(flower=foreign.SerializeToString())
     with pytest.raises(httpx.HTTPStatusError, match="403"):
         other._call(exchange.GIVE, bundle)
     answer_of_node = Message(wire.reply_record(b"yes", b""), reply_to=message)
     node._give(answer_of_node, run_id, 0.0)
     assert wire.reply_of(Inbox(grid).pull(ids)[ids[0]])[0] == b"yes"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xff", PushMessagesRequest(node=Node(node_id=1)).SerializeToString()]
+)
+def test_a_request_without_a_reply_is_refused(superlink: SuperLink, content: bytes) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        superlink.node()._call(exchange.GIVE, Bundle(flower=content))
 
 
 @pytest.mark.parametrize("path", [exchange.TAKE, exchange.GIVE, exchange.PUSH, exchange.PULL])
