@@ -65,6 +65,7 @@ audit: $(DONE) ## attack every private analysis thousands of times, and break th
 	$(BIN)/python -m tests.privacy.audit
 	$(BIN)/python -m tests.privacy.lying_hub
 	$(BIN)/python -m tests.privacy.fuzz
+	$(BIN)/python -m tests.fault.fuzz_messages
 
 format: $(DONE) ## put the code into its format
 	$(BIN)/ruff format .

@@ -7,189 +7,101 @@ coordinator sees their own studies, an operator sees all of them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import queue
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
-import grpc
-import pydantic
-import sqlalchemy as sa
-from cryptography import x509
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
-from aggregator import database, enrolment, linked_studies, pki
+from aggregator import database, enrolment, linked_studies, pki, serving
+from aggregator.connections import Outbox
 from aggregator.database import Holders, Party, Submitted
-from aggregator.parcels import Address, FullError, Part
+from aggregator.parcels import Address, Part
+from aggregator.planning import Planner
 from aggregator.rounds import check_secure_sum
 from aggregator.scheduler import Scheduler
-from aggregator.settings import HubSettings
+from aggregator.serving import Caller, Gate, Kind, Pools, Route, Servers
 from federation import __version__, credentials, errors
+from federation import contract as contracts
 from federation import study as studies
 from federation.client import CLOCK_S, MAX_WAIT_S
 from federation.contract import Contract
-from federation.rpc import hub_pb2, hub_pb2_grpc
+from federation.rpc import hub_pb2
 from federation.study import Study
 from federation.tickets import REHEARSAL, ticket
-from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
-MAX_CALLS = 1000  # open at the same time; each connected node holds one
 QUIET_S, SEEN_S = 0.2, 5.0
 PARCEL_S = 5.0  # how long a call waits for a part that is not there yet
 REHEARSAL_S = 10.0
-LARGEST_CALL = 16 * 2**20
-NAMES = ("hdh.v1.Enrolment", "hdh.v1.Nodes", "hdh.v1.Coordination")
 
 
-@dataclass(frozen=True)
-class Servers:
-    """The server of nodes and coordinators, and the server of enrolment."""
-
-    servers: tuple[grpc.Server, ...]
-    health: health.HealthServicer
-
-    def start(self) -> None:
-        for server in self.servers:
-            server.start()
-        self.serving(True)
-
-    def serving(self, ready: bool) -> None:
-        """Reports to health checks whether a study could run now."""
-        for name in ("", *NAMES):
-            self.health.set(
-                name,
-                health_pb2.HealthCheckResponse.SERVING
-                if ready
-                else health_pb2.HealthCheckResponse.NOT_SERVING,
-            )
-
-    def stop(self) -> None:
-        self.health.enter_graceful_shutdown()
-        for ended in [server.stop(2) for server in self.servers]:
-            ended.wait(5)
-
-
-def servers(scheduler: Scheduler) -> Servers:
+def servers(scheduler: Scheduler, planner: Planner) -> Servers:
     """SetupError if a port is taken."""
-    hub = scheduler.hub
-    checks = health.HealthServicer()
-    api, enrol = _server(MAX_CALLS), _server(20)
-    hub_pb2_grpc.add_NodesServicer_to_server(Nodes(scheduler), api)
-    hub_pb2_grpc.add_CoordinationServicer_to_server(Coordination(scheduler), api)
-    hub_pb2_grpc.add_EnrolmentServicer_to_server(Enrolment(scheduler), enrol)
-    for server in (api, enrol):
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    _listen(api, hub, "api", mutual=True)
-    _listen(enrol, hub, "enrol", mutual=False)
-    return Servers((api, enrol), checks)
+    gate = Gate(scheduler.engine, Pools())
+    return serving.servers(scheduler.hub, gate, routes(scheduler, gate, planner))
 
 
-def _server(calls: int) -> grpc.Server:
-    options = [
-        ("grpc.max_receive_message_length", LARGEST_CALL),
-        ("grpc.max_send_message_length", 256 * 2**20),
-        ("grpc.so_reuseport", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-    ]
-    return grpc.server(
-        futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"), options=options
-    )
+def routes(scheduler: Scheduler, gate: Gate, planner: Planner) -> dict[str, Route]:
+    """What each method of hub.proto does, and who may call it."""
+    enrolment_, nodes = Enrolment(scheduler), Nodes(scheduler, gate)
+    coordination = Coordination(scheduler, gate, planner)
+    node, people = ("node",), ("coordinator", "operator")
+    answers: dict[str, tuple[Any, tuple[str, ...], Kind]] = {
+        "Enrolment.Enrol": (enrolment_.Enrol, (), "call"),
+        "Nodes.Watch": (nodes.Watch, node, "stream"),
+        "Nodes.Decide": (nodes.Decide, node, "call"),
+        "Nodes.Renew": (nodes.Renew, (*node, *people), "call"),
+        "Nodes.Roster": (nodes.Roster, node, "call"),
+        "Nodes.Put": (nodes.Put, node, "wait"),
+        "Nodes.Take": (nodes.Take, node, "wait"),
+        "Coordination.Draft": (coordination.Draft, people, "plan"),
+        "Coordination.Submit": (coordination.Submit, people, "plan"),
+        "Coordination.List": (coordination.List, people, "call"),
+        "Coordination.Get": (coordination.Get, people, "call"),
+        "Coordination.Watch": (coordination.Watch, people, "stream"),
+        "Coordination.Result": (coordination.Result, people, "call"),
+        "Coordination.Cancel": (coordination.Cancel, people, "call"),
+        "Coordination.Plan": (coordination.Plan, people, "plan"),
+        "Coordination.Datasets": (coordination.Datasets, people, "call"),
+    }
+    return {
+        name: Route(serving.request_of(name), answer, roles, kind)
+        for name, (answer, roles, kind) in answers.items()
+    }
 
 
-def _listen(server: grpc.Server, hub: HubSettings, which: str, *, mutual: bool) -> None:
-    pair = ((hub.pki / "hub.key").read_bytes(), (hub.pki / "hub.crt").read_bytes())
-    secure = grpc.ssl_server_credentials(
-        [pair], (hub.pki / "ca.crt").read_bytes() if mutual else None, require_client_auth=mutual
-    )
-    address = getattr(hub.file, which)
-    try:
-        server.add_secure_port(address, secure)
-    except RuntimeError:
-        raise errors.SetupError(
-            f"the port {address} cannot be opened; stop the program that uses it,"
-            f" or change `{which}` in hub.yaml"
-        ) from None
-
-
-CODES = {
-    errors.InputError: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.RefusalError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.SetupError: grpc.StatusCode.UNAVAILABLE,
-}
-
-
-def _with_status(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Sends an HdhError as a gRPC status, from whose text a client rebuilds the same error."""
-
-    @wraps(call)
-    def answered(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return call(self, request, context)
-        except errors.HdhError as error:
-            code = next(code for kind, code in CODES.items() if isinstance(error, kind))
-            context.abort(code, f"{type(error).__name__}|{error}")
-        except sa.exc.SQLAlchemyError as error:
-            log.error("the database is unavailable: %s", type(error).__name__)
-            context.abort(
-                grpc.StatusCode.UNAVAILABLE,
-                "SetupError|the hub's database is unavailable; try again later",
-            )
-
-    return answered
-
-
-def _caller(scheduler: Scheduler, context: grpc.ServicerContext, *roles: str) -> tuple[Party, str]:
-    """The caller and their certificate. Aborts the call if the certificate is unknown or revoked,
-    or if the caller has none of `roles`."""
-    certificate = context.auth_context().get("x509_pem_cert", [b""])[0]
-    party = None
-    if certificate:
-        key_id = credentials.key_id(x509.load_pem_x509_certificate(certificate))
-        party = database.party_by_key(scheduler.engine, key_id)
-    if party is None or party.revoked is not None:
-        context.abort(
-            grpc.StatusCode.UNAUTHENTICATED,
-            "RefusalError|this certificate was revoked or replaced; ask the hub's operator",
-        )
-    assert party is not None
-    if party.role not in roles:
-        context.abort(
-            grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {party.role} may not do this"
-        )
-    return party, certificate.decode()
-
-
-class Enrolment(hub_pb2_grpc.EnrolmentServicer):
+class Enrolment:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
 
-    @_with_status
-    def Enrol(
-        self, request: hub_pb2.EnrolRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.EnrolReply:
+    def Enrol(self, request: hub_pb2.EnrolRequest, _: None) -> hub_pb2.EnrolReply:
         return enrolment.enrol(
             self.scheduler.hub, self.scheduler.engine, self.scheduler.control, request
         )
 
 
-class Nodes(hub_pb2_grpc.NodesServicer):
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+class Nodes:
+    def __init__(self, scheduler: Scheduler, gate: Gate) -> None:
+        self.scheduler, self.gate = scheduler, gate
 
-    def Watch(
-        self, request: hub_pb2.Hello, context: grpc.ServicerContext
-    ) -> Iterator[hub_pb2.Notice]:
-        scheduler = self.scheduler
-        node, _ = _caller(scheduler, context, "node")
+    async def Watch(self, request: hub_pb2.Hello, caller: Caller) -> AsyncIterator[hub_pb2.Notice]:
+        scheduler, node, run = self.scheduler, caller.party.name, self.gate.pools.run
+        await run("stream", self._greet, node, request)
+        outbox = Outbox(asyncio.get_running_loop())
+        scheduler.connections.connect(node, outbox)
+        log.info("node %s is online (hdh %s)", node, request.version)
+        try:
+            for notice in await run("stream", self._first_notices, node, request):
+                yield notice
+            async for notice in self._notices(caller, outbox):
+                yield notice
+        finally:
+            scheduler.connections.disconnect(node, outbox)
+            log.info("node %s is offline", node)
+
+    def _greet(self, node: str, request: hub_pb2.Hello) -> None:
         holdings: dict[str, list[Mapping[str, Any]]] = {}
         for holding in request.holdings:
             held = {
@@ -198,54 +110,48 @@ class Nodes(hub_pb2_grpc.NodesServicer):
                 "written": holding.contract,
             }
             holdings.setdefault(holding.dataset, []).append(held)
-        database.seen(scheduler.engine, node.name, time.time(), request.version, holdings)
-        notices = scheduler.connections.connect(node.name)
-        context.add_callback(lambda: notices.put(None))
-        log.info("node %s is online (hdh %s)", node.name, request.version)
-        try:
-            head = scheduler.witness(node.name)
-            yield hub_pb2.Notice(
-                welcome=hub_pb2.Welcome(
-                    now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__
-                )
-            )
-            for run in scheduler.ended(request.runs):
-                yield hub_pb2.Notice(ended=hub_pb2.Ended(run=run))
-            for proposal in scheduler.open_proposals(node.name):
-                yield hub_pb2.Notice(proposal=proposal)
-            yield from self._notices(node.name, notices, context)
-        finally:
-            scheduler.connections.disconnect(node.name, notices)
-            log.info("node %s is offline", node.name)
+        database.seen(self.scheduler.engine, node, time.time(), request.version, holdings)
 
-    def _notices(
-        self, node: str, notices: queue.Queue[hub_pb2.Notice | None], context: grpc.ServicerContext
-    ) -> Iterator[hub_pb2.Notice]:
-        """Sends notices until the connection ends. Every few seconds, checks that the node's
-        certificate is still valid."""
+    def _first_notices(self, node: str, request: hub_pb2.Hello) -> list[hub_pb2.Notice]:
+        scheduler = self.scheduler
+        head = scheduler.witness(node)
+        welcome = hub_pb2.Welcome(
+            now=time.time(), head_seq=head.seq, head_hash=head.hash, version=__version__
+        )
+        return [
+            hub_pb2.Notice(welcome=welcome),
+            *(
+                hub_pb2.Notice(ended=hub_pb2.Ended(run=run))
+                for run in scheduler.ended(request.runs)
+            ),
+            *(hub_pb2.Notice(proposal=proposal) for proposal in scheduler.open_proposals(node)),
+        ]
+
+    async def _notices(self, caller: Caller, outbox: Outbox) -> AsyncIterator[hub_pb2.Notice]:
+        """Notices until the connection ends. Every few seconds, checks that the node's certificate
+        is still valid."""
         seen = time.monotonic()
-        while context.is_active():
-            with suppress(queue.Empty):
-                notice = notices.get(timeout=SEEN_S)
+        while True:
+            with suppress(TimeoutError):
+                notice = await outbox.get(SEEN_S)
                 if notice is None:
                     return
                 yield notice
             if time.monotonic() - seen >= SEEN_S:
-                database.seen(self.scheduler.engine, node, time.time())
-                _caller(self.scheduler, context, "node")
+                await self.gate.check(caller)
+                name = caller.party.name
+                await self.gate.pools.run(
+                    "stream", database.seen, self.scheduler.engine, name, time.time()
+                )
                 seen = time.monotonic()
 
-    @_with_status
-    def Decide(self, request: hub_pb2.Decision, context: grpc.ServicerContext) -> hub_pb2.Empty:
-        node, _ = _caller(self.scheduler, context, "node")
+    def Decide(self, request: hub_pb2.Decision, caller: Caller) -> hub_pb2.Empty:
+        node = caller.party
         self.scheduler.decide(node, request)
         return hub_pb2.Empty()
 
-    @_with_status
-    def Renew(
-        self, request: hub_pb2.RenewRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.RenewReply:
-        party, _ = _caller(self.scheduler, context, "node", "coordinator", "operator")
+    def Renew(self, request: hub_pb2.RenewRequest, caller: Caller) -> hub_pb2.RenewReply:
+        party = caller.party
         signing_request = pki.read_request(request.csr)
         if credentials.key_id(signing_request) != party.key_id:
             raise errors.RefusalError(
@@ -256,9 +162,7 @@ class Nodes(hub_pb2_grpc.NodesServicer):
             certificate=pki.certify(self.scheduler.hub.pki, request.csr, party.name, party.role)
         )
 
-    @_with_status
-    def Roster(self, request: hub_pb2.Empty, context: grpc.ServicerContext) -> hub_pb2.RosterReply:
-        _caller(self.scheduler, context, "node")
+    def Roster(self, request: hub_pb2.Empty, _: Caller) -> hub_pb2.RosterReply:
         return hub_pb2.RosterReply(
             nodes={
                 party.name: bytes.fromhex(party.identity)
@@ -268,27 +172,18 @@ class Nodes(hub_pb2_grpc.NodesServicer):
         )
 
     # -- sealed messages of a link
-    @_with_status
-    def Put(self, request: hub_pb2.Parcel, context: grpc.ServicerContext) -> hub_pb2.Empty:
-        sender, _ = _caller(self.scheduler, context, "node")
+    def Put(self, request: hub_pb2.Parcel, caller: Caller) -> hub_pb2.Empty:
+        sender = caller.party
         address = Address(
             request.study_hash, request.attempt, sender.name, request.receiver, request.kind
         )
-        try:
-            self.scheduler.parcels.put(
-                address, request.number, Part(request.content, request.sha256, request.is_last)
-            )
-        except FullError:
-            context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "the hub waits for parts to be taken; try again"
-            )
+        self.scheduler.parcels.put(
+            address, request.number, Part(request.content, request.sha256, request.is_last)
+        )
         return hub_pb2.Empty()
 
-    @_with_status
-    def Take(
-        self, request: hub_pb2.ParcelRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.ParcelReply:
-        receiver, _ = _caller(self.scheduler, context, "node")
+    def Take(self, request: hub_pb2.ParcelRequest, caller: Caller) -> hub_pb2.ParcelReply:
+        receiver = caller.party
         address = Address(
             request.study_hash, request.attempt, request.sender, receiver.name, request.kind
         )
@@ -304,21 +199,23 @@ def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
     """What differs in a contract that a node holds, in brackets; empty if the node did not send
     it."""
     try:
-        other = Contract.model_validate_json(held.get("written", ""))
-    except pydantic.ValidationError:
+        other = contracts.parse(held.get("written", ""))
+    except errors.ContractError:
         return ""
     return f" ({'; '.join(contract.differences(other)[:5])})"
 
 
-class Coordination(hub_pb2_grpc.CoordinationServicer):
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+def _coordinator(caller: Caller) -> str | None:
+    """The coordinator whose studies the caller may see; None for an operator, who sees all."""
+    return None if caller.party.role == "operator" else caller.party.name
 
-    @_with_status
-    def Draft(
-        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.DraftReply:
-        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
+
+class Coordination:
+    def __init__(self, scheduler: Scheduler, gate: Gate, planner: Planner) -> None:
+        self.scheduler, self.gate, self.planner = scheduler, gate, planner
+
+    def Draft(self, request: hub_pb2.SubmitRequest, caller: Caller) -> hub_pb2.DraftReply:
+        party = caller.party
         study, contract = self._read(request, party)
         asked, _ = self._asked(study, contract, request)
         wait_s = request.deadline_s or self.scheduler.hub.file.deadline_h * 3600
@@ -329,11 +226,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         number = REHEARSAL if request.rehearsal else self.scheduler.next_number()
         return hub_pb2.DraftReply(number=number, nodes=asked, deadline=time.time() + wait_s)
 
-    @_with_status
-    def Submit(
-        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.Status:
-        party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
+    def Submit(self, request: hub_pb2.SubmitRequest, caller: Caller) -> hub_pb2.Status:
+        party, certificate = caller.party, caller.certificate
         study, contract = self._read(request, party)
         asked, holders = self._asked(study, contract, request)
         self._check_signed(request, party, certificate, study, contract)
@@ -365,19 +259,13 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
     def _read(self, request: hub_pb2.SubmitRequest, party: Party) -> tuple[Study, Contract]:
         """The study and the contract of a request of their coordinator, which fit each other."""
         study = studies.parse(request.study)
-        try:
-            contract = Contract.model_validate_json(request.contract)
-        except pydantic.ValidationError:
-            raise errors.ContractError(
-                "the contract received does not follow the schema of this version"
-            ) from None
+        contract = contracts.parse(request.contract)
         if study.coordinator != party.name:
             raise errors.StudyError(
                 f"study {study.study}: its coordinator is {study.coordinator!r},"
                 f" but you are {party.name!r}; leave `coordinator` out"
             )
-        linked_studies.check(study, contract, request.contracts)
-        analyses.plan(study, contract)
+        self.planner.check(request.study, request.contract, request.contracts)
         return study, contract
 
     def _check_signed(
@@ -455,11 +343,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             )
         return asked
 
-    @_with_status
-    def Datasets(
-        self, request: hub_pb2.Empty, context: grpc.ServicerContext
-    ) -> hub_pb2.DatasetsReply:
-        self._coordinator(context)
+    def Datasets(self, request: hub_pb2.Empty, caller: Caller) -> hub_pb2.DatasetsReply:
+        _coordinator(caller)
         online = self.scheduler.connections.online()
         return hub_pb2.DatasetsReply(
             datasets=[
@@ -477,39 +362,38 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             ]
         )
 
-    @_with_status
-    def List(
-        self, request: hub_pb2.ListRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.ListReply:
-        coordinator = self._coordinator(context)
+    def List(self, request: hub_pb2.ListRequest, caller: Caller) -> hub_pb2.ListReply:
+        coordinator = _coordinator(caller)
         max_studies = min(request.max_studies or 50, 1000)
         studies = database.newest(self.scheduler.engine, coordinator, max_studies)
         return hub_pb2.ListReply(studies=[self._status(submitted) for submitted in studies])
 
-    @_with_status
-    def Get(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> hub_pb2.Status:
-        return self._status(self._study_of(request, context))
+    def Get(self, request: hub_pb2.StudyRequest, caller: Caller) -> hub_pb2.Status:
+        return self._status(self._study_of(request, caller))
 
-    def Watch(
-        self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
-    ) -> Iterator[hub_pb2.Status]:
-        number = Coordination.Get(self, request, context).number
+    async def Watch(
+        self, request: hub_pb2.StudyRequest, caller: Caller
+    ) -> AsyncIterator[hub_pb2.Status]:
+        run, checked = self.gate.pools.run, time.monotonic()
+        number = (await run("stream", self.Get, request, caller)).number
         last = None
-        while context.is_active():
-            submitted = database.submitted(self.scheduler.engine, number)
-            status = self._status(submitted)
+        while True:
+            status = await run("stream", self._status_of, number)
             if status != last:
                 yield status
                 last = status
-            if submitted.over:
+            if status.state in database.OVER:
                 return
-            time.sleep(QUIET_S)
+            await asyncio.sleep(QUIET_S)
+            if time.monotonic() - checked >= SEEN_S:
+                await self.gate.check(caller)
+                checked = time.monotonic()
 
-    @_with_status
-    def Result(
-        self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.ResultReply:
-        submitted = self._study_of(request, context)
+    def _status_of(self, number: int) -> hub_pb2.Status:
+        return self._status(database.submitted(self.scheduler.engine, number))
+
+    def Result(self, request: hub_pb2.StudyRequest, caller: Caller) -> hub_pb2.ResultReply:
+        submitted = self._study_of(request, caller)
         if submitted.run is None:
             why = (
                 f"{submitted.state}: {submitted.reason}"
@@ -521,12 +405,9 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             )
         return hub_pb2.ResultReply(document=database.result(self.scheduler.engine, submitted.run))
 
-    @_with_status
-    def Cancel(
-        self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.Status:
-        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
-        submitted = self._study_of(request, context)
+    def Cancel(self, request: hub_pb2.StudyRequest, caller: Caller) -> hub_pb2.Status:
+        party = caller.party
+        submitted = self._study_of(request, caller)
         if submitted.over:
             raise errors.RefusalError(
                 f"study {submitted.study} (number {submitted.number}) has ended: {submitted.state}"
@@ -534,11 +415,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
         self.scheduler.cancel(submitted, party.name)
         return self._status(database.submitted(self.scheduler.engine, submitted.number))
 
-    @_with_status
-    def Plan(
-        self, request: hub_pb2.SubmitRequest, context: grpc.ServicerContext
-    ) -> hub_pb2.PlanReply:
-        party, certificate = _caller(self.scheduler, context, "coordinator", "operator")
+    def Plan(self, request: hub_pb2.SubmitRequest, caller: Caller) -> hub_pb2.PlanReply:
+        party, certificate = caller.party, caller.certificate
         study, contract = self._read(request, party)
         self._check_signed(request, party, certificate, study, contract)
         asked, holders = self._asked(study, contract, request)
@@ -578,13 +456,8 @@ class Coordination(hub_pb2_grpc.CoordinationServicer):
             people=people,
         )
 
-    def _coordinator(self, context: grpc.ServicerContext) -> str | None:
-        """The coordinator whose studies the caller may see; None for an operator, who sees all."""
-        party, _ = _caller(self.scheduler, context, "coordinator", "operator")
-        return None if party.role == "operator" else party.name
-
-    def _study_of(self, request: hub_pb2.StudyRequest, context: grpc.ServicerContext) -> Submitted:
-        submitted = database.find(self.scheduler.engine, request.study, self._coordinator(context))
+    def _study_of(self, request: hub_pb2.StudyRequest, caller: Caller) -> Submitted:
+        submitted = database.find(self.scheduler.engine, request.study, _coordinator(caller))
         if submitted is None:
             raise errors.InputError(
                 f"you have no study {request.study!r} at this hub; see `hdh study list`"

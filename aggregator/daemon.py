@@ -20,8 +20,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, child_process, database, metrics, settings
+from aggregator import api, child_process, database, doorkeeper, metrics, settings
 from aggregator.flower.control import Control
+from aggregator.planning import Planner
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
 from federation import __version__, audit, credentials, errors, lock, logs, loopback
@@ -58,10 +59,13 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
     scheduler = Scheduler(hub, engine, control)
     _check_ports(hub)
     children = Children(hub)
-    served = api.servers(scheduler)
+    planner = Planner()
+    doorkeeper.allow_files()
+    served = api.servers(scheduler, planner)
     audit.write(hub.audit, "hub started", version=__version__)
     try:
         children.start()
+        threading.Thread(target=planner.warm, name="planner", daemon=True).start()
         analyses.preload()
         children.wait_until_up(stop)
         served.start()
@@ -85,6 +89,7 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
     finally:
         stop.set()
         served.stop()
+        planner.stop()
         children.stop()
         audit.write(hub.audit, "hub stopped")
         engine.dispose()
@@ -145,6 +150,10 @@ class Children:
                 file.admin,
                 "--public",
                 file.fleet,
+                "--per-address",
+                str(file.max_connections_per_address),
+                "--in-all",
+                str(file.max_connections),
             ],
             "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
         }

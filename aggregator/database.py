@@ -7,6 +7,7 @@ an older database to it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from federation.contract import Contract
 VERSION = "0003"  # the newest of migrations/versions
 STATES = ("waiting", "running", "complete", "partial", "failed", "refused", "cancelled")
 OVER = STATES[2:]
+HASH_START = "[0-9a-f]{6,64}"  # fewer digits might name a study by chance
 
 metadata = sa.MetaData()
 runs = sa.Table(
@@ -529,8 +531,10 @@ def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | 
     if named.isdecimal() and len(named) < 10:
         matches: Any = studies.c.number == int(named)
     else:
-        starts = studies.c.study_hash.startswith(named, autoescape=True)
-        matches = sa.or_(studies.c.study == named, starts)
+        matches = studies.c.study == named
+        if re.fullmatch(HASH_START, named):
+            starts = studies.c.study_hash.startswith(named, autoescape=True)
+            matches = sa.or_(matches, starts)
     rows = _studies(engine, sa.and_(matches, _of_coordinator(coordinator)))
     return rows[0] if rows else None
 

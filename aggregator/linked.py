@@ -8,23 +8,25 @@ the study."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pydantic
+
 from aggregator.parcels import Attempt
 from aggregator.rounds import Outcome
 from aggregator.secure_sum import Send
-from federation import errors
+from federation import errors, limits
 from federation.messages import LINK, Answer, Phase, Query, Refusal, Reply, SecAggMessage, State
 from federation.results import Row
 from federation.study import Study
 
 MAX_ATTEMPTS = 3
 LOST_RULES = frozenset({"link_unknown", "link_ended", "link_lost", "no_answer"})
+MAX_REPORT = 2**20  # bytes of a helper's report
 PAUSES_S = (0.1, 3.0)  # the first and the longest between two looks at a link
 
 
@@ -150,7 +152,14 @@ def _join(linking: Linking, left: str) -> Reported | None:
     adverts = {name: items.get("advert", b"") for name, items in met.items()}
     _expect(linking, _ask(linking, linking.send, names, "join", attempt, adverts), "join", names)
     report = _watch(linking, names, attempt)
-    return Reported(**json.loads(report)) if report else None
+    return _reported(report) if report else None
+
+
+def _reported(content: bytes) -> Reported:
+    """What the helper tells. RefusalError unless it has the form of a report."""
+    with limits.parsing("a report of the helper", errors.RefusalError):
+        values = limits.json_of(content, max_bytes=MAX_REPORT)
+        return pydantic.TypeAdapter(Reported).validate_python(values, strict=True)
 
 
 def _watch(linking: Linking, names: Sequence[str], attempt: str) -> bytes:

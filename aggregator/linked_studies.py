@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import pydantic
-
 from aggregator import link_corrections
 from aggregator.database import Holders, Party
+from federation import contract as contracts
 from federation import datasets, errors
 from federation.contract import Contract
 from federation.study import Study
@@ -36,12 +35,7 @@ def _contracts(study: Study, written: Mapping[str, str]) -> dict[str, Contract]:
             f"study {study.study}: it came without the contracts of {', '.join(study.datasets)};"
             " submit it with `hdh study submit` of this version"
         )
-    try:
-        return {name: Contract.model_validate_json(text) for name, text in written.items()}
-    except pydantic.ValidationError:
-        raise errors.ContractError(
-            "a contract received does not follow the schema of this version"
-        ) from None
+    return {name: contracts.parse(text) for name, text in written.items()}
 
 
 def parties(

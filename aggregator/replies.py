@@ -168,7 +168,11 @@ def _sum(by_node: dict[str, Total], zero: Part, refusals: dict[str, Refusal]) ->
         for node in [node for node, part in by_node.items() if not _all_finite(part)]:
             del by_node[node]
             refusals[node] = Refusal("garbage", "an array holds a number that is not finite")
-        return _added(by_node, zero)
+        while not _all_finite(total := _added(by_node, zero)):
+            node = max(by_node, key=lambda name: _largest(by_node[name]))
+            del by_node[node]
+            refusals[node] = Refusal("garbage", "its numbers are too large to be added to others")
+        return total
 
 
 def _added(by_node: Mapping[str, Total], zero: Part) -> Total:
@@ -177,6 +181,10 @@ def _added(by_node: Mapping[str, Total], zero: Part) -> Total:
 
 def _all_finite(total: Total) -> bool:
     return all(_is_finite(array) for array in total.sums.values())
+
+
+def _largest(total: Total) -> float:
+    return max(float(np.abs(array).max(initial=0.0)) for array in total.sums.values())
 
 
 def _is_finite(array: Floats) -> bool:

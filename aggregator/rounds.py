@@ -11,6 +11,7 @@ rounds are paid for, and the result says who left.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ from federation.yaml_source import Source
 from strategies import admissible, budget, registry, support
 from strategies.numerics import counting
 from strategies.protocol import AnyTask, HubState, Total
+
+log = logging.getLogger("hdh.hub")
 
 Ask = Callable[[Query], Sequence[Reply]]
 MAX_ROUNDS = 20_000
@@ -333,6 +336,15 @@ def _combine(task_run: TaskRun, total: Total) -> None:
         combined = task.analysis.combine(total, task, at_hub)
     except errors.ModelError as error:
         task_run.failed = "; ".join([str(error), *counting.unread(total)])
+        return
+    # The sums are the nodes' word: those of a node that lies may break any method, and must end
+    # neither the run nor its other analyses.
+    except Exception as error:
+        log.exception("the sums of analysis %s cannot be combined", task.name)
+        task_run.failed = (
+            f"{task.name}: its sums cannot be combined ({type(error).__name__}), as if a node had"
+            " sent sums of no data; submit it with `results: split` to see which one"
+        )
         return
     if isinstance(combined, Result):
         task_run.result = combined

@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from aggregator import database, enrolment, jobs, linked_studies, retention, transcript
+from aggregator.connections import NodeConnections
 from aggregator.database import Decided, Party, Submitted
 from aggregator.document import Document
 from aggregator.flower import control as flower_control
@@ -46,40 +47,6 @@ WAKE_S = 60.0
 # The rate at which all nodes together ask a SuperLink that has no query for them.
 POLLS_PER_S = 20
 WAIT_FOR_NODES_S = 15.0
-
-
-@dataclass
-class NodeConnections:
-    """The connected nodes, each with the queue of its notices. None in a queue ends the
-    connection."""
-
-    queues: dict[str, queue.Queue[hub_pb2.Notice | None]] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def connect(self, node: str) -> queue.Queue[hub_pb2.Notice | None]:
-        """A new connection of a node, which ends its older one."""
-        notices: queue.Queue[hub_pb2.Notice | None] = queue.Queue()
-        with self.lock:
-            before = self.queues.get(node)
-            self.queues[node] = notices
-        if before is not None:
-            before.put(None)
-        return notices
-
-    def disconnect(self, node: str, notices: queue.Queue[hub_pb2.Notice | None]) -> None:
-        with self.lock:
-            if self.queues.get(node) is notices:
-                del self.queues[node]
-
-    def tell(self, nodes: Sequence[str], notice: hub_pb2.Notice) -> None:
-        with self.lock:
-            for node in nodes:
-                if node in self.queues:
-                    self.queues[node].put(notice)
-
-    def online(self) -> frozenset[str]:
-        with self.lock:
-            return frozenset(self.queues)
 
 
 @dataclass

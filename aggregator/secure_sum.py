@@ -16,6 +16,7 @@ import numpy as np
 
 from aggregator.replies import Summed, SummedReply
 from aggregator.rounds import Ask
+from federation import limits
 from federation.messages import (
     PHASES,
     Answer,
@@ -182,23 +183,28 @@ def _take(pending: PendingTotal, name: str, node: str, answer: Answer) -> None:
         pending.refusals[node] = answer
         return
     try:
-        items = answer.items if isinstance(answer, SecAggMessage) else {}
-        if name == "advertise":
-            pending.stated[node] = items["terms"]
-            pending.adverts[node] = terms.advert_from(items["advert"])
-            pending.shares |= {node} if items["noise"] == b"share" else set()
-        elif name == "deal":
-            if items.keys() != pending.terms.neighbours_of(node) & pending.adverts.keys():
-                raise SecaggError("its envelopes are not for its neighbours")
-            pending.dealt[node] = items
-        elif name == "mask":
-            pending.masked[node] = _words(items["masked"], pending.terms.length)
-        elif name == "sign":
-            pending.signatures[node] = items["signature"]
-        else:
-            pending.openings[node] = _opening(items)
-    except (KeyError, SecaggError):
+        with limits.parsing("a message of this phase", SecaggError):
+            _store(pending, name, node, answer.items if isinstance(answer, SecAggMessage) else {})
+    except SecaggError:
         pending.refusals[node] = Refusal("garbage", "its message in the secure sum is malformed")
+
+
+def _store(pending: PendingTotal, name: str, node: str, items: Mapping[str, bytes]) -> None:
+    """SecaggError, or another error, where the message is not one of this phase."""
+    if name == "advertise":
+        pending.stated[node] = items["terms"]
+        pending.adverts[node] = terms.advert_from(items["advert"])
+        pending.shares |= {node} if items["noise"] == b"share" else set()
+    elif name == "deal":
+        if items.keys() != pending.terms.neighbours_of(node) & pending.adverts.keys():
+            raise SecaggError("its envelopes are not for its neighbours")
+        pending.dealt[node] = items
+    elif name == "mask":
+        pending.masked[node] = _words(items["masked"], pending.terms.length)
+    elif name == "sign":
+        pending.signatures[node] = items["signature"]
+    else:
+        pending.openings[node] = _opening(items)
 
 
 def _words(content: bytes, length: int) -> Words:
@@ -259,9 +265,14 @@ def _agree(pending: PendingTotal) -> None:
 
 
 def _open(pending: PendingTotal) -> Words:
-    return aggregation.open_sum(
-        pending.terms, pending.adverts, frozenset(pending.dealt), pending.masked, pending.openings
-    )
+    with limits.parsing("shares that open it", SecaggError):
+        return aggregation.open_sum(
+            pending.terms,
+            pending.adverts,
+            frozenset(pending.dealt),
+            pending.masked,
+            pending.openings,
+        )
 
 
 def _total(pending: PendingTotal, words: Words) -> Total:

@@ -28,6 +28,9 @@ class HubFile(Frozen):
     (gRPC, mutual TLS). `enrol`: enrolment by invitation (gRPC, TLS without a client certificate).
     `admin`: Flower's control port, and `metrics`: Prometheus; both serve this machine only.
 
+    `max_connections`, `max_connections_per_address`: that a port keeps open at one time, in all and
+    of one address. Nodes behind one address have two or three each.
+
     `parcel_gigabytes`, `parcel_gigabytes_per_node`: sealed messages of a link that may lie here at
     one time, of a study, and of a node in a study. `transcript_days`: how long the transcript of a
     released result is kept."""
@@ -43,6 +46,8 @@ class HubFile(Frozen):
     database: str = "sqlite:///registry.db"
     round_timeout_s: float = pydantic.Field(600.0, gt=0)
     deadline_h: float = pydantic.Field(24.0, gt=0)
+    max_connections: int = pydantic.Field(2000, ge=16)
+    max_connections_per_address: int = pydantic.Field(256, ge=8)
     log_megabytes: int = pydantic.Field(20, ge=1)
     parcel_gigabytes: float = pydantic.Field(2.0, gt=0)
     parcel_gigabytes_per_node: float = pydantic.Field(1.0, gt=0)

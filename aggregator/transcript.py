@@ -19,7 +19,8 @@ from typing import Any
 
 from aggregator.replies import Summed, SummedReply
 from aggregator.rounds import Ask
-from federation import codec, receipts
+from federation import codec, limits, receipts
+from federation import contract as contracts
 from federation.contract import Contract
 from federation.messages import Part, Query, Reply, TaskId
 from federation.study import Study
@@ -138,17 +139,18 @@ def digest(path: Path) -> str:
 
 
 def read(path: Path) -> Transcript:
-    """ValueError, KeyError, OSError or CodecError if this is no transcript of this version."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        text = file.read(MAX_BYTES)
-    entries = [json.loads(line) for line in text.splitlines()]
-    if not entries or entries[0].get("version") != VERSION:
-        raise ValueError("not a transcript of this version")
-    return Transcript(
-        Contract.model_validate_json(entries[0]["contract"]),
-        tuple(_round(entry) for entry in entries if entry["kind"] == "round"),
-        dict(_pushed(entry) for entry in entries if entry["kind"] == "push"),
-    )
+    """ValueError if this is no transcript of this version."""
+    with limits.parsing("a transcript", ValueError):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            text = file.read(MAX_BYTES)
+        entries = [json.loads(line) for line in text.splitlines()]
+        if not entries or entries[0].get("version") != VERSION:
+            raise ValueError("not a transcript of this version")
+        return Transcript(
+            contracts.parse(entries[0]["contract"]),
+            tuple(_round(entry) for entry in entries if entry["kind"] == "round"),
+            dict(_pushed(entry) for entry in entries if entry["kind"] == "push"),
+        )
 
 
 def _pushed(entry: Entry) -> tuple[str, bytes]:

@@ -10,22 +10,27 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from federation import errors
+from federation import errors, limits
 
 GENESIS = "0" * 64
-MAX_LINE = 2**20
+MAX_ENTRY = 64 * 2**10  # bytes of the details of an entry
+MAX_TEXT = 2000  # characters of one of its texts
+MAX_ITEMS = 1000  # of one of its lists
+CHUNK = 2**16  # bytes, in which the end of a log is searched
 
 
 def write(path: Path, event: str, **details: Any) -> None:
     """Appends `event`. SetupError if the log cannot be written.
 
-    `details` are JSON values. They must hold nothing that was read from a row."""
+    `details` are JSON values. They must hold nothing that was read from a row. They may come from a
+    peer, and are cleaned and cut: whatever is written can be read back."""
     try:
         with path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -34,7 +39,7 @@ def write(path: Path, event: str, **details: Any) -> None:
                 "seq": last["seq"] + 1,
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "event": event,
-                **details,
+                **_bounded(details),
                 "prev": last["hash"],
             }
             entry["hash"] = _digest(entry)
@@ -55,12 +60,30 @@ def write(path: Path, event: str, **details: Any) -> None:
 def entries(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.exists():
         with path.open(encoding="utf-8") as file:
-            yield from map(_parse, file)
+            yield from map(_parse, (line for line in file if line.endswith("\n")))
+
+
+def check_writable(path: Path) -> None:
+    """Opens the log and finds its last entry, as `write` does. SetupError or LedgerError if the
+    next event could not be written."""
+    if not path.exists():
+        return
+    try:
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _last(file)
+    except OSError as reason:
+        raise errors.SetupError(
+            f"the audit log {path.name} cannot be written ({reason.strerror}); check the disk and "
+            "the file's owner"
+        ) from None
 
 
 def verify(path: Path) -> tuple[int, str]:
     """The number and hash of the last entry. LedgerError names the first entry that breaks the
-    chain."""
+    chain.
+
+    A last line that a crash left incomplete is no entry: `write` removes it."""
     seq, previous = 0, GENESIS
     for entry in entries(path):
         body = {key: value for key, value in entry.items() if key != "hash"}
@@ -84,22 +107,47 @@ def verify(path: Path) -> tuple[int, str]:
     return seq, previous
 
 
+def _bounded(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The details as they are written: clean texts, short lists, finite numbers. Of details that
+    are too long all the same, the hash is written."""
+    bounded = {limits.shown(name, 60): _short(value, 4) for name, value in details.items()}
+    encoded = json.dumps(bounded, ensure_ascii=False).encode()
+    if len(encoded) <= MAX_ENTRY:
+        return bounded
+    return {"too_long": len(encoded), "sha256_of_details": hashlib.sha256(encoded).hexdigest()}
+
+
+def _short(value: Any, depth: int) -> Any:
+    """`depth`: of the lists and mappings that are written out."""
+    if isinstance(value, bool | int | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping) and depth:
+        items = list(value.items())[:MAX_ITEMS]
+        return {limits.shown(str(name), 200): _short(item, depth - 1) for name, item in items}
+    if isinstance(value, list | tuple) and depth:
+        return [_short(item, depth - 1) for item in value[:MAX_ITEMS]]
+    return limits.shown(str(value), MAX_TEXT)
+
+
 def _last(file: Any) -> Mapping[str, Any]:
-    """The last complete entry.
+    """The last complete entry, however long it is.
 
     A line that a crash left incomplete is removed: `write` had not returned, so nothing was
     answered."""
-    size = file.seek(0, os.SEEK_END)
-    if not size:
+    tail, start = b"", file.seek(0, os.SEEK_END)
+    while start and tail.count(b"\n") < 2:
+        step = min(start, max(CHUNK, len(tail)))
+        start -= step
+        file.seek(start)
+        tail = file.read(step) + tail
+    complete = tail[: tail.rfind(b"\n") + 1]
+    if len(complete) < len(tail):
+        file.truncate(start + len(complete))
+    if not complete:
         return {"seq": 0, "hash": GENESIS}
-    start = max(0, size - MAX_LINE)
-    file.seek(start)
-    tail = file.read()
-    if not tail.endswith(b"\n"):
-        cut = tail.rfind(b"\n") + 1
-        file.truncate(start + cut)
-        return _last(file)
-    return _parse(tail[:-1].rsplit(b"\n", 1)[-1])
+    return _parse(complete[:-1].rsplit(b"\n", 1)[-1])
 
 
 def _parse(line: str | bytes) -> Mapping[str, Any]:

@@ -10,7 +10,6 @@ run.result().table("coefficients")
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +19,10 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from federation import contract as contracts
-from federation import credentials, datasets, errors
+from federation import credentials, datasets, errors, limits
 from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
@@ -35,6 +34,8 @@ OVER = ("complete", "partial", "failed", "refused", "cancelled")
 MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
 CLOCK_S = 300.0  # by which two clocks may differ
 GivenContract = Contract | Mapping[str, Contract] | Path | str | None
+MAX_RESULT = 2**30  # bytes of result.json
+MessageT = TypeVar("MessageT")
 LOCAL = "local"  # the coordinator of a study that names none
 
 
@@ -149,7 +150,7 @@ class Hub:
         with self._calls() as stub:
             request, drafted = self._drafted(stub, study, contract, deadline_s, nodes)
             self._sign(request, drafted)
-            reply = stub.Submit(request, timeout=60)
+            reply = _admitted(stub.Submit(request, timeout=60))
         return Run(self, drafted.number, reply.study)
 
     def plan(
@@ -163,7 +164,7 @@ class Hub:
         with self._calls() as stub:
             request, drafted = self._drafted(stub, study, contract, 0.0, nodes, rehearsal=True)
             self._sign(request, replace(drafted, number=REHEARSAL))
-            return _node_states(stub.Plan(request, timeout=60).nodes)
+            return _node_states(_admitted(stub.Plan(request, timeout=60)).nodes)
 
     def datasets(self) -> Sequence[Held]:
         """The datasets that the nodes hold, each with its contract. Nodes that have not announced
@@ -171,14 +172,9 @@ class Hub:
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
-            holdings = stub.Datasets(hub_pb2.Empty(), timeout=60).datasets
+            holdings = _admitted(stub.Datasets(hub_pb2.Empty(), timeout=60)).datasets
         return [
-            Held(
-                holding.node,
-                Contract.model_validate_json(holding.contract),
-                holding.people,
-                holding.online,
-            )
+            Held(holding.node, contracts.parse(holding.contract), holding.people, holding.online)
             for holding in holdings
             if holding.contract
         ]
@@ -189,14 +185,14 @@ class Hub:
 
         request = hub_pb2.ListRequest(max_studies=max_studies)
         with self._calls() as stub:
-            return [_status(reply) for reply in stub.List(request, timeout=60).studies]
+            return [_status(reply) for reply in _admitted(stub.List(request, timeout=60)).studies]
 
     def run(self, study: str | int) -> Run:
         """A study at the hub, by number, hash or name."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
-            reply = stub.Get(hub_pb2.StudyRequest(study=str(study)), timeout=60)
+            reply = _admitted(stub.Get(hub_pb2.StudyRequest(study=str(study)), timeout=60))
         return Run(self, int(reply.number), reply.study)
 
     def close(self) -> None:
@@ -239,7 +235,7 @@ class Hub:
                 name: dataset_contract.canonical() for name, dataset_contract in several.items()
             },
         )
-        draft = stub.Draft(request, timeout=60)
+        draft = _admitted(stub.Draft(request, timeout=60))
         hub = credentials.authority_id(self.party.authority)
         drafted = ticket(
             hub, draft.number, loaded.hash, loaded_contract.hash, draft.nodes, draft.deadline
@@ -283,6 +279,11 @@ class Hub:
             yield hub_pb2_grpc.CoordinationStub(self.channel)
         except grpc.RpcError as error:
             raise credentials.hub_error(error, self.party.api) from None
+        except limits.LimitError as broken:
+            raise errors.SetupError(
+                f"the hub {self.party.api} sent an answer that this version does not take"
+                f" ({broken}); compare the versions"
+            ) from None
 
 
 def _check_draft(drafted: RunTicket, nodes: Sequence[str], deadline_s: float) -> None:
@@ -330,7 +331,7 @@ class Run:
 
     def status(self) -> Status:
         with self.hub._calls() as stub:
-            return _status(stub.Get(self._request(), timeout=60))
+            return _status(_admitted(stub.Get(self._request(), timeout=60)))
 
     def statuses(self) -> Iterator[Status]:
         """Each change of state until the study has ended, across restarts of the hub."""
@@ -340,7 +341,7 @@ class Run:
             try:
                 with self.hub._calls() as stub:
                     for reply in stub.Watch(self._request(), wait_for_ready=True):
-                        status = _status(reply)
+                        status = _status(_admitted(reply))
                         yield status
                         if status.over:
                             return
@@ -360,11 +361,12 @@ class Run:
     def result(self) -> StudyResult:
         """The result of the study. RefusalError if there is none, or none yet."""
         with self.hub._calls() as stub:
-            return StudyResult(json.loads(stub.Result(self._request(), timeout=120).document))
+            document = _admitted(stub.Result(self._request(), timeout=120)).document
+            return StudyResult(limits.json_of(document, max_bytes=MAX_RESULT))
 
     def cancel(self) -> Status:
         with self.hub._calls() as stub:
-            return _status(stub.Cancel(self._request(), timeout=60))
+            return _status(_admitted(stub.Cancel(self._request(), timeout=60)))
 
     def _request(self) -> Any:
         from federation.rpc import hub_pb2
@@ -384,6 +386,12 @@ def _wait_until_ready(channel: Any, grpc: Any) -> None:
             "the hub has not answered for five minutes; ask its operator, then run `hdh study "
             "watch` again"
         ) from None
+
+
+def _admitted(message: MessageT) -> MessageT:
+    """The hub's answer, whose texts may be shown. LimitError if it breaks a limit."""
+    limits.admit(message)
+    return message
 
 
 def _status(reply: Any) -> Status:

@@ -4,12 +4,14 @@ have equal bytes."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from federation import limits
 from federation import study as studies
 from federation.messages import (
     LINK_PHASES,
@@ -29,6 +31,10 @@ from federation.messages import (
 
 MAGIC = b"HDH1"
 LARGEST_HEADER = 64 * 2**20
+MAX_ANSWERS = 10_000  # tasks of a message
+MAX_ARRAYS = 10_000  # of an answer
+MAX_AXES = 8
+MAX_NAME = 500  # characters; arrays are named after terms, which are named after levels
 _DTYPES = {"f8": np.dtype("<f8"), "i8": np.dtype("<i8")}
 
 
@@ -68,31 +74,50 @@ def _phase(phase: Phase, packer: _Packer) -> dict[str, Any]:
 
 
 def query_from_bytes(content: bytes) -> Query:
-    header, arrays = _unpack(content, "query")
-    try:
-        states = {
-            TaskId(a, n): State(step, arrays.take(values, "f8"), asked=tuple(map(str, asked)))
-            for a, n, step, values, asked in header["states"]
-        }
-        study = studies.parse(json.dumps(header["study"]))
-        witnesses = {
-            str(node): LedgerHead(int(seq), str(digest))
-            for node, seq, digest in header["witnesses"]
-        }
-        phase = None if header["phase"] is None else _read_phase(header["phase"], arrays)
-        return Query(
-            study,
-            str(header["contract"]),
-            int(header["round"]),
-            tuple(map(str, header["nodes"])),
-            states,
-            witnesses,
-            phase,
-            str(header["run"]),
-            str(header["left"]),
+    """The hub's query. CodecError whatever is wrong with the bytes."""
+    with limits.parsing("a query", CodecError):
+        return _read_query(*_unpack(content, "query"))
+
+
+def _read_query(header: Mapping[str, Any], arrays: _Arrays) -> Query:
+    states = {
+        _task(a, n): State(
+            limits.named(step, "a step"), arrays.take(values, "f8"), asked=_names(asked)
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as reason:
-        raise CodecError(f"not a query: {type(reason).__name__}") from None
+        for a, n, step, values, asked in _entries(header["states"])
+    }
+    witnesses = {
+        limits.named(node, "a node"): _head(seq, digest)
+        for node, seq, digest in _entries(header["witnesses"])
+    }
+    return Query(
+        studies.parse(json.dumps(header["study"])),
+        limits.named(header["contract"], "a contract's hash"),
+        limits.whole(header["round"], "a round"),
+        _names(header["nodes"]),
+        states,
+        witnesses,
+        None if header["phase"] is None else _read_phase(header["phase"], arrays),
+        limits.named(header["run"], "a run"),
+        limits.named(header["left"], "a holder"),
+    )
+
+
+def _entries(values: Any) -> list[Any]:
+    return limits.listed(values, "the list of tasks", max_items=MAX_ANSWERS)
+
+
+def _task(analysis: Any, node: Any) -> TaskId:
+    return TaskId(limits.named(analysis, "an analysis"), limits.named(node, "a node"))
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    nodes = limits.listed(values, "the list of nodes", max_items=limits.MAX_NODES)
+    return tuple(limits.named(node, "a node") for node in nodes)
+
+
+def _head(seq: Any, digest: Any) -> LedgerHead:
+    return LedgerHead(limits.whole(seq, "a ledger's entry"), limits.named(digest, "a hash"))
 
 
 def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
@@ -100,8 +125,8 @@ def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
         raise ValueError("no such phase")
     return Phase(
         values["name"],
-        str(values["attempt"]),
-        {TaskId(a, n): arrays.take_bytes(messages) for a, n, messages in values["messages"]},
+        limits.named(values["attempt"], "an attempt"),
+        {_task(a, n): arrays.take_bytes(each) for a, n, each in _entries(values["messages"])},
     )
 
 
@@ -123,7 +148,7 @@ def reply_to_bytes(reply: Reply) -> bytes:
 
 def _answer(answer: Answer, packer: _Packer) -> dict[str, Any]:
     if isinstance(answer, Refusal):
-        return {"rule": answer.rule, "remedy": answer.remedy}
+        return {"rule": limits.shown(answer.rule, 60), "remedy": limits.shown(answer.remedy)}
     if isinstance(answer, SecAggMessage):
         return {"messages": packer.add_bytes(answer.items)}
     if isinstance(answer, NoisedAnswer):
@@ -143,44 +168,51 @@ def _answer(answer: Answer, packer: _Packer) -> dict[str, Any]:
 
 
 def reply_from_bytes(content: bytes) -> Reply:
-    header, arrays = _unpack(content, "reply")
-    try:
-        answers = {TaskId(a, n): _read_answer(answer, arrays) for a, n, answer in header["answers"]}
-        head = None
-        if header["head"] is not None:
-            head = LedgerHead(int(header["head"][0]), str(header["head"][1]))
-        return Reply(
-            str(header["node"]), int(header["round"]), answers, head, int(header["charged"])
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as reason:
-        raise CodecError(f"not a reply: {type(reason).__name__}") from None
+    """A node's reply. CodecError whatever is wrong with the bytes."""
+    with limits.parsing("a reply", CodecError):
+        return _read_reply(*_unpack(content, "reply"))
+
+
+def _read_reply(header: Mapping[str, Any], arrays: _Arrays) -> Reply:
+    answers = {
+        _task(a, n): _read_answer(each, arrays) for a, n, each in _entries(header["answers"])
+    }
+    return Reply(
+        limits.named(header["node"], "a node"),
+        limits.whole(header["round"], "a round"),
+        answers,
+        None if header["head"] is None else _head(*header["head"]),
+        limits.whole(header["charged"], "a charge"),
+    )
 
 
 def _read_answer(answer: Mapping[str, Any], arrays: _Arrays) -> Answer:
     if "rule" in answer:
-        return Refusal(str(answer["rule"]), str(answer["remedy"]))
+        return Refusal(limits.shown(answer["rule"], 60), limits.shown(answer["remedy"]))
     if "messages" in answer:
         return SecAggMessage(arrays.take_bytes(answer["messages"]))
     if "steps" in answer:
-        steps = arrays.take(answer["steps"], "i8")
-        scales = {
-            name: (float(answer["scales"][name][0]), float(answer["scales"][name][1]))
-            for name in steps
-        }
-        return NoisedAnswer(
-            steps,
-            {name: s[0] for name, s in scales.items()},
-            {name: s[1] for name, s in scales.items()},
-            str(answer["drawn"]),
-        )
+        return _read_noised(answer, arrays)
     sensitivity = {
-        str(name): float(sensitivity) for name, sensitivity in answer["sensitivity"].items()
+        limits.named(name, "an array", max_length=MAX_NAME): float(sensitivity)
+        for name, sensitivity in answer["sensitivity"].items()
     }
     return Part(
         arrays.take(answer["sums"], "f8"),
         arrays.take(answer["cells"], "i8"),
         sensitivity,
-        int(answer["parameters"]),
+        limits.whole(answer["parameters"], "the number of parameters"),
+    )
+
+
+def _read_noised(answer: Mapping[str, Any], arrays: _Arrays) -> NoisedAnswer:
+    steps = arrays.take(answer["steps"], "i8")
+    scales = {name: tuple(map(float, answer["scales"][name])) for name in steps}
+    return NoisedAnswer(
+        steps,
+        {name: unit for name, (unit, _) in scales.items()},
+        {name: variance for name, (_, variance) in scales.items()},
+        limits.named(answer["drawn"], "a day", max_length=40),
     )
 
 
@@ -191,11 +223,12 @@ def noised_to_bytes(noised: NoisedAnswer) -> bytes:
 
 
 def noised_from_bytes(content: bytes) -> NoisedAnswer:
-    header, arrays = _unpack(content, "noised")
-    answer = _read_answer(header["answer"], arrays)
-    if not isinstance(answer, NoisedAnswer):
-        raise CodecError("not a noised answer")
-    return answer
+    with limits.parsing("a noised answer", CodecError):
+        header, arrays = _unpack(content, "noised")
+        answer = _read_answer(header["answer"], arrays)
+        if not isinstance(answer, NoisedAnswer):
+            raise CodecError("not a noised answer")
+        return answer
 
 
 class _Packer:
@@ -226,26 +259,29 @@ class _Arrays:
     def __init__(self, content: bytes, at: int) -> None:
         self.content, self.at = content, at
 
-    def take(self, entries: list[list[Any]], code: str) -> dict[str, NDArray[Any]]:
+    def take(self, entries: Any, code: str) -> dict[str, NDArray[Any]]:
         arrays = {}
-        for name, stated, shape in entries:
-            size = int(np.prod(shape, dtype=object)) if shape else 1
-            if stated != code or size < 0 or size * 8 > len(self.content) - self.at:
+        for name, stated, shape in limits.listed(entries, "arrays", max_items=MAX_ARRAYS):
+            axes = [
+                limits.whole(axis, "an axis")
+                for axis in limits.listed(shape, "a shape", max_items=MAX_AXES)
+            ]
+            size = math.prod(axes)
+            if stated != code or size * 8 > len(self.content) - self.at:
                 raise CodecError("an array does not fit its bytes")
-            arrays[str(name)] = (
-                np.frombuffer(self.content, _DTYPES[code], size, self.at)
-                .reshape([int(x) for x in shape])
-                .copy()
+            arrays[limits.named(name, "an array", max_length=MAX_NAME)] = (
+                np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape(axes).copy()
             )
             self.at += size * 8
         return arrays
 
-    def take_bytes(self, entries: list[list[Any]]) -> dict[str, bytes]:
+    def take_bytes(self, entries: Any) -> dict[str, bytes]:
         items = {}
-        for name, size in entries:
-            if type(size) is not int or not 0 <= size <= len(self.content) - self.at:
-                raise CodecError("an item does not fit its bytes")
-            items[str(name)] = self.content[self.at : self.at + size]
+        for name, size in limits.listed(entries, "items", max_items=MAX_ARRAYS):
+            limits.whole(size, "an item's size", high=len(self.content) - self.at)
+            items[limits.named(name, "an item", max_length=MAX_NAME)] = self.content[
+                self.at : self.at + size
+            ]
             self.at += size
         return items
 
@@ -254,10 +290,7 @@ def _unpack(content: bytes, kind: str) -> tuple[dict[str, Any], _Arrays]:
     length = int.from_bytes(content[4:12], "little")
     if content[:4] != MAGIC or length > min(LARGEST_HEADER, len(content) - 12):
         raise CodecError("not a message of this version")
-    try:
-        header = json.loads(content[12 : 12 + length])
-    except ValueError:
-        raise CodecError("the header is not JSON") from None
+    header = limits.json_of(content[12 : 12 + length], max_bytes=LARGEST_HEADER)
     if not isinstance(header, dict) or header.get("kind") != kind:
         raise CodecError(f"not a {kind}")
     return header, _Arrays(content, 12 + length)

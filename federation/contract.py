@@ -18,13 +18,17 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from federation import errors, intervals, model_words, text, yaml_source
+from federation import errors, intervals, limits, model_words, text, yaml_source
 from federation.expression import Kind
 from federation.intervals import EVERYTHING, Interval
 from federation.terminologies import TERMINOLOGIES
 
 Name = Annotated[str, pydantic.StringConstraints(pattern=r"^[^\W\d]\w{0,62}$")]
 Slug = Annotated[str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+
+
+Prose = Annotated[str, pydantic.StringConstraints(max_length=5000), limits.Readable]
+Code = Annotated[str, pydantic.StringConstraints(max_length=500), limits.Readable]
 
 
 def _written_day(value: object) -> object:
@@ -73,8 +77,8 @@ def _day(value: object) -> date | None:
 
 
 class Description(Frozen):
-    fr: str = ""
-    en: str = ""
+    fr: Prose = ""
+    en: Prose = ""
 
 
 class Column(Frozen):
@@ -95,11 +99,11 @@ class Column(Frozen):
     type: Literal["number", "integer", "boolean", "category", "code", "string", "date", "array"]
     terminology: str | None = None
     shape: tuple[Annotated[int, pydantic.Field(ge=1, le=4096)], ...] = ()
-    unit: str | None = None
+    unit: Annotated[Code, pydantic.StringConstraints(max_length=60)] | None = None
     range: tuple[float, float] | tuple[Day, Day] | None = None
     step: float | None = pydantic.Field(None, gt=0)
-    levels: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
+    levels: tuple[Code, ...] = pydantic.Field((), max_length=100_000)
+    missing: tuple[Code, ...] = pydantic.Field((), max_length=1000)
     outside: Literal["refuse", "missing"] = "refuse"
     max_missing: float = pydantic.Field(1.0, ge=0, le=1)
     may_be_empty: bool = False
@@ -249,7 +253,7 @@ class Contract(Frozen):
     nodes_per_person: int | None = pydantic.Field(None, ge=1)
     identifiers: Mapping[Name, Identifier] = {}
     use: tuple[str, ...] = ()
-    columns: Mapping[Name, Column]
+    columns: Mapping[Name, Column] = pydantic.Field(max_length=10_000)
 
     @pydantic.model_validator(mode="after")
     def _columns_differ_in_more_than_capitals(self) -> Contract:
@@ -359,3 +363,17 @@ def _as_json(values: Mapping[str, Any]) -> str:
 def load(path: Path) -> Contract:
     source = yaml_source.read(path, errors.ContractError)
     return yaml_source.build(Contract, source.values, source, under=(), error=errors.ContractError)
+
+
+def parse(canonical: str) -> Contract:
+    """A contract from its canonical JSON, as a peer sends it. ContractError if it does not fit the
+    schema."""
+    try:
+        with limits.parsing("a contract of this version", limits.LimitError):
+            limits.json_of(canonical, max_bytes=4 * limits.MAX_CONTRACT)
+            return Contract.model_validate_json(canonical)
+    except limits.LimitError:
+        raise errors.ContractError(
+            "the contract received does not follow the schema of this version; compare the versions"
+            " of hub and node"
+        ) from None

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation import errors, loopback
+from federation import errors, limits, loopback
 from federation.tickets import RunTicket
 
 ROLES = ("node", "coordinator", "operator")
@@ -245,7 +245,7 @@ def hub_error(error: Any, hub: str) -> errors.HdhError:
     """A gRPC error as an error of hdh. The hub sends its own errors as `CLASS|message`."""
     import grpc
 
-    code, details = error.code(), str(error.details() or "")
+    code, details = error.code(), _cleaned(str(error.details() or ""))
     kind, _, text = details.partition("|")
     if kind in ("InputError", "StudyError", "ContractError"):
         return getattr(errors, kind)(*text.splitlines())  # type: ignore[no-any-return]
@@ -254,6 +254,12 @@ def hub_error(error: Any, hub: str) -> errors.HdhError:
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return errors.SetupError(f"the hub {hub} cannot be reached{_remedy(details)}")
     return errors.SetupError(f"the hub {hub} answered {code.name}: {details}")
+
+
+def _cleaned(details: str) -> str:
+    """The hub's words, line by line, as a terminal may show them."""
+    lines = details[: 20 * limits.MAX_REASON].split("\n")
+    return "\n".join(limits.shown(line, 4 * limits.MAX_REASON) for line in lines)
 
 
 def _remedy(details: str) -> str:

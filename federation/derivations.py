@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 
+from federation import limits
 from federation.contract import Frozen
 from federation.expression import quote_text
 
@@ -88,4 +89,8 @@ def with_codes(text: str, codes: Mapping[str, Sequence[str]]) -> str:
         listed = [quote_text(", ".join(codes[each])) if each in codes else each for each in sets]
         return f"in_codes({', '.join([first, *listed])})"
 
+    longest = max((sum(map(len, each)) + 4 * len(each) for each in codes.values()), default=0)
+    uses = text.lower().count("in_codes(") * (1 + text.count(","))
+    if len(text) > limits.MAX_CODES or uses * longest > limits.MAX_WRITTEN_OUT_CODES:
+        raise ValueError("an expression with its sets of codes is too long; name fewer of them")
     return re.sub(r"in_codes\(([^()]*)\)", written_out, text, flags=re.IGNORECASE)

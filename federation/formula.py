@@ -12,8 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
-from federation import formula_parser
+from federation import formula_parser, limits
 from federation.expression import ExpressionError
 from federation.intervals import Interval, product
 from federation.schema import Field, Schema
@@ -132,14 +133,21 @@ def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
-    if "|" in text or len(text) > 5000:
+    if len(text) > limits.MAX_FORMULA:
+        raise ExpressionError(
+            f"a formula is longer than {limits.MAX_FORMULA:,} characters; shorten it"
+        )
+    if "|" in text:
         raise ExpressionError(
             f"cannot read {text!r}: it has random effects or several parts (|); leave them out"
         )
     if re.search(r"\(([^()]|\([^()]*\))*\^", text) and re.search(r"I\s*\(", text):
         raise ExpressionError(f"{text!r} has a power `^` inside I(); write `**`, as in I(age ** 2)")
     try:
+        _expanded(formula_parser.tree(text))
         parsed = formula_parser.terms(text)
+    except (ExpressionError, RecursionError):
+        raise ExpressionError(_too_many(text)) from None
     except Exception as reason:
         first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
         why = re.sub(r"\s*⧛.*?⧚", "", first_line)
@@ -150,8 +158,46 @@ def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
         sides = ([], list(getattr(parsed, "root", parsed)))
     if any(not hasattr(term, "factors") for side in sides for term in side) or len(sides[0]) > 1:
         raise ExpressionError(f"cannot read {text!r}: one response, `~`, then the terms")
+    if len(sides[1]) > limits.MAX_TERMS:
+        raise ExpressionError(_too_many(text))
     left = sides[0][0].factors[0].expr if sides[0] else ""
     return left, [tuple(factor.expr for factor in term.factors) for term in sides[1]]
+
+
+def _too_many(text: str) -> str:
+    return (
+        f"{text[:200]!r} writes out to more than {limits.MAX_TERMS} terms;"
+        " leave out interactions, or lower the power"
+    )
+
+
+def _expanded(node: Any) -> tuple[int, int]:
+    """The largest number of terms to which formulaic would write out a part of a formula, and the
+    number of its factors. ExpressionError where that is too many, before any is written out."""
+    if not hasattr(node, "operator"):
+        return 1, 1
+    symbol = node.operator.symbol
+    if symbol in ("**", "^"):
+        terms, factors = _expanded(node.args[0])
+        exponent = str(node.args[1])
+        if not exponent.isdecimal() or len(exponent) > 2:
+            raise ExpressionError("an exponent of terms is a whole number of two digits at most")
+        written: int = terms ** int(exponent)
+        return _few(written, factors), factors
+    parts = [_expanded(each) for each in node.args]
+    factors = sum(each for _, each in parts)
+    counts = [each for each, _ in parts]
+    if symbol in (":", "in", "*", "/") and len(counts) == 2:
+        single = sum(counts) if symbol in ("*", "/") else 0
+        return _few(single + counts[0] * counts[1], factors), factors
+    return _few(sum(counts), factors), factors
+
+
+def _few(written: int, factors: int) -> int:
+    """The number of different terms among those written out: each is a set of factors."""
+    if written > limits.MAX_WRITTEN_OUT:
+        raise ExpressionError("too many terms")
+    return min(written, 1 << min(factors, 20))
 
 
 def _arguments(inside: str) -> list[str]:
@@ -270,12 +316,17 @@ def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
     present = {frozenset(f.field.name for f in term) for term in terms} | (
         {frozenset[str]()} if intercept else set()
     )
-    columns = []
+    columns: list[Term] = []
     for term in sorted(terms, key=len):  # main effects first, as R orders them
         products: list[tuple[str, tuple[Factor, ...]]] = [("", ())]
         for factor in term:
             margin = frozenset(f.field.name for f in term if f is not factor)
             spread = _spread(factor, full=margin not in present)
+            if len(columns) + len(products) * len(spread) > limits.MAX_COLUMNS:
+                raise ExpressionError(
+                    f"the levels of {factor.field.name!r} write out to more than"
+                    f" {limits.MAX_COLUMNS:,} columns; merge levels, or leave out interactions"
+                )
             products = [
                 (f"{name}:{label}" if name else label, (*factors, part))
                 for name, factors in products

@@ -35,9 +35,16 @@ class _Postponed(ModuleType):
 
 def terms(text: str) -> Any:
     """The terms of a formula, with an intercept unless the formula removes it."""
-    parser = parser_modules().DefaultFormulaParser(include_intercept=True)
+    parser = loaded().DefaultFormulaParser(include_intercept=True)
     with _LOADING, _without_transforms():
         return parser.get_terms(text)
+
+
+def tree(text: str) -> Any:
+    """The operators of a formula and their operands, before any term is written out."""
+    parser = loaded().DefaultFormulaParser(include_intercept=True)
+    with _LOADING, _without_transforms():
+        return parser.get_ast(text)
 
 
 @contextmanager
@@ -56,7 +63,7 @@ def _without_transforms() -> Iterator[None]:
         del sys.modules[TRANSFORMS]
 
 
-def parser_modules() -> ModuleType:
+def loaded() -> ModuleType:
     """The modules of the parser."""
     with _LOADING:
         spec = None if PACKAGE in sys.modules else importlib.util.find_spec(PACKAGE)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from federation import expression, influence
+from federation import expression, influence, limits
 from federation.contract import Contract
 from federation.expression import Kind, Piece, quote_name, quote_text
 from federation.intervals import EVERYTHING, Interval
@@ -77,6 +77,7 @@ class Schema:
                 f"{text!r} is true of no row, by the ranges of the contract; correct one of the two"
             )
         inlined = {name: self.fields[name].sql for name in compiled.names}
+        _check_length(text, compiled, inlined)
         needed = frozenset(column for name in compiled.names for column in self.sources[name])
         sql = _inline(compiled.sql, inlined)
         own_pieces = [Piece(piece.kind, _inline(piece.sql, inlined)) for piece in compiled.pieces]
@@ -137,6 +138,11 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             clashes[0],
             f"column {clashes[0]!r} exists already; give the derived column another name",
         )
+    if len(derive) > limits.MAX_DERIVED:
+        raise DeriveError(
+            list(derive)[limits.MAX_DERIVED],
+            f"a study derives at most {limits.MAX_DERIVED} columns; leave out the others",
+        )
     waiting = dict(derive)
     while waiting:
         derived, failed = _derived(Schema(contract, fields, sources), waiting)
@@ -178,6 +184,27 @@ def _field(name: str, compiled: expression.Expression) -> Field:
         compiled.interval,
         compiled.levels,
         pieces=compiled.pieces,
+    )
+
+
+def _check_length(text: str, compiled: expression.Expression, inlined: Mapping[str, str]) -> None:
+    """ExpressionError if the expression's SQL would be too long with the derived columns in it. It
+    is measured before it is written: columns that square each other double it with each line."""
+    length = _length(compiled.sql, inlined)
+    pieces = 0
+    for piece in compiled.pieces:
+        pieces += _length(piece.sql, inlined)
+    if length > limits.MAX_SQL or pieces > limits.MAX_PIECES:
+        raise expression.ExpressionError(
+            f"{text[:200]!r} compiles to more than {limits.MAX_SQL:,} characters of SQL with the"
+            " derived columns that it names; name fewer of them, or name them less often"
+        )
+
+
+def _length(sql: str, definitions: Mapping[str, str]) -> int:
+    """The length at most of `_inline(sql, definitions)`."""
+    return len(sql) + sum(
+        sql.count(quote_name(name)) * len(definition) for name, definition in definitions.items()
     )
 
 

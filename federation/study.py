@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
-from federation import derivations, errors, yaml_source
+from federation import derivations, errors, limits, yaml_source
 from federation.contract import Day, Frozen, Name, Slug
 from federation.privacy import accounting
 from federation.yaml_source import Source
@@ -25,6 +25,13 @@ PURPOSES = (
     "innovation",
 )
 FORBIDDEN = ("promotion-of-health-products", "insurance-selection")
+
+
+Label = Annotated[str, pydantic.StringConstraints(max_length=200), limits.Readable]
+Title = Annotated[str, pydantic.StringConstraints(max_length=limits.MAX_TITLE), limits.Readable]
+Question = Annotated[
+    str, pydantic.StringConstraints(max_length=limits.MAX_QUESTION), limits.Readable
+]
 
 
 class Purpose(Frozen):
@@ -51,7 +58,7 @@ class Purpose(Frozen):
 
 
 class Authorisation(Frozen):
-    reference: str = pydantic.Field(min_length=1)
+    reference: Label = pydantic.Field(min_length=1)
     expires: Day
 
 
@@ -199,7 +206,7 @@ class AnalysisEntry(Frozen):
     other keys are options, which the analysis checks."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow")
-    run: str
+    run: Annotated[str, pydantic.StringConstraints(max_length=60)]
     version: int | None = pydantic.Field(None, ge=1)
     results: Literal["combine", "split", "both"] = "combine"
     budget: float = pydantic.Field(1.0, gt=0)
@@ -214,18 +221,20 @@ class Study(Frozen):
     study's own `dataset` is then the name of their combination."""
 
     study: Slug
-    title: str
-    question: str
+    title: Title
+    question: Question
     purpose: Purpose
     authorisation: Authorisation
     dataset: Slug
     datasets: Mapping[Slug, DatasetEntry] = {}
     link: Link | None = None
-    coordinator: str = "local"
+    coordinator: Label = "local"
     min_nodes: int = pydantic.Field(3, ge=1)
     cohort: CohortRule = CohortRule()
     privacy: Privacy = Privacy()
-    analyses: Mapping[Slug, AnalysisEntry] = pydantic.Field(min_length=1)
+    analyses: Mapping[Slug, AnalysisEntry] = pydantic.Field(
+        min_length=1, max_length=limits.MAX_ANALYSES
+    )
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -309,8 +318,10 @@ def parse(canonical: str) -> Study:
     """A study from its canonical JSON, as a node receives it.
     StudyError if it does not fit the schema."""
     try:
-        return Study.model_validate_json(canonical)
-    except pydantic.ValidationError:
+        with limits.parsing("a study of this version", limits.LimitError):
+            limits.json_of(canonical, max_bytes=4 * limits.MAX_STUDY)
+            return Study.model_validate_json(canonical)
+    except limits.LimitError:
         raise errors.StudyError(
             "the study received does not fit the schema of this version; compare the versions of "
             "hub and node"

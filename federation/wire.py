@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from federation import codec, receipts
+from federation import codec, limits, receipts
 
 ROUND = "query.round"  # the only message type that a node answers
 REFUSED = 100  # our error code, outside the range of Flower's codes
@@ -52,21 +52,19 @@ def _record(content: bytes, name: str, companion: bytes) -> RecordDict:
 
 
 def _content(message: Message) -> bytes:
-    arrays = message.content.array_records.get("long")
-    if arrays is None:
-        return _item(message, "bytes")
-    try:
+    with limits.parsing("an hdh message", codec.CodecError):
+        arrays = message.content.array_records.get("long")
+        if arrays is None:
+            return _item(message, "bytes")
         array = arrays["bytes"].numpy()
-    except (KeyError, ValueError):
-        raise codec.CodecError("the record holds no hdh message") from None
-    if array.dtype != np.uint8 or array.ndim != 1:
-        raise codec.CodecError("the record holds no hdh message")
-    return bytes(array.tobytes())
+        if array.dtype != np.uint8 or array.ndim != 1:
+            raise codec.CodecError("the record holds no hdh message")
+        return bytes(array.tobytes())
 
 
 def _item(message: Message, name: str) -> bytes:
-    record = message.content.config_records.get("hdh")
-    content = record.get(name) if record is not None else None
-    if not isinstance(content, bytes):
-        raise codec.CodecError("the record holds no hdh message")
-    return content
+    with limits.parsing("an hdh message", codec.CodecError):
+        content = message.content.config_records["hdh"][name]
+        if not isinstance(content, bytes):
+            raise codec.CodecError("the record holds no hdh message")
+        return content

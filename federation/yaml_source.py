@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from federation import errors, model_words, yaml_values
+from federation import errors, limits, model_words, yaml_values
 from federation.yaml_values import Key, YamlValueError
 
 ModelT = TypeVar("ModelT", bound=pydantic.BaseModel)
@@ -46,7 +46,14 @@ class Source:
 def read(path: Path, error: type[errors.InputError], *, nfc: bool = True) -> Source:
     """`nfc`: see `yaml_values.read`; a file that names other files keeps their spelling."""
     try:
-        content = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            encoded = file.read(limits.MAX_YAML + 1)
+        if len(encoded) > limits.MAX_YAML:
+            raise error(
+                f"{path}: larger than {limits.MAX_YAML // 2**20} MB, and not read; give the YAML"
+                " file, or take out what is not needed"
+            )
+        content = encoded.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as reason:

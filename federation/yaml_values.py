@@ -8,6 +8,7 @@ scalar that two readers could take for different values is refused, with its lin
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +18,13 @@ from typing import Any
 
 import yaml
 
+from federation import limits
+
 Key = tuple[str | int, ...]
 # Lists under these keys hold codes, read as the text of the file.
 CODES = ("levels", "missing", "yes", "no")
-MAX_NODES = 1_000_000  # aliases of aliases multiply them
+MAX_NODES = 300_000  # aliases of aliases multiply them
+MAX_CHARACTERS = 4 * limits.MAX_YAML  # of all texts, those behind aliases each time
 MAX_WHOLE = 2**53
 TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
@@ -94,11 +98,13 @@ class _Reader:
     lines: dict[Key, int] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
     nodes: int = 0
+    characters: int = 0
 
     def value(self, node: yaml.Node, key: Key) -> Any:
         self.nodes += 1
         line = node.start_mark.line + 1
-        if self.nodes > MAX_NODES:
+        self.characters += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if self.nodes > MAX_NODES or self.characters > MAX_CHARACTERS:
             raise YamlValueError(
                 (line, "the aliases (*) expand to too many values; write the values out")
             )
@@ -161,7 +167,8 @@ def plain(text: str) -> tuple[Any, str]:
     if WHOLE.fullmatch(text):
         return _whole(text)
     if DECIMAL.fullmatch(text):
-        return float(text), ""
+        is_finite = math.isfinite(float(text))
+        return float(text), "" if is_finite else f"{text!r} is too large a number"
     if MOMENT.fullmatch(text):
         return text, _moment(text)
     kind = next((kind for pattern, kind in AMBIGUOUS.items() if pattern.fullmatch(text)), "")

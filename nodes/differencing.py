@@ -164,8 +164,8 @@ def _print(memory: Memory, mask: Mask) -> Words:
 
 def _remembered(memory: Memory) -> list[Group]:
     account = memory.account
-    kept = ledger.remembered(memory.ledger, KIND, account.dataset, account.register)
-    return [group_from(content) for content in kept]
+    contents = ledger.remembered(memory.ledger, KIND, account.dataset, account.register)
+    return [group_from(content) for content in contents]
 
 
 def _remember(memory: Memory, kind: str, content: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from federation import __version__, credentials, errors, receipts
+from federation import __version__, credentials, errors, limits, receipts
 from federation import study as studies
 from federation.credentials import Credentials
 from federation.messages import LedgerHead, Refusal
@@ -103,6 +103,8 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
     stream = stub.Watch(_hello(hub.context.site, hub.approvals.open_runs()))
     threading.Thread(target=_cancel_at_stop, args=(hub.stop, stream), daemon=True).start()
     for notice in stream:
+        if not _is_admitted(hub, notice):
+            continue
         kind = notice.WhichOneof("what")
         if kind == "welcome":
             hub.state |= {"line": "open", "since": _now()}
@@ -124,6 +126,17 @@ def _listen(hub: HubStream, channel: grpc.Channel) -> None:
                 analyses = studies.parse(notice.proposal.study).runs
                 registry.preload(analyses)
                 memory.ready(analyses)
+
+
+def _is_admitted(hub: HubStream, notice: hub_pb2.Notice) -> bool:
+    """Whether a notice of the hub keeps the limits of federation/limits.py."""
+    try:
+        limits.admit(notice)
+    except limits.LimitError as broken:
+        log.error("a notice of the hub is dropped: %s", broken)
+        hub.context.audit("refused", rule="message", why=str(broken))
+        return False
+    return True
 
 
 def _cancel_at_stop(stop: threading.Event, stream: Any) -> None:
@@ -406,7 +419,7 @@ def _decision(
         study_hash=run.study_hash,
         run=run.digest,
         verdict=verdict,
-        reason=reason,
+        reason=limits.shown(reason),
         by=by,
         at=at,
         signature=signature,

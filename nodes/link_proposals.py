@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-import pydantic
-
-from federation import errors
-from federation.contract import Contract
+from federation import contract as contract_files
+from federation import errors, limits
 from federation.linkage.routes import Role
 from federation.messages import Refusal
 from federation.study import Study
@@ -22,6 +20,7 @@ from nodes.links import LinkPlan
 from nodes.site import Site
 
 MAX_CONTRACTS = 8_000_000  # characters, of one proposal; about 20,000 columns
+MAX_LINK = 4 * MAX_CONTRACTS  # bytes of the contracts and roles as they are stored
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,14 @@ def read(study: Study, run: RunTicket, text: str) -> LinkProposal:
     """StudyError if the contracts are not those of the run that the coordinator signed, or the
     roles are not those of a link between its nodes."""
     try:
-        values = json.loads(text)
-        contracts = {
-            str(name): Contract.model_validate_json(written)
-            for name, written in values["contracts"].items()
-        }
-        roles: dict[str, Role] = dict(values["roles"])
-    except (ValueError, KeyError, TypeError, AttributeError, pydantic.ValidationError):
+        with limits.parsing("a link's contracts and roles", limits.LimitError):
+            values = limits.json_of(text, max_bytes=MAX_LINK)
+            contracts = {
+                limits.named(name, "a dataset"): contract_files.parse(written)
+                for name, written in values["contracts"].items()
+            }
+            roles: dict[str, Role] = dict(values["roles"])
+    except limits.LimitError:
         raise errors.StudyError(
             "the contracts of a linked study cannot be read; compare the versions of hub and node"
         ) from None

@@ -56,9 +56,6 @@ CHANGED = Refusal(
 
 
 ATTEMPT = re.compile(r"[0-9a-f]{32}")  # it is part of the name of a file
-USED = Refusal(
-    "link_message", "this attempt at a link has begun before, and its keys serve once: begin anew"
-)
 
 
 class StoppableRelay(links.Relay, Protocol):
@@ -190,7 +187,10 @@ class LinkService:
         if left not in proposal.named("left") or (role == "left" and left != context.site.name):
             return Refusal("link_parties", "this is not a left holder of the link")
         if not ATTEMPT.fullmatch(phase.attempt) or self._is_used(phase.attempt, query.run, left):
-            return USED
+            raise LinkError(
+                "link_message",
+                "an attempt of this name has begun before, and its keys serve once; begin anew",
+            )
         refused = links.claim_cohort(plan, role, context, now) or links.charge(
             plan, role, context, now
         )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from federation import limits
 from federation.disclosure.support import REFUSAL
 from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
@@ -367,13 +368,10 @@ def _unmask(
 
 
 def _names(message: Mapping[str, bytes]) -> list[str]:
-    try:
-        names = json.loads(message[LIST])
-    except (KeyError, ValueError):
-        raise SecaggError("the hub lists no names") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SecaggError("the hub lists no names")
-    return names
+    with limits.parsing("a list of names", SecaggError):
+        names = limits.json_of(message[LIST], max_bytes=64 * limits.MAX_NODES)
+        listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
+        return [limits.named(name, "a name") for name in listed]
 
 
 _PHASES = {"deal": _deal, "mask": _mask, "sign": _sign, "unmask": _unmask}

@@ -3,17 +3,16 @@ stands there under the joint contract, and its own budget pays for answers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from federation import datasets as joint
-from federation import errors
-from federation.contract import Contract
+from federation import limits
+from federation.contract import Contract, parse
 from federation.messages import Query, Refusal, Reply
 from federation.study import Study
-from nodes import dataset_versions, service
+from nodes import dataset_versions, link_proposals, service
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site, View
 
@@ -60,15 +59,14 @@ def context_of(query: Query, context: NodeContext) -> NodeContext | Refusal:
 def site_of(study: Study, contract_hash: str, text: str, site: Site) -> Site | Refusal:
     """`text`: as link_proposals.to_text writes it, of the run whose contract is signed."""
     try:
-        contracts = {
-            str(name): Contract.model_validate_json(written)
-            for name, written in json.loads(text)["contracts"].items()
-        }
-        if set(contracts) != set(study.datasets):
-            return UNREADABLE
-        contract = joint.contract_of(study, contracts)
-    except (ValueError, KeyError, TypeError, AttributeError, errors.StudyError):
-        return UNREADABLE  # pydantic's error is a ValueError
+        with limits.parsing("the contracts of datasets side by side", limits.LimitError):
+            values = limits.json_of(text, max_bytes=link_proposals.MAX_LINK)
+            contracts = {str(name): parse(written) for name, written in values["contracts"].items()}
+            contract = joint.contract_of(study, contracts)
+    except limits.LimitError:
+        return UNREADABLE
+    if set(contracts) != set(study.datasets):
+        return UNREADABLE
     if contract.hash != contract_hash:
         return UNREADABLE
     return placed(study, contract, contracts, site)

@@ -287,7 +287,7 @@ def private(name: str) -> AnyPrivateAnalysis:
 def preload(names: Iterable[str] = ANALYSES) -> None:
     """Imports what a study of these analyses may need, so that the first study does not wait for
     it."""
-    formula_parser.parser_modules()
+    formula_parser.loaded()
     importlib.import_module("scipy.special")
     for name in NAMES.intersection(names):
         _TABLE[name]()

@@ -222,10 +222,10 @@ def _level_counts(field: Field, rows: Rows) -> list[int]:
 def level_people(column: Values, n_levels: int, person: Ints | None) -> Ints:
     """(n_levels,) the number of people with a row of each level, from one pass over the column
     (n_rows,), whatever the number of levels."""
-    mask = is_known(column)
-    codes = column[mask].astype(np.int64)
+    has_level = is_known(column)
+    codes = column[has_level].astype(np.int64)
     if person is not None:
-        pairs = np.unique(person[mask] * n_levels + codes)  # a person counts once in a level
+        pairs = np.unique(person[has_level] * n_levels + codes)  # a person counts once in a level
         codes = pairs % n_levels
     return np.bincount(codes, minlength=n_levels).astype(np.int64)
 

@@ -51,6 +51,7 @@ from federation.rpc.exchange_pb2 import Bundle, Part
 
 MAX_WAIT_S = 20.0  # below the timeout of Flower's clients
 MAX_REMEMBERED = 10_000  # replies that the ServerApp has not asked for
+MAX_PARTS = 64  # of a message that goes in one request
 MAX_DELIVERIES = 2  # of a query to a node that does not say that it has received it
 
 
@@ -265,6 +266,8 @@ def _pull(state: Any, task: Any, pulled: PullAppMessagesRequest) -> Bundle:
             response.messages_list, response.message_object_trees, strict=True
         ):
             n_objects = sum(1 for _ in iterate_object_tree(tree))
+            if n_objects > MAX_PARTS:
+                continue
             parts = fitting(_stored(state, task.run_id, tree), left)
             if len(parts) == n_objects:
                 bundle.parts.extend(parts)

@@ -26,7 +26,7 @@ from flwr.supercore.inflatable.inflatable_utils import (
 )
 
 from aggregator.flower import outbox
-from federation import exchange
+from federation import exchange, limits
 from federation.rpc.exchange_pb2 import Bundle
 
 # The header of a large reply arrives before its body. One look waits LOOK_S for the body, asking
@@ -34,6 +34,7 @@ from federation.rpc.exchange_pb2 import Bundle
 LOOK_S, AGAIN_S = 0.2, 0.03
 # So long the SuperLink waits for the replies that are asked for, before it tells which have come.
 WAIT_S = 0.5
+MAX_OBJECTS = 2000  # of a reply; one is at most five megabytes
 
 
 class LostError(Exception):
@@ -124,6 +125,8 @@ class Inbox:
 
     def _complete(self, header: ReplyHeader, until: float) -> Message:
         """The reply. ObjectPullError while parts of it are missing, LostError if they are lost."""
+        if len(header.objects) > MAX_OBJECTS:
+            raise LostError(f"its reply consists of more than {MAX_OBJECTS} objects")
         client, node, run_id = self.grid._runtime_client, self.grid.node, self.grid.run.run_id
 
         def pull(object_id: str) -> bytes:
@@ -150,7 +153,9 @@ class Inbox:
                     node=node, run_id=run_id, message_object_id=header.message_id
                 )
             )
-        message: Any = inflate_object_from_contents(header.message_id, header.held)
+        with limits.parsing("a message of Flower", LostError):
+            message: Any = inflate_object_from_contents(header.message_id, header.held)
+            message.has_error()  # no other object of Flower has it
         message.metadata.__dict__["_message_id"] = header.message_id
         return message
 

@@ -38,7 +38,7 @@ from aggregator.linked import Linking, Parties
 from aggregator.rounds import Outcome
 from aggregator.secure_sum import Send
 from aggregator.transcript import Recorder
-from federation import codec, errors, receipts, wire
+from federation import codec, errors, limits, receipts, wire
 from federation.messages import Query, Reply
 from federation.receipts import Asked, Signed
 from federation.secagg import keys
@@ -122,17 +122,16 @@ class GridPost:
 
     def _read(self, message: Message, sent: Sent) -> Reply | str:
         if message.has_error():
-            reason = f"error {message.error.code}: {message.error.reason}"
+            reason = limits.shown(f"error {message.error.code}: {message.error.reason}")
             return Away(reason) if message.error.code == ErrorCode.NODE_UNAVAILABLE else reason
         try:
             content, signature = wire.reply_of(message)
+            digest = receipts.digest(content)
+            if not self._is_signed(sent, digest, signature):
+                return "its signature is not valid for this query; dropped"
             reply = codec.reply_from_bytes(content)
         except codec.CodecError as error:
-            return str(error)
-        digest = receipts.digest(content)
-        identity = bytes.fromhex(self.job.identities[sent.node])
-        if not keys.is_signed(identity, signature, receipts.reply_content(sent.asked, digest)):
-            return "its signature is not valid for this query; dropped"
+            return f"{error}; dropped"
         if linked.is_waiting(reply):
             return reply
         asked = sent.asked
@@ -142,6 +141,11 @@ class GridPost:
         self.signed.setdefault(sent.node, []).append(signed)
         self.charged[sent.node] = max(reply.charged, self.charged.get(sent.node, 0))
         return reply
+
+    def _is_signed(self, sent: Sent, digest: str, signature: bytes) -> bool:
+        """Whether the node that was asked has signed these bytes as its answer to this query."""
+        identity = bytes.fromhex(self.job.identities[sent.node])
+        return keys.is_signed(identity, signature, receipts.reply_content(sent.asked, digest))
 
     def receipt(self) -> dict[str, Any]:
         """By node: its identity, the study's cost there in pico-rho, and its replies."""
@@ -242,11 +246,10 @@ def _run(post: GridPost) -> Document:
         engine="flower",
         notes=[*job.notes, *notes],
     )
-    return (
-        linkage.added(document, Linkage(job.study, reports, frozenset(job.correctable)))
-        if job.roles
-        else document
-    )
+    if not job.roles:
+        return document
+    with limits.parsing("a report of the helper", errors.RefusalError):
+        return linkage.added(document, Linkage(job.study, reports, frozenset(job.correctable)))
 
 
 def _linking(post: GridPost, send: Send, say: Callable[[str], Any]) -> Linking:

@@ -14,27 +14,45 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 from anyio import to_thread
-from flwr.common.constant import ACCESS_TOKEN_KEY, NOOP_FLWR_AID
+from flwr.common.constant import (
+    ACCESS_TOKEN_KEY,
+    NOOP_FLWR_AID,
+    SYSTEM_TIME_TOLERANCE,
+    TIMESTAMP_HEADER,
+    TIMESTAMP_TOLERANCE,
+)
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.auth.typing import AccountInfo
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
+from aggregator import doorkeeper
+from aggregator.doorkeeper import Doorkeeper, DoorLimits
 from aggregator.flower import exchange
 
 Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
+BODY_S = 30.0  # in which a body is to arrive
+KEY_S = 5.0  # how long it is believed that a key is registered, or is not
+IDLE_S = 60.0  # a connection without a byte for so long is closed
 THREADS = 1
 # Layers that do nothing without Flower's enterprise edition, and cost a quarter of each request.
 IDLE = frozenset(
@@ -99,11 +117,31 @@ def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
     )
 
 
-class FleetOnly:
-    """The filter of the public listener, in front of the same application."""
+@dataclass
+class Bodies:
+    """The bytes of the bodies that are held at one time. `largest`: of one body."""
 
-    def __init__(self, app: Asgi, largest_body: int = LARGEST_BODY) -> None:
-        self.app, self.largest_body = app, largest_body
+    largest: int = LARGEST_BODY
+    in_all: int = 8 * LARGEST_BODY
+    held: int = 0
+
+
+class FleetOnly:
+    """The filter of the public listener, in front of the same application.
+
+    It reads a body only for a node whose key is registered and has signed the time, as Flower
+    itself asks afterwards, and gives it BODY_S to arrive. `signer`: whether a request's headers are
+    those of such a node."""
+
+    def __init__(
+        self,
+        app: Asgi,
+        largest_body: int = LARGEST_BODY,
+        signer: Callable[[Mapping[bytes, bytes]], bool] = lambda headers: True,
+        body_s: float = BODY_S,
+    ) -> None:
+        self.app, self.signer, self.body_s = app, signer, body_s
+        self.bodies = Bodies(largest_body, 8 * largest_body)
 
     async def __call__(
         self,
@@ -115,7 +153,7 @@ class FleetOnly:
             return
         method, path = scope["method"], scope["path"]
         if (method, path) == ("GET", "/health"):
-            await self.app(scope, receive, send)
+            await _refuse(send, 200, b"")  # answered here, whatever the application does
         elif method != "POST" or not path.startswith("/v1/fleet/") or path.endswith(CLOSED):
             await _refuse(send, 404, b"not found")
         else:
@@ -127,7 +165,22 @@ class FleetOnly:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
-        body = await _body(receive, self.largest_body)
+        headers = {name.lower(): value for name, value in scope.get("headers", ())}
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            await _refuse(send, 415, b"a compressed body is not read")
+            return
+        if not self.signer(headers):
+            await _refuse(send, 401, b"the key is not that of an enrolled node")
+            return
+        try:
+            async with asyncio.timeout(self.body_s):
+                body = await _body(receive, self.bodies)
+        except TimeoutError:
+            await _refuse(send, 408, b"the body did not arrive in time")
+            return
+        except BusyError:
+            await _refuse(send, 503, b"too many bodies at once; try again")
+            return
         if body is None:
             await _refuse(send, 413, b"too large")
         elif scope["path"].endswith("/push-messages") and not _sender_is_author(body):
@@ -136,15 +189,66 @@ class FleetOnly:
             await self.app(scope, _replay(body, receive), send)
 
 
-async def _body(receive: Callable[[], Awaitable[Any]], largest: int) -> bytes | None:
-    body, more = b"", True
-    while more:
-        event = await receive()
-        body += event.get("body", b"")
-        more = event.get("more_body", False)
-        if len(body) > largest:
-            return None
-    return body
+class BusyError(Exception):
+    """The bodies that are held are as many bytes as may be."""
+
+
+async def _body(receive: Callable[[], Awaitable[Any]], bodies: Bodies) -> bytes | None:
+    """The whole body; None if it is too large."""
+    body, more = bytearray(), True
+    try:
+        while more:
+            event = await receive()
+            chunk = event.get("body", b"")
+            body += chunk
+            bodies.held += len(chunk)
+            more = event.get("more_body", False) and event["type"] == "http.request"
+            if len(body) > bodies.largest:
+                return None
+            if bodies.held > bodies.in_all:
+                raise BusyError
+        return bytes(body)
+    finally:
+        bodies.held -= len(body)
+
+
+@dataclass
+class Signers:
+    """Whether the headers of a request carry the signature of a registered node, by the rules of
+    Flower's own middleware, which reads the body first.
+
+    `registered`: Flower's id of a public key, or None. The answer about a key is kept for KEY_S, so
+    that a request costs one signature to check and rarely a look at the database."""
+
+    registered: Callable[[bytes], Any]
+    answers: dict[bytes, tuple[bool, float]] = field(default_factory=dict)
+
+    def __call__(self, headers: Mapping[bytes, bytes]) -> bool:
+        try:
+            public_key, signature = (
+                base64.b64decode(headers[name.encode()], validate=True)
+                for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
+            )
+            stated = headers[TIMESTAMP_HEADER.encode()]
+            age_s = (now() - datetime.fromisoformat(stated.decode("ascii"))).total_seconds()
+            is_now = -SYSTEM_TIME_TOLERANCE < age_s < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+            return (
+                is_now
+                and self._is_registered(public_key)
+                and bool(verify_signature(bytes_to_public_key(public_key), stated, signature))
+            )
+        except (KeyError, ValueError, TypeError):
+            return False
+
+    def _is_registered(self, public_key: bytes) -> bool:
+        moment = time.monotonic()
+        answer, until = self.answers.get(public_key, (False, 0.0))
+        if until < moment:
+            answer = len(public_key) < 1000 and self.registered(public_key) is not None
+            if len(self.answers) > 10_000:
+                self.answers.clear()
+            self.answers[public_key] = (answer, moment + KEY_S)
+        return answer
 
 
 def _sender_is_author(body: bytes) -> bool:
@@ -177,9 +281,8 @@ async def _refuse(send: Callable[[Any], Awaitable[None]], status: int, why: byte
     await send({"type": "http.response.body", "body": why})
 
 
-def run(folder: Path, admin: str, public: str) -> None:
+def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) -> None:
     host, port = admin.rsplit(":", 1)
-    public_host, public_port = public.rsplit(":", 1)
     settings = config(folder, host, int(port))
     app: Any = create_app(settings, SuperLinkLifespan)
     exchange.mount(app)
@@ -191,20 +294,32 @@ def run(folder: Path, admin: str, public: str) -> None:
         "access_log": False,
     }
     inner = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), **tls))
-    outer = uvicorn.Server(
-        uvicorn.Config(
-            FleetOnly(app),
-            host=public_host,
-            port=int(public_port),
-            lifespan="off",
-            limit_concurrency=1000,
-            **tls,
+    doorkeeper.allow_files()
+    limits = DoorLimits(per_address, in_all, idle_s=IDLE_S)
+    with doorkeeper.sockets() as behind:
+        outer = uvicorn.Server(
+            uvicorn.Config(
+                FleetOnly(app, signer=Signers(_registered(app))),
+                uds=str(behind / "fleet"),
+                lifespan="off",
+                h11_max_incomplete_event_size=16 * 2**10,
+                **tls,
+            )
         )
-    )
-    uvloop.run(_both(inner, outer))
+        door = Doorkeeper(doorkeeper.listen(public, "fleet"), behind / "fleet", limits)
+        uvloop.run(_both(inner, outer, door))
 
 
-async def _both(inner: uvicorn.Server, outer: uvicorn.Server) -> None:
+def _registered(app: Any) -> Callable[[bytes], Any]:
+    """Flower's id of a public key, from the state of the running application."""
+
+    def node_id(public_key: bytes) -> Any:
+        return app.state.linkstate_factory.state().get_node_id_by_public_key(public_key)
+
+    return node_id
+
+
+async def _both(inner: uvicorn.Server, outer: uvicorn.Server, door: Doorkeeper) -> None:
     """Opens the public listener when the application is up, and closes it with the application.
 
     Handlers run one at a time: each writes to SQLite, where a writer that finds the database locked
@@ -214,8 +329,12 @@ async def _both(inner: uvicorn.Server, outer: uvicorn.Server) -> None:
     while not inner.started and not first.done():
         await asyncio.sleep(0.02)
     second = asyncio.create_task(outer._serve())  # without signal handlers of its own
+    while not outer.started and not second.done():
+        await asyncio.sleep(0.02)
+    third = asyncio.create_task(door.serve())
     await first
     outer.should_exit = True
+    third.cancel()
     await second
 
 
@@ -224,8 +343,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--admin", required=True)
     parser.add_argument("--public", required=True)
+    parser.add_argument("--per-address", type=int, default=256)
+    parser.add_argument("--in-all", type=int, default=2000)
     given = parser.parse_args()
-    run(given.folder, given.admin, given.public)
+    run(given.folder, given.admin, given.public, given.per_address, given.in_all)
 
 
 if __name__ == "__main__":

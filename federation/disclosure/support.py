@@ -149,9 +149,9 @@ def largest_leverage(
 
 def _bound(X: Floats, codes: Ints | None) -> float:
     """An upper bound on all hat values, from a sample of the rows; infinite where it shows none."""
-    share_of_level = 1 / len(X) if codes is None else 1 / int(np.bincount(codes)[codes].min())
+    alone = 1 / len(X) if codes is None else 1 / int(np.bincount(codes)[codes].min())
     if not X.shape[1]:
-        return share_of_level
+        return alone
     every = max(1, len(X) // SAMPLE)
     some = np.empty((len(X[::every]), X.shape[1]))
     for j in range(X.shape[1]):
@@ -159,4 +159,4 @@ def _bound(X: Floats, codes: Ints | None) -> float:
         widest = float(np.abs(within).max())
         some[:, j] = within[::every] / (widest if widest > 0 else 1.0)
     least = float(np.linalg.eigvalsh(some.T @ some)[0])
-    return X.shape[1] / least + share_of_level if least > 0 else math.inf
+    return X.shape[1] / least + alone if least > 0 else math.inf

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
-from federation import intervals, terminologies
+from federation import intervals, limits, terminologies
 from federation.expression.terms import (
     ColumnType,
     ExpressionError,
@@ -20,6 +21,7 @@ from federation.expression.terms import (
 )
 from federation.intervals import Interval
 
+MAX_DEPTH = 50  # of parentheses, signs, powers and negations
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)"
     r"|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
@@ -44,9 +46,10 @@ class Reader:
     depth: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.text) > 2000:
+        if len(self.text) > limits.MAX_EXPRESSION:
             raise ExpressionError(
-                "the expression is longer than 2,000 characters; derive a column first"
+                f"the expression is longer than {limits.MAX_EXPRESSION:,} characters; derive a"
+                " column first"
             )
         position = 0
         while self.text[position:].strip():
@@ -85,16 +88,23 @@ class Reader:
 
     # -- grammar, loosest first
     def disjunction(self) -> Term:
-        self.depth += 1
-        if self.depth > 50:
-            raise ExpressionError(
-                f"{self.text!r} is nested more than 50 deep; derive a column first"
-            )
-        left = self.conjunction()
-        while self.take("or"):
-            left = self.logical("OR", left, self.conjunction())
-        self.depth -= 1
+        with self.deeper():
+            left = self.conjunction()
+            while self.take("or"):
+                left = self.logical("OR", left, self.conjunction())
         return left
+
+    @contextmanager
+    def deeper(self) -> Iterator[None]:
+        """Around all that an expression can nest, which a text of one repeated character would nest
+        deeper than Python's stack."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ExpressionError(
+                f"{self.text!r} is nested more than {MAX_DEPTH} deep; derive a column first"
+            )
+        yield
+        self.depth -= 1
 
     def conjunction(self) -> Term:
         left = self.negation()
@@ -104,9 +114,8 @@ class Reader:
 
     def negation(self) -> Term:
         if self.take("not"):
-            self.depth += 1
-            term = self.negation()
-            self.depth -= 1
+            with self.deeper():
+                term = self.negation()
             return Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1), shape=term.shape)
         return self.comparison()
 
@@ -142,7 +151,8 @@ class Reader:
 
     def sign(self) -> Term:
         if self.take("-"):
-            term = self.number(self.sign())
+            with self.deeper():
+                term = self.number(self.sign())
             shape: Any = "linear" if term.shape == "scaled" else term.shape
             interval = (-term.interval[1], -term.interval[0])
             return Term(f"(-{term.sql})", "number", interval, shape=shape)
@@ -151,7 +161,8 @@ class Reader:
     def power(self) -> Term:
         base = self.atom()
         if self.take("^", "**"):
-            exponent = self.number(self.sign())
+            with self.deeper():
+                exponent = self.number(self.sign())
             low, high = exponent.interval
             if low != high:
                 raise ExpressionError(

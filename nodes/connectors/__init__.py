@@ -64,24 +64,34 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     return _in_utc(connection)
 
 
-# By process and limits. A process that was forked makes engines of its own: the threads of its
-# parent's are not there.
+# By process and limits, at most MAX_ENGINES of a process. A process that was forked makes engines
+# of its own, since the threads of its parent's are not there; these it keeps, unused, because to
+# close them would wait for these threads. A fork waits until no engine is being made, so that no
+# child inherits a lock that nobody releases.
 _ENGINES: dict[tuple[int, str], duckdb.DuckDBPyConnection] = {}
 _MAKING = threading.Lock()
+MAX_ENGINES = 4
+os.register_at_fork(
+    before=_MAKING.acquire, after_in_parent=_MAKING.release, after_in_child=_MAKING.release
+)
 
 
 def connect_to(dataset: Dataset, storage: Storage) -> duckdb.DuckDBPyConnection:
     """A connection for the rows of `dataset`, whose temporary tables nobody else sees.
 
     Connections of a process share one engine, with its threads and its memory limit: a connection
-    takes a hundredth of the time of an engine. A database file is attached to a whole engine, so
-    its dataset has an engine to itself."""
+    takes a hundredth of the time of an engine. What exceeds the limit goes to the temporary
+    directory, so one study slows another down and does not end it. A database file is attached to a
+    whole engine, so its dataset has an engine to itself."""
     held = dataset.as_held
     if "://" not in held.source and formats.of(held)[0].attaches:
         return connect(storage)
     key = os.getpid(), storage.model_dump_json()
     with _MAKING:
         if key not in _ENGINES:
+            mine = [other for other in _ENGINES if other[0] == key[0]]
+            for oldest in mine[: max(0, len(mine) + 1 - MAX_ENGINES)]:
+                del _ENGINES[oldest]  # its connections keep it until they are closed
             _ENGINES[key] = connect(storage)
         return _in_utc(_ENGINES[key].cursor())
 

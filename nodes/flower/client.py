@@ -38,6 +38,7 @@ log = logging.getLogger("hdh.node")
 logging.getLogger("flwr").setLevel(logging.ERROR)
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 10.0  # a node that is stopped ends after this wait
 RETRIES, RETRY_S = 3, 30.0  # of a request that did not reach the hub
+MAX_ANSWER = 16 * 2**20  # bytes of an answer of the hub; Flower sends long messages in pieces
 # SHA-256 of aggregator/bundle.fab
 KNOWN_BUNDLES = frozenset({"08ec25462d3ea4d7c5bb5f226a3ae7b800c2e1599f1f77d19d25226b8ba0d834"})
 
@@ -50,6 +51,52 @@ def _stay(_code: int, message: str | None = None, *_: object, **__: object) -> N
 
 
 fleet_http_connection.flwr_exit = _stay
+
+
+class BoundedTransport(httpx.BaseTransport):
+    """HTTP whose answers are plain and of limited length. A compressed answer is refused unread,
+    because it may expand a thousandfold."""
+
+    def __init__(self, inner: httpx.BaseTransport, max_bytes: int = MAX_ANSWER) -> None:
+        self.inner, self.max_bytes = inner, max_bytes
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["accept-encoding"] = "identity"
+        response = self.inner.handle_request(request)
+        try:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise httpx.RemoteProtocolError("the hub sent a compressed answer")
+            content = self._read(response)
+        finally:
+            response.close()
+        headers = [(k, v) for k, v in response.headers.multi_items() if k != "transfer-encoding"]
+        return httpx.Response(response.status_code, headers=headers, content=content)
+
+    def _read(self, response: httpx.Response) -> bytes:
+        content = bytearray()
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        for chunk in response.stream:
+            content += chunk
+            if len(content) > self.max_bytes:
+                raise httpx.RemoteProtocolError("the hub sent an answer that is too long")
+        return bytes(content)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class BoundedClient(FleetHttpClient):  # type: ignore[misc]
+    """Flower's client of the fleet API, over BoundedTransport, which follows no redirect."""
+
+    def __init__(self, base_url: str, *, verify: Any = True, timeout: float = 30.0, **more: Any):
+        super().__init__(base_url, verify=verify, timeout=timeout, **more)
+        self._client.close()
+        self._client: httpx.Client = httpx.Client(
+            transport=BoundedTransport(httpx.HTTPTransport(verify=verify)), timeout=timeout
+        )
+
+
+fleet_http_connection.FleetHttpClient = BoundedClient
 
 
 @dataclass
@@ -168,13 +215,13 @@ def _session(
                 stop.wait(1.0)
 
 
-def _client(link: Link, keys: Any) -> FleetHttpClient:
+def _client(link: Link, keys: Any) -> BoundedClient:
     """A connection of this node to the hub."""
     retries = make_simple_http_retry_invoker()
     retries.max_tries, retries.max_time = RETRIES + 1, RETRY_S
     interceptors = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(*keys)]
     root = link.root_certificates.read_bytes()
-    return FleetHttpClient.from_server_address(
+    return BoundedClient.from_server_address(
         link.superlink, False, root, interceptors, retry_invoker=retries
     )
 
@@ -185,7 +232,7 @@ def _sign_off(link: Link, keys: Any) -> None:
     if not link.flower_id:
         return
     root = link.root_certificates.read_bytes()
-    client = FleetHttpClient.from_server_address(
+    client = BoundedClient.from_server_address(
         link.superlink, False, root, interceptors=[NodeAuthHttpInterceptor(*keys)]
     )
     with client, suppress(httpx.HTTPError):  # there was no session

@@ -39,6 +39,7 @@ from federation.rpc.exchange_pb2 import Bundle
 
 log = logging.getLogger("hdh.node")
 PUSH_TRIES = 6
+MAX_OBJECTS, MAX_MESSAGE = 2000, 2**30  # pieces and bytes of a message
 # An object may arrive at the SuperLink a moment after its message.
 FIRST_LOOK_S = 0.03
 
@@ -65,14 +66,28 @@ class Exchange:
         metadata = response.messages_list[0].metadata
         self.received = metadata.message_id
         contents = {part.id: part.content for part in taken.parts}
-        parts = iterate_object_tree(response.message_object_trees[0])
-        missing = [part.object_id for part in parts if part.object_id not in contents]
+        wanted = [part.object_id for part in iterate_object_tree(response.message_object_trees[0])]
+        if len(wanted) > MAX_OBJECTS:
+            raise ValueError("a message of too many objects")
+        missing = [object_id for object_id in wanted if object_id not in contents]
         if missing:
-            pull = partial(self.pull_object, metadata.run_id)
+            pull = self._limited_pull(metadata.run_id)
             contents |= pull_objects(missing, pull, initial_backoff=FIRST_LOOK_S)
         message: Any = inflate_object_from_contents(metadata.message_id, contents)
         message.metadata.__dict__["_message_id"] = metadata.message_id
         return message, metadata.run_id
+
+    def _limited_pull(self, run_id: int) -> Callable[[str], bytes]:
+        left = [MAX_MESSAGE]
+
+        def pull(object_id: str) -> bytes:
+            content = self.pull_object(run_id, object_id)
+            left[0] -= len(content)
+            if left[0] < 0:
+                raise ValueError("a message of too many bytes")
+            return content
+
+        return pull
 
     def give(self, reply: Message, run_id: int, took_s: float, stop: threading.Event) -> None:
         """Sends the reply, and tries again if the hub was busy, which Flower does not. Objects are

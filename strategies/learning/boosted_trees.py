@@ -167,8 +167,8 @@ def _binned(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State)
 
     def build() -> Bins:
         edges = zip(state["edges"], rows.X.T, strict=True)
-        bins = [np.searchsorted(of_term, x, side="right") for of_term, x in edges]
-        return np.stack(bins).astype(np.uint8)
+        places = [np.searchsorted(of_term, x, side="right") for of_term, x in edges]
+        return np.stack(places).astype(np.uint8)
 
     key = Key[Bins]("boosted_trees bins", task.name, (rows.part, state["edges"].tobytes()))
     return cohort.once(key, build)
@@ -200,12 +200,12 @@ def _leaves(
     cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State, tree: int
 ) -> Branches:
     """(n_rows,): the leaf of each row in a tree, from the branches of its last level if these are
-    kept."""
-    grown = cohort.cache.get(_growing_key(task, rows), None)
-    if grown is None or not grown.is_of(state, tree):
+    growing."""
+    growing = cohort.cache.get(_growing_key(task, rows), None)
+    if growing is None or not growing.is_of(state, tree):
         branch, level = np.zeros(len(rows.y), np.uint8), 0
     else:
-        branch, level = grown.branch, grown.level
+        branch, level = growing.branch, growing.level
     bins = _binned(cohort, rows, task, state)
     feature, cut = state["feature"][tree], state["cut"][tree]
     for below in range(level, task.options.depth):

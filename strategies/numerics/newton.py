@@ -29,11 +29,14 @@ ROUGH = 1e-9
 ROUNDED = 2.0**-31
 # No row bounds a direction that keeps less than this share of the first round's information.
 LOST = 1e-11
-PANEL = 64  # columns after which a factorisation brings the others up to date, in one product
-CLEARLY = 1e-6  # a share far enough above LOST that no rounding error makes up the difference
+# A step is short at this share of the largest coefficient, or of 1; where sums are rounded, at the
+# second.
+SHORT, SHORT_OF_ROUNDED = 1e-9, 1e-5
 # The decrement is the squared distance to the maximum in standard errors: here 1e-5 of one, before
 # the last step is taken.
 NEGLIGIBLE = 1e-10
+PANEL = 64  # columns after which a factorisation brings the others up to date, in one product
+CLEARLY = 1e-6  # a share far enough above LOST that no rounding error makes up the difference
 MAX_ROUNDS = 30
 MAX_EXPONENT = 709.0  # exp of more is no double
 # What a row of coefficients says beside the estimate.
@@ -261,14 +264,16 @@ def move(
 
 def settled(moved: Move, beta: Floats, last: Floats) -> bool:
     """Whether the step from `beta` is the last one: it is short, or rounding errors of the sums
-    hide where the maximum is. Then steps no longer shrink as Newton's do near a maximum, and the
-    maximum is much closer than a standard error."""
+    hide where the maximum is. Then steps stop shrinking when they are short already, and the
+    maximum is much closer than a standard error. (Under separation they stop shrinking when they
+    are long.)"""
     if moved.step is None:
         return False
-    if moved.length <= 1e-9 * float(np.abs(beta).max(initial=1.0)):
+    size, before = float(np.abs(beta).max(initial=1.0)), float(np.abs(beta - last).max(initial=0.0))
+    if moved.length <= SHORT * size:
         return True
-    before = float(np.abs(beta - last).max(initial=0.0))
-    return abs(moved.step.decrement) <= NEGLIGIBLE and moved.length >= before / 10
+    has_stalled = 0 < before <= moved.length <= SHORT_OF_ROUNDED * size
+    return has_stalled and abs(moved.step.decrement) <= NEGLIGIBLE
 
 
 def climb(

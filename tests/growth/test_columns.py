@@ -88,7 +88,7 @@ def test_groups_that_share_a_column_or_do_not_know_theirs_are_compared_in_their_
 
     def beside(*names: str) -> list[int]:
         return [
-            int(near.print[0]) for near in seen.beside(Group(groups[0].print, frozenset(names)))
+            int(group.print[0]) for group in seen.beside(Group(groups[0].print, frozenset(names)))
         ]
 
     assert beside("d") == [2, 3, 4]

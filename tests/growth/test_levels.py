@@ -82,12 +82,12 @@ def fit(entry: Mapping[str, Any], states: list[State] | None = None) -> list[Any
     task, cohort = task_of(entry, 20), cohort_of(20)
     if states is not None:
         return [task.analysis.local(cohort, task, state) for state in states]
-    rounds = [task.analysis.start(task)]
-    while isinstance(rounds[-1], State):
-        part = task.analysis.local(cohort, task, rounds[-1])
+    states_and_result = [task.analysis.start(task)]
+    while isinstance(states_and_result[-1], State):
+        part = task.analysis.local(cohort, task, states_and_result[-1])
         total = Total(part.sums, part.cells, part.sensitivity)
-        rounds.append(task.analysis.combine(total, task, rounds[-1]))
-    return rounds
+        states_and_result.append(task.analysis.combine(total, task, states_and_result[-1]))
+    return states_and_result
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -104,7 +104,7 @@ def test_codes_give_the_sums_and_the_estimates_that_columns_give(
         for key, sums in dense.sums.items():
             size = max(ROWS, float(np.abs(sums).max(initial=0.0)))
             np.testing.assert_allclose(coded.sums[key], sums, rtol=0, atol=CLOSE * size)
-    rows, others = (fit_.tables["coefficients"].rows for fit_ in (result, expected))
+    rows, others = (each.tables["coefficients"].rows for each in (result, expected))
     for row, other in zip(rows, others, strict=True):
         assert row["term"] == other["term"]
         assert (row["estimate"] is None) == (other["estimate"] is None)
@@ -291,5 +291,5 @@ def test_codes_and_columns_refuse_the_same_tables(
     by_columns = [verdict(task, seed, rules) for task, seed in cases]
     assert by_codes == by_columns
     for place in (0, 1):  # the tables are of both sorts
-        refused = sum(bool(seen[place]) for seen in by_codes)
+        refused = sum(bool(refusals[place]) for refusals in by_codes)
         assert 10 < refused < len(cases) - 5, (place, refused)

@@ -465,7 +465,7 @@ def test_an_attempt_has_a_name_that_leads_to_no_other_file(attempt, tables, tmp_
     federated = federation(tmp_path, tables, two_holders.study(analyses=EXACT))
     answered(federated, "casd", phase_query(federated, "admit"))
     refused = answered(federated, "casd", phase_query(federated, "meet", attempt, left=b"lyon"))
-    assert refused == link_service.USED
+    assert refused.rule == "link_message"
 
 
 def test_an_attempt_of_one_run_is_not_overwritten_by_another(tables, tmp_path):
@@ -478,13 +478,14 @@ def test_an_attempt_of_one_run_is_not_overwritten_by_another(tables, tmp_path):
     begun = node.attempts["0" * 32]
     node.admitted["another"] = node.admitted[federated.run_digest]
     other = replace(query, run="another")  # beyond the door, where it would be approved
-    assert node._meet(other, other.phase, NOW) == link_service.USED
+    with pytest.raises(LinkError, match="has begun before"):
+        node._meet(other, other.phase, NOW)
     assert node.attempts["0" * 32] is begun
     assert isinstance(answered(federated, "casd", query), SecAggMessage), (
         "asked twice, as over Flower"
     )
     node.attempts["0" * 32].thread = threading.Thread()
-    assert answered(federated, "casd", query) == link_service.USED
+    assert answered(federated, "casd", query).rule == "link_message"
 
 
 def test_keys_are_signed_for_the_coordinators_run(tables, tmp_path):

@@ -180,8 +180,8 @@ def test_a_few_unlinked_people_end_an_exact_study(keep, tmp_path):
 def test_a_left_whose_people_are_all_linked_is_answered(tmp_path):
     tables = two_holders.make(400, 800, 400)
     study = two_holders.study(analyses={"a": ANALYSES["crosstab"]})
-    found = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
-    assert (found.status, found.n["linked_share"]) == ("released", 1.0)
+    analysis = two_holders.run_linked(study, two_holders.holders(tmp_path, tables)).analyses["a"]
+    assert (analysis.status, analysis.n["linked_share"]) == ("released", 1.0)
 
 
 def test_too_few_linked_people_end_the_study_before_any_row_opens(tmp_path):

@@ -110,7 +110,7 @@ def test_a_linked_study_without_its_folder_needs_its_contracts_by_name(folder):
 # -- who is asked
 def party(name: str, dataset: str = "", contract: str = "") -> Party:
     contract_ = two_holders.CONTRACTS.get(dataset)
-    held = {dataset: {"contract": contract or contract_.hash}} if contract_ else {}
+    held = {dataset: [{"contract": contract or contract_.hash}]} if contract_ else {}
     return Party(name, "node", "", "", 0, (), 0.0, None, None, "", held)
 
 

@@ -81,11 +81,11 @@ def is_stopped(words: Any) -> bool:
 
 
 def always(number: int, attack: Attack) -> bool:
-    """One attack in four is tried by `make test`, and each whose refusal could tell; the others,
+    """One attack in eight is tried by `make test`, and each whose refusal could tell; the others,
     and the longest one, by `make slow`."""
     if attack.name.startswith("table: halves over"):
         return False
-    return number % 4 == 0 or any(word in attack.name for word in ("hiv", " ill", "open nodes"))
+    return number % 8 == 0 or any(word in attack.name for word in ("hiv", " ill", "open nodes"))
 
 
 TRIED = [

@@ -54,7 +54,7 @@ def dataset(folder: Path, name: str, table: pandas.DataFrame, who: str = "person
 
 
 def site(folder: Path, *held: Dataset, policy: Policy = POLICY, **more: Any) -> Site:
-    datasets = {one.contract.dataset: one for one in held}
+    datasets = {holding.contract.dataset: holding for holding in held}
     return Site("n0", datasets, policy, state=folder / "state", **more)
 
 
@@ -144,10 +144,10 @@ def test_node_sets_are_compared_over_all_extracts(tmp_path: Path) -> None:
     for name in names:
         folder = tmp_path / name
         folder.mkdir()
-        extracts = [dataset(folder, one, table) for one in ("first", "second", "third")]
+        extracts = [dataset(folder, year, table) for year in ("first", "second", "third")]
         held.append(replace(site(folder, *extracts), name=name))
-    roster = {one.name: state_folder.public_identity(one.state) for one in held}
-    held = [replace(one, roster=roster) for one in held]
+    roster = {node.name: state_folder.public_identity(node.state) for node in held}
+    held = [replace(node, roster=roster) for node in held]
 
     def run(name: str, sites: list[Site]) -> set[str]:
         study: Study = federations.study_of(
@@ -156,7 +156,7 @@ def test_node_sets_are_compared_over_all_extracts(tmp_path: Path) -> None:
         contract = sites[0].datasets[name].contract
         outcome = federations.run(study, contract, sites, local.ask_of(sites, federations.NOW))
         refusals = outcome.runs[TaskId("a")].refusals
-        return {one.rule for one in refusals.values() if isinstance(one, Refusal)}
+        return {refusal.rule for refusal in refusals.values() if isinstance(refusal, Refusal)}
 
     assert run("first", held) == set()
     assert run("second", held) == set(), "the same nodes"

@@ -95,7 +95,7 @@ def task_of(options: dict[str, Any]) -> AnyTask:
 
 
 # -- what it costs
-@pytest.mark.parametrize("delta", [1e-5, 1e-6])
+@pytest.mark.parametrize("delta", federations.first([1e-5, 1e-6]))
 @pytest.mark.parametrize(
     "options",
     [MLP, ALONE, {**MLP, "rounds": 300, "sampling": 0.01}],

@@ -177,7 +177,11 @@ def _private(paths: list[Path]) -> str:
 
 
 def _audit_log(path: Path) -> Check:
-    return _check("audit log", lambda: _intact(audit.verify(path)[0]))
+    def examine() -> str:
+        audit.check_writable(path)
+        return _intact(audit.verify(path)[0])
+
+    return _check("audit log", examine)
 
 
 def _intact(entries: int) -> str:

@@ -67,3 +67,48 @@ def test_many_writers_make_one_chain(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_stops_what_needs_it(tmp_path: Path) -> None:
     with pytest.raises(errors.SetupError, match="cannot be written"):
         audit.write(tmp_path / "no-folder" / "log", "x")
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"why": "x" * 2**21},
+        {"why": "a\ud800b\x1b[2J\n"},
+        {"nodes": ["n" * 3000] * 5000},
+        {"deadline": float("nan")},
+        {"nested": {"a": [{"b": {"c": {"d": 1}}}]}},
+        {"k" * 10_000: 1},
+    ],
+    ids=["long", "control", "list", "nan", "nested", "key"],
+)
+def test_whatever_a_peer_sends_the_log_can_be_read_back_and_written_on(
+    details: dict[str, object], path: Path
+) -> None:
+    audit.write(path, "refused", **details)
+    audit.write(path, "after")
+    assert audit.verify(path)[0] == 7
+    assert max(map(len, path.read_bytes().splitlines())) < 2 * audit.MAX_ENTRY
+
+
+def test_a_log_that_an_older_version_wrote_with_a_long_entry_goes_on(tmp_path: Path) -> None:
+    """Two megabytes in one entry: the last entry is found without a limit on its length."""
+    path = tmp_path / "log"
+    entry = {"seq": 1, "at": "2026-01-01", "event": "x", "why": "y" * 2**21, "prev": audit.GENESIS}
+    entry["hash"] = audit._digest(entry)
+    path.write_text(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
+    audit.check_writable(path)
+    audit.write(path, "after")
+    assert audit.verify(path)[0] == 2
+
+
+def test_verify_takes_a_line_cut_short_by_a_crash_for_no_entry_as_the_writer_does(
+    path: Path,
+) -> None:
+    path.write_bytes(path.read_bytes() + b'{"seq": 6, "at"')
+    assert audit.verify(path)[0] == 5
+
+
+def test_a_log_whose_end_no_writer_can_read_is_told(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"garbage\n")
+    with pytest.raises(errors.LedgerError, match="not a valid entry"):
+        audit.check_writable(path)
