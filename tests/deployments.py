@@ -30,7 +30,7 @@ CONTRACT = Contract.model_validate(
 LONG = {"f": {"run": "fedavg", "model": "ill ~ age", "rounds": 100}}
 SHORT = {"d": {"run": "describe", "columns": ["ill"]}}
 # Long enough to kill somebody on the way.
-PRIVATE = {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age", "rounds": 12}}
+PRIVATE = {"m": {"run": "glm", "family": "binomial", "model": "ill ~ age", "rounds": 8}}
 
 
 def sites(folder: Path, *names: str, **policy: Any) -> list[Site]:

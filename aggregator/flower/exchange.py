@@ -147,7 +147,7 @@ def _fleet(news: News) -> APIRouter:
 def _own_reply(request: Bundle) -> PushMessagesRequest:
     """The single reply of a request, in the name of the node that signed in."""
     try:
-        pushed = PushMessagesRequest.FromString(request.flower)
+        pushed: PushMessagesRequest = PushMessagesRequest.FromString(request.flower)
         (message,), (_tree,) = pushed.messages_list, pushed.message_object_trees
     except (DecodeError, ValueError):
         raise HTTPException(400, "the request holds no single reply") from None

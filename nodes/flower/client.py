@@ -221,9 +221,10 @@ def _client(link: Link, keys: Any) -> BoundedClient:
     retries.max_tries, retries.max_time = RETRIES + 1, RETRY_S
     interceptors = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(*keys)]
     root = link.root_certificates.read_bytes()
-    return BoundedClient.from_server_address(
+    client: BoundedClient = BoundedClient.from_server_address(
         link.superlink, False, root, interceptors, retry_invoker=retries
     )
+    return client
 
 
 def _sign_off(link: Link, keys: Any) -> None:
