@@ -34,11 +34,34 @@ class ReleasedResult(Frozen):
 
 
 class AnalysisDocument(ReleasedResult):
+    """`options`: all of them, those that the study leaves out with their defaults."""
+
     run: str
+    options: Mapping[str, Any] = {}
     privacy: Mapping[str, Any]
     nodes: Sequence[Contribution]
     by_node: Mapping[str, ReleasedResult]
     model: Mapping[str, Any] | None = None  # a trained network, as aggregator/models.py writes it
+
+
+class ColumnLabel(Frozen):
+    """What the contract says of a column. `label`: by language, fr or en."""
+
+    unit: str | None = None
+    label: Mapping[str, str] = {}
+
+
+class Asked(Frozen):
+    """What the study asked beside its analyses.
+
+    `where`: the condition of the cohort. `derive`: columns as expressions. `datasets`, `link`: as
+    in the study, if it has several datasets. `columns`: those of the contract that were read."""
+
+    where: str | None = None
+    derive: Mapping[str, str] = {}
+    datasets: Mapping[str, Any] = {}
+    link: Mapping[str, Any] | None = None
+    columns: Mapping[str, ColumnLabel] = {}
 
 
 class Document(Frozen):
@@ -50,6 +73,7 @@ class Document(Frozen):
     title: str
     question: str
     study_hash: str
+    asked: Asked | None = None  # None in documents of earlier versions
     analyses: Mapping[str, AnalysisDocument]
     provenance: Mapping[str, Any]
     # for a study on a deployed hub; federation/receipts.py

@@ -14,18 +14,22 @@ from aggregator import meta_analysis, models
 from aggregator.document import (
     SCHEMA_VERSION,
     AnalysisDocument,
+    Asked,
+    ColumnLabel,
     Contribution,
     Document,
     ReleasedResult,
 )
 from aggregator.rounds import Outcome, TaskRun
 from federation import __version__
+from federation import schema as schemas
+from federation.contract import Column
 from federation.disclosure import hub_door, rules
 from federation.messages import TaskId
 from federation.privacy import accounting
 from federation.study import Study
 from strategies import budget
-from strategies.protocol import Total
+from strategies.protocol import AnyTask, Total
 
 
 def clear(
@@ -44,6 +48,7 @@ def clear(
         title=study.title,
         question=study.question,
         study_hash=study.hash,
+        asked=_asked(outcome),
         analyses={name: _analysis(outcome, name) for name in study.analyses},
         provenance=_provenance(outcome, started, finished, engine, notes),
     )
@@ -69,11 +74,44 @@ def _analysis(outcome: Outcome, name: str) -> AnalysisDocument:
     return AnalysisDocument(
         **(dict(result) | {"tables": tables}),
         run=study.analyses[name].run,
+        options=_task(outcome, name).options.model_dump(mode="json"),
         privacy=_privacy(study, name, outcome),
         nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
         by_node=by_node,
         model=_model(pooled, result),
     )
+
+
+def _task(outcome: Outcome, name: str) -> AnyTask:
+    return next(run.task for task_id, run in outcome.runs.items() if task_id.analysis == name)
+
+
+def _asked(outcome: Outcome) -> Asked:
+    """The cohort of the study, and the contract's words on each column that was read."""
+    study, contract = outcome.study, outcome.contract
+    schema = schemas.build(contract, study.cohort.derive)
+    texts = {field.name for run in outcome.runs.values() for field in run.task.fields}
+    texts |= {study.cohort.where} if study.cohort.where else set()
+    names = frozenset().union(*map(schema.columns_of, texts))
+    return Asked(
+        where=study.cohort.where,
+        derive=study.cohort.derive,
+        datasets={
+            name: entry.model_dump(mode="json", exclude_defaults=True)
+            for name, entry in study.datasets.items()
+        },
+        link=study.link and study.link.model_dump(mode="json", exclude_defaults=True),
+        columns={
+            name: ColumnLabel(unit=column.unit, label=_words_of(column))
+            for name, column in contract.columns.items()
+            if name in names
+        },
+    )
+
+
+def _words_of(column: Column) -> dict[str, str]:
+    words = column.description.model_dump()
+    return {language: text for language, text in words.items() if text}
 
 
 def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
@@ -104,7 +142,14 @@ def _privacy(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
         "study_epsilon": privacy.epsilon,
         "noise": privacy.noise,
         "secure_sum": secure,
+        **_training(study, name, outcome),
     }
+
+
+def _training(study: Study, name: str, outcome: Outcome) -> dict[str, Any]:
+    """What the steps of a training cost, by our accountant and by that of Opacus."""
+    cost = budget.training_cost(study, _task(outcome, name))
+    return {} if cost is None else {"training": cost}
 
 
 def _model(pooled: TaskRun | None, released: ReleasedResult) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from nodes.ledger import Account
 from nodes.links import LinkPlan
 from nodes.site import Site
 from strategies import budget, registry
-from strategies.protocol import AnyTask, Sampling
+from strategies.protocol import AnyTask
 
 SCALES = ((0.5, "half"), (1.0, "this"), (2.0, "double"))  # of the study's epsilon
 Forecasts = Mapping[str, Sequence[Row]]
@@ -230,25 +230,9 @@ def _with_epsilon_times(study: Study, scale: float) -> Study:
 
 
 def trainings(study: Study, tasks: Mapping[str, AnyTask]) -> list[Row]:
-    """A row for each training on samples: its steps, and the noise that they need."""
-    sampled = {name: _sampling(task) for name, task in tasks.items()}
-    return [
-        {
-            "analysis": name,
-            "steps": sampling.steps * sampling.rounds,
-            "sampling": sampling.rate,
-            "epochs": round(sampling.steps * sampling.rounds * sampling.rate, 3),
-            "noise_multiplier": budget.noise_multiplier(study, tasks[name], sampling),
-        }
-        for name, sampling in sampled.items()
-        if sampling is not None
-    ]
-
-
-def _sampling(task: AnyTask) -> Sampling | None:
-    """The sampling of the second round, the first one that trains; None if it reads everyone."""
-    second = list(budget.private(task).rounds(task)[1:2])
-    return budget.sampling(task, second[0]) if second else None
+    """A row for each training on samples: its steps, the noise that they need, and their cost."""
+    costs = {name: budget.training_cost(study, task) for name, task in tasks.items()}
+    return [{"analysis": name, **cost} for name, cost in costs.items() if cost is not None]
 
 
 # -- JSON

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from federation import cohort as cohorts
 from federation.expression import ExpressionError
 from federation.messages import Part, State
-from federation.privacy import accounting, calibration
+from federation.privacy import accounting, calibration, opacus_accountant
 from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.results import Row
@@ -116,6 +116,27 @@ def noise_multiplier(study: Study, task: AnyTask, drawn: Sampling) -> float:
         drawn.rate,
         drawn.steps * drawn.rounds,
     )
+
+
+def training_cost(study: Study, task: AnyTask) -> Row | None:
+    """The steps of a training on samples, the noise that they need, and what they cost by our
+    accountant and by that of Opacus; None for an analysis that reads everyone."""
+    if task.training is None:
+        return None
+    second = list(private(task).rounds(task)[1:2])  # the first round that trains
+    drawn = sampling(task, second[0]) if second else None
+    if drawn is None:
+        return None
+    steps, delta = drawn.steps * drawn.rounds, study.privacy.delta
+    event = Sampled(drawn.rate, noise_multiplier(study, task, drawn), steps)
+    return {
+        "steps": steps,
+        "sampling": drawn.rate,
+        "epochs": round(steps * drawn.rate, 3),
+        "noise_multiplier": event.noise_multiplier,
+        "epsilon": accounting.tight_epsilon(accounting.cost(event), delta),
+        "epsilon_by_opacus": opacus_accountant.epsilon(event, delta),
+    }
 
 
 @cache

@@ -3,7 +3,6 @@ report.html."""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,6 @@ from federation import errors
 # An analysis, or an analysis at a node; and a table: they become names of files.
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}(@[a-z][a-z0-9_-]{0,126})?")
 TABLE = re.compile(r"[a-z][a-z0-9_]{0,62}")
-# What spreadsheets take for a formula. Signs before digits alone, as in a level `-5-<10`, are none.
-FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.,<> +-]*$)")
 
 
 def write(document: Document, folder: Path) -> None:
@@ -60,22 +57,16 @@ def _card(document: Document, name: str, analysis: AnalysisDocument) -> str:
 
 
 def _write_tables(folder: Path, name: str, result: ReleasedResult) -> None:
+    from aggregator.report import spreadsheet
+
     for table, rows in result.tables.items():
         if not NAME.fullmatch(name) or not TABLE.fullmatch(table):
             raise errors.InputError(
                 "the result names a table that cannot be a file; ask the operator of its hub"
             )
         if rows:
-            with (folder / f"{name}.{table}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, columns(rows))
-                writer.writeheader()
-                writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
-
-
-def cell(value: Any) -> Any:
-    """The value of a cell of a CSV file. A spreadsheet would run a text that begins like a formula,
-    such as a level `=cmd|...`, so it is led by an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+            path = folder / f"{name}.{table}.csv"
+            path.write_text(spreadsheet.csv_text(rows), encoding="utf-8", newline="")
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,6 +3,8 @@ histograms."""
 
 from __future__ import annotations
 
+import bisect
+import html
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,7 @@ PALETTE = (
     "#b0305c",
     "#555555",
 )
+MAX_AT_RISK = 8  # curves with a line of numbers at risk
 MAX_CURVES = 24  # beyond it, nobody can tell the curves of a figure apart
 STYLE = {
     "svg.hashsalt": "hdh",
@@ -43,12 +46,12 @@ def _svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
 def curves(rows: Rows, unit: str = "") -> str:
-    """Step curves by group with their intervals: of survival, or of cumulative incidence if the
-    rows have a `cause`. Of many groups, the first MAX_CURVES."""
+    """Step curves by group with their intervals, and the numbers at risk below them: of survival,
+    or of cumulative incidence if the rows have a `cause`. Of many groups, the first MAX_CURVES."""
     first = 0.0 if "cause" in rows[0] else 1.0
     by_curve: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -86,7 +89,55 @@ def curves(rows: Rows, unit: str = "") -> str:
         if len(by_curve) > MAX_CURVES:
             axes.set_title(f"the first {MAX_CURVES} of {len(by_curve)} curves", fontsize=9)
         axes.legend(frameon=False, loc="lower left" if first else "upper left")
+        _numbers_at_risk(figure, axes, rows)
         return _svg(figure, "Kaplan-Meier curves" if first else "Cumulative incidence curves")
+
+
+def at_risk(rows: Rows, times: Sequence[float]) -> dict[str, list[str]]:
+    """By group, the number of people at risk at each of `times`: that of the first released time
+    from there on, since a curve tells it at its own times only; "·" if it was withheld, and ""
+    after the last time."""
+    by_group: dict[str, dict[float, Any]] = {}
+    for row in rows:
+        by_group.setdefault(str(row["group"]), {})[row["time"]] = row.get("n_risk")
+    return {group: _at_risk(counts, times) for group, counts in by_group.items()}
+
+
+def _at_risk(counts: Mapping[float, Any], times: Sequence[float]) -> list[str]:
+    """`counts`: the number at risk by released time."""
+    released = sorted(counts)
+    places = [bisect.bisect_left(released, time) for time in times]
+    numbers = [counts[released[i]] for i in places if i < len(released)]
+    shown = ["·" if number is None else str(round(number)) for number in numbers]
+    return shown + [""] * (len(times) - len(shown))
+
+
+def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
+    """A line of numbers for each group, below the time axis."""
+    times = [float(tick) for tick in axes.get_xticks() if 0 <= tick <= axes.get_xlim()[1]]
+    lines = at_risk(rows, times)
+    has_numbers = any(text.isdigit() for numbers in lines.values() for text in numbers)
+    if len(lines) > MAX_AT_RISK or not has_numbers:
+        return
+    figure.set_figheight(figure.get_figheight() + 0.22 * (len(lines) + 1))
+    labels = ["at risk", *lines]
+    below = axes.secondary_xaxis(-0.16)
+    below.set_xticks(
+        [0.0 if time == 0 else time for time in times],
+        ["\n".join(["", *(numbers[i] for numbers in lines.values())]) for i in range(len(times))],
+    )
+    below.tick_params(length=0)
+    below.spines["bottom"].set_visible(False)
+    axes.annotate(
+        "\n".join(labels),
+        (0, -0.16),
+        xycoords="axes fraction",
+        xytext=(-24, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color="#555555",
+    )
 
 
 def curve_of(row: Mapping[str, Any]) -> str:
@@ -176,8 +227,24 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
         if ratio:
             _log_axis(axes, ends)
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
+        _numbers(axes, [(row[ratio or "estimate"], row[low], row[high]) for _, row in lines])
         axes.set_xlabel(f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}")
         return _svg(figure, f"Forest plot of {pooled['term']}")
+
+
+def _numbers(axes: Any, values: Sequence[tuple[float, float, float]]) -> None:
+    """The estimates and intervals in figures, at the right of each line."""
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(
+        [-y for y in range(len(values))],
+        [f"{_short(x)} ({_short(low)} to {_short(high)})" for x, low, high in values],
+    )
+    beside.tick_params(length=0)
+    beside.spines["right"].set_visible(False)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:#.4g}".rstrip(".")
 
 
 def _log_axis(axes: Any, ends: Sequence[float]) -> None:
@@ -205,6 +272,7 @@ def intervals(
                 axes.plot([truth, truth], [-y - 0.35, -y + 0.35], color=PALETTE[1], lw=1.4, ls="--")
         axes.set_yticks([-y for y in range(len(lines))], [name for name, *_ in lines])
         axes.set(xlabel=label, ylim=(-len(lines) + 0.5, 0.5))
+        _numbers(axes, [(estimate, low, high) for _, estimate, low, high, _ in lines])
         if is_ratio:
             axes.axvline(1, color="#999999", lw=0.8, ls="--")
             _log_axis(axes, [end for _, _, *ends, _ in lines for end in ends])

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
-from aggregator.report import figures, intervals, words
+from aggregator.report import figures, intervals, methods, words
 
 MAX_ROWS = 400
 MAX_COLUMNS = 40  # of a cross-table
@@ -29,6 +29,8 @@ def page(document: Document) -> str:
     environment.globals.update(
         say=words.say,
         privacy=words.privacy,
+        counts=words.counts,
+        options=words.options,
         heading=words.heading,
         columns=report.columns,
         max_rows=MAX_ROWS,
@@ -40,7 +42,10 @@ def page(document: Document) -> str:
         for name, analysis in document.analyses.items()
     ]
     return environment.get_template("page.html.j2").render(
-        document=document, sections=sections, noised=_is_noised(document)
+        document=document,
+        sections=sections,
+        noised=_is_noised(document),
+        methods=methods.paragraph(document),
     )
 
 

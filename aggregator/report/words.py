@@ -45,6 +45,35 @@ def privacy(entry: Mapping[str, Any]) -> str:
     )
 
 
+def counts(analysis: Mapping[str, Any], min_cell: int | None) -> str:
+    """The people and rows behind an analysis, and those left out, from its counts `n`. A count that
+    is too small to show is written as less than `min_cell`."""
+
+    def count(name: str, words: str) -> list[str]:
+        if name not in analysis:
+            return []
+        value = analysis[name]
+        return [f"{f'<{min_cell}' if value is None else say(name, value)} {words}"]
+
+    parts = [
+        *count("people", "people"),
+        *count("rows", "rows"),
+        *count("events", "events (of the rarer kind)"),
+        *count("missing", "rows left out because a value is missing"),
+        *count("clipped", "people whose values were cut to the contract's limits"),
+    ]
+    return ", ".join(parts)
+
+
+def options(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The options of an analysis as pairs of name and text, without those that ask for nothing."""
+    return [
+        (heading(name), ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for name, value in entry.items()
+        if value is not None and value != [] and value != {} and value is not False
+    ]
+
+
 HEADINGS = {
     "std_error": "std. error",
     "p_value": "p",

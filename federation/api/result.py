@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from federation import errors
 from federation.api import features
@@ -57,6 +57,23 @@ class Result(StudyResult):
 
         report.write(Document.model_validate(self.document), Path(folder))
         return Path(folder) / "report.html"
+
+    def export(
+        self, path: Path | str, form: Literal["xlsx", "csv", "csv-fr"] = "xlsx"
+    ) -> list[Path]:
+        """Writes the tables for a spreadsheet: a workbook, or a folder of CSV files, which a French
+        Excel reads as `csv-fr`. Returns the files. InputError if one exists."""
+        from aggregator.document import Document
+        from aggregator.report import spreadsheet
+
+        return spreadsheet.write(Document.model_validate(self.document), Path(path), form)
+
+    def methods(self) -> str:
+        """The methods of the study in sentences, to paste into an article."""
+        from aggregator.document import Document
+        from aggregator.report import methods
+
+        return methods.paragraph(Document.model_validate(self.document))
 
     def __repr__(self) -> str:
         analyses = self.document["analyses"].items()

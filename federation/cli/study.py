@@ -252,6 +252,27 @@ def compare(
     comparison.show(a, b, output)
 
 
+@app.command(
+    "export",
+    examples=[
+        "hdh study export out/result.json --out tables.xlsx",
+        "hdh study export out/result.json --out tables-fr --format csv-fr",
+    ],
+)
+def export(
+    result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A result.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="The workbook or folder.")],
+    form: Annotated[
+        Literal["xlsx", "csv", "csv-fr"],
+        typer.Option("--format", help="A workbook, or a folder of CSV; csv-fr for a French Excel."),
+    ] = "xlsx",
+) -> None:
+    """Write the tables of a result for a spreadsheet."""
+    from federation.cli.actions import exports
+
+    exports.write(result, out, form)
+
+
 @app.command("cancel")
 def cancel(study: StudyName, keys: Keys = None) -> None:
     """Cancel a study that has not ended."""

@@ -64,9 +64,14 @@ def _show_costs(plan: Plan, console: Console) -> None:
         console.print(
             f"{row['analysis']}: {row['steps']} steps, each on a random sample of "
             f"{100 * row['sampling']:g} % of the people ({row['epochs']:g} epochs in total), with "
-            f"noise of {row['noise_multiplier']:g} times the clipping norm.",
+            f"noise of {row['noise_multiplier']:g} times the clipping norm: epsilon "
+            f"{row['epsilon']:.3f}{_by_opacus(row['epsilon_by_opacus'])}.",
             style="dim",
         )
+
+
+def _by_opacus(epsilon: float | None) -> str:
+    return "" if epsilon is None else f", and {epsilon:.3f} by the accountant of Opacus"
 
 
 def _costs(study: Study) -> Table:
