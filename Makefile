@@ -54,8 +54,9 @@ soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after
 gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
 	@$(BIN)/python -m simulations.pilots.gallery
 
-proto: $(DONE) ## make the code of federation/rpc from hub.proto
+proto: $(DONE) ## make the code of federation/rpc from its .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. federation/rpc/exchange.proto
 
 bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/flower/client.py knows
 	$(BIN)/python -c "from pathlib import Path; from flwr.cli.build import build_fab_from_disk as build; Path('aggregator/bundle.fab').write_bytes(build(Path('aggregator/bundle')))"

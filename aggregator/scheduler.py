@@ -45,7 +45,7 @@ RETENTION_S = 3600.0  # between two looks for transcripts whose time is over
 MAX_ATTEMPTS = 3
 WAKE_S = 60.0
 REASONS_S = 10.0  # in which connected nodes may give their reasons for a study that cannot start
-# The rate at which all nodes together poll the SuperLink, which can serve 200 requests a second.
+# The rate at which all nodes together ask a SuperLink that has no query for them.
 POLLS_PER_S = 20
 WAIT_FOR_NODES_S = 15.0
 

@@ -29,11 +29,11 @@ class Post(Protocol):
 
 @dataclass(frozen=True)
 class Patience:
-    """The longest time of a wave of queries, the time between two looks for replies, and how long
-    and how often a node that is away is asked again."""
+    """The longest time of a wave of queries, the time between two looks for replies if the post
+    itself does not wait for them, and how long and how often a node that is away is asked again."""
 
     timeout_s: float = 600.0
-    poll_s: float = 0.1
+    poll_s: float = 0.0
     away_s: float = 10.0
     again_s: float = 1.0
 
@@ -77,7 +77,7 @@ def _wave(
             time.sleep(patience.again_s)
             waiting |= post.push({name: queries[name] for name in away})
         if waiting:
-            time.sleep(patience.poll_s * max(1.0, len(waiting) / 8))
+            time.sleep(patience.poll_s)
     for name in waiting.values():
         note(f"{name} did not answer within {patience.timeout_s:g} s")
     return replies

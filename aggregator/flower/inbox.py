@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.app import Message
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
@@ -25,11 +25,15 @@ from flwr.supercore.inflatable.inflatable_utils import (
     pull_objects,
 )
 
-from federation import limits
+from aggregator.flower import outbox
+from federation import exchange, limits
+from federation.rpc.exchange_pb2 import Bundle
 
-# A header arrives a moment before its body. One look waits LOOK_S for the body, asking every
-# AGAIN_S.
+# The header of a large reply arrives before its body. One look waits LOOK_S for the body, asking
+# every AGAIN_S.
 LOOK_S, AGAIN_S = 0.2, 0.03
+# So long the SuperLink waits for the replies that are asked for, before it tells which have come.
+WAIT_S = 0.5
 MAX_OBJECTS = 2000  # of a reply; one is at most five megabytes
 
 
@@ -63,9 +67,8 @@ class Inbox:
         wanted = set(asked)
         self._keep_only(wanted & self.under_way.keys())
         unannounced = wanted - self.under_way.keys()
-        until = time.monotonic() + LOOK_S
         self.under_way |= self._headers(unannounced) if unannounced else {}
-        settled = self._arrived(until)
+        settled = self._arrived(time.monotonic() + LOOK_S)
         if self.under_way.keys() - settled.keys():
             settled |= self._stopped(self.under_way.keys() - settled.keys())
         self._keep_only(self.under_way.keys() - settled.keys())
@@ -101,16 +104,21 @@ class Inbox:
         }
 
     def _headers(self, asked: set[str]) -> dict[str, ReplyHeader]:
-        pulled = self.grid._runtime_client.PullMessages(
-            PullAppMessagesRequest(message_ids=sorted(asked))
+        request = PullAppMessagesRequest(message_ids=sorted(asked))
+        # A look at once where large replies are under way, whose bodies are asked for in turns.
+        wait_s = 0.0 if self.under_way else WAIT_S
+        bundle = outbox.call(
+            self.grid, exchange.PULL, Bundle(flower=request.SerializeToString(), wait_s=wait_s)
         )
-        now = datetime.now(UTC)
+        pulled, now = PullAppMessagesResponse.FromString(bundle.flower), datetime.now(UTC)
+        contents = {part.id: part.content for part in bundle.parts}
         return {
             message.metadata.reply_to_message_id: ReplyHeader(
                 message.metadata.message_id,
                 message.metadata.src_node_id,
-                tuple(part.object_id for part in iterate_object_tree(tree)),
+                objects := tuple(part.object_id for part in iterate_object_tree(tree)),
                 now,
+                {name: contents[name] for name in objects if name in contents},
             )
             for message, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True)
         }
@@ -132,17 +140,19 @@ class Inbox:
             header.held[object_id] = reply.object_content
             return header.held[object_id]
 
-        pull_objects(
-            [object_id for object_id in header.objects if object_id not in header.held],
-            pull,
-            initial_backoff=AGAIN_S,
-            max_time=max(0.0, until - time.monotonic()),
-        )
-        client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(
-                node=node, run_id=run_id, message_object_id=header.message_id
+        missing = [object_id for object_id in header.objects if object_id not in header.held]
+        if missing:  # a whole reply is confirmed when it is handed out
+            pull_objects(
+                missing,
+                pull,
+                initial_backoff=AGAIN_S,
+                max_time=max(0.0, until - time.monotonic()),
             )
-        )
+            client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(
+                    node=node, run_id=run_id, message_object_id=header.message_id
+                )
+            )
         with limits.parsing("a message of Flower", LostError):
             message: Any = inflate_object_from_contents(header.message_id, header.held)
             message.has_error()  # no other object of Flower has it

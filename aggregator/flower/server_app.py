@@ -30,6 +30,7 @@ from aggregator import (
 )
 from aggregator.document import Document
 from aggregator.flower import ask as flower_ask
+from aggregator.flower import outbox
 from aggregator.flower.ask import Away, Patience
 from aggregator.flower.inbox import Inbox
 from aggregator.jobs import Progress
@@ -101,7 +102,7 @@ class GridPost:
             )
             for name, query in queries.items()
         ]
-        ids = list(self.grid.push_messages(messages))
+        ids = outbox.push(self.grid, messages)
         for query in {id(query): query for query in queries.values()}.values():
             if self.recorder:
                 self.recorder.pushed(nonce, query, contents[id(query)])

@@ -46,6 +46,7 @@ from flwr.superlink.main import create_app
 
 from aggregator import doorkeeper
 from aggregator.doorkeeper import Doorkeeper, DoorLimits
+from aggregator.flower import exchange
 
 Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
@@ -284,6 +285,7 @@ def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) ->
     host, port = admin.rsplit(":", 1)
     settings = config(folder, host, int(port))
     app: Any = create_app(settings, SuperLinkLifespan)
+    exchange.mount(app)
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in IDLE]
     tls: dict[str, Any] = {
         "ssl_certfile": settings.ssl_certfile,

@@ -1,8 +1,8 @@
-"""Our own client of Flower's Fleet API: it polls the hub, and calls the ClientApp that is installed
-here.
+"""Our own client of Flower's Fleet API: it asks the hub for queries, and calls the ClientApp that
+is installed here.
 
 It never asks for the bundle of a run, and has no loader for one, so no code of the hub reaches this
-machine. Only this module of the node uses private names of Flower;
+machine. Only this module and exchange.py use private names of Flower at a node;
 tests/unit/aggregator/test_flower_contract.py guards them, and a missing name stops the node at
 import, before it executes anything.
 """
@@ -16,26 +16,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.app.message import remove_content_from_message
 from flwr.clientapp import ClientApp
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import (
-    inflate_object_from_contents,
-    pull_objects,
-    push_objects,
-)
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -43,15 +32,13 @@ from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from federation import credentials, wire
+from nodes.flower.exchange import Exchange
 
 log = logging.getLogger("hdh.node")
 logging.getLogger("flwr").setLevel(logging.ERROR)
-BUSY_S = 0.1
-PUSH_TRIES = 6
+MIN_WAIT_S, MAX_WAIT_S = 1.0, 10.0  # a node that is stopped ends after this wait
+RETRIES, RETRY_S = 3, 30.0  # of a request that did not reach the hub
 MAX_ANSWER = 16 * 2**20  # bytes of an answer of the hub; Flower sends long messages in pieces
-MAX_OBJECTS, MAX_MESSAGE = 2000, 2**30  # pieces and bytes of a message
-# A message is announced a moment before its objects arrive; Flower would look again after a second.
-FIRST_LOOK_S = 0.03
 # SHA-256 of aggregator/bundle.fab
 KNOWN_BUNDLES = frozenset({"08ec25462d3ea4d7c5bb5f226a3ae7b800c2e1599f1f77d19d25226b8ba0d834"})
 
@@ -114,10 +101,11 @@ fleet_http_connection.FleetHttpClient = BoundedClient
 
 @dataclass
 class Pace:
-    """The time between two polls of the hub: short while a study runs, long otherwise. The
-    connection to the hub calls `wake`."""
+    """When a node asks the hub for a query: while a study runs, again and again, and the hub waits
+    `wait_s` for one before it answers that there is none; otherwise every `idle_s`. The connection
+    to the hub calls `wake`."""
 
-    busy_s: float = BUSY_S
+    wait_s: float = MIN_WAIT_S
     idle_s: float = 3.0
     stays_busy_s: float = 30.0
     rests_s: float = 600.0  # after a study, before the process restarts to free its memory
@@ -127,9 +115,9 @@ class Pace:
     # Whether the process holds what its restart would lose.
     is_needed: Callable[[], bool] = lambda: False
 
-    def wake(self, seconds: float, every_s: float | None = None) -> None:
-        if every_s is not None:
-            self.busy_s = min(max(every_s, BUSY_S), self.idle_s)
+    def wake(self, seconds: float, wait_s: float | None = None) -> None:
+        if wait_s is not None:
+            self.wait_s = min(max(wait_s, MIN_WAIT_S), MAX_WAIT_S)
         self.until = max(self.until, time.monotonic() + min(seconds, 600.0))
         self.woken.set()
 
@@ -137,10 +125,12 @@ class Pace:
         is_over = self.answered and time.monotonic() > self.until + self.rests_s
         return is_over and not self.is_needed()
 
+    def patience_s(self) -> float:
+        """How long the hub may wait for a query now."""
+        return self.wait_s if time.monotonic() < self.until else 0.0
+
     def rest(self) -> None:
-        if time.monotonic() < self.until:
-            time.sleep(self.busy_s)
-        else:
+        if time.monotonic() >= self.until:
             self.woken.clear()
             self.woken.wait(self.idle_s)
 
@@ -187,21 +177,23 @@ def _session(
     private = credentials.private_key(link.key)
     keys: Any = (private, private.public_key())
     _sign_off(link, keys)
-    with http_request_response(
-        link.superlink, False, str(link.root_certificates), keys, 3, 30.0
-    ) as connection:
-        node_id, receive, send, get_run, _never_get_code, pull_object, push_object, confirm = (
-            connection
-        )
+    with (
+        http_request_response(
+            link.superlink, False, str(link.root_certificates), keys, RETRIES, RETRY_S
+        ) as connection,
+        _client(link, keys) as client,
+    ):
+        node_id, _receive, _send, get_run, _never_get_code, pull_object, push_object, _ = connection
+        hub = Exchange(client, node_id, pull_object, push_object)
         log.info("connected to the SuperLink %s as Flower node %s", link.superlink, node_id)
         is_known: dict[int, bool] = {}  # by run: whether its bundle is in KNOWN_BUNDLES
         while not stop.is_set() and not pace.is_rested():
-            received = receive()
-            if received is None:
+            taken = hub.take(pace.patience_s())
+            if taken is None:
                 pace.rest()
                 continue
             try:
-                message, run_id = _pull(received, pull_object, confirm)
+                message, run_id = hub.read(taken)
                 if run_id not in is_known:
                     is_known[run_id] = get_run(run_id).fab_hash in KNOWN_BUNDLES
                 started = time.monotonic()
@@ -212,7 +204,7 @@ def _session(
                 )
                 pace.answered = True
                 pace.wake(pace.stays_busy_s)
-                _push(reply, run_id, time.monotonic() - started, send, push_object, stop)
+                hub.give(reply, run_id, time.monotonic() - started, stop)
             except RunNotRunningException:
                 log.info("the run has ended; its message is dropped")
             except httpx.TransportError:
@@ -221,6 +213,18 @@ def _session(
             except Exception as error:
                 log.error("a message was lost: %s", type(error).__name__)
                 stop.wait(1.0)
+
+
+def _client(link: Link, keys: Any) -> BoundedClient:
+    """A connection of this node to the hub."""
+    retries = make_simple_http_retry_invoker()
+    retries.max_tries, retries.max_time = RETRIES + 1, RETRY_S
+    interceptors = [RuntimeVersionHttpInterceptor("SuperNode"), NodeAuthHttpInterceptor(*keys)]
+    root = link.root_certificates.read_bytes()
+    client: BoundedClient = BoundedClient.from_server_address(
+        link.superlink, False, root, interceptors, retry_invoker=retries
+    )
+    return client
 
 
 def _sign_off(link: Link, keys: Any) -> None:
@@ -261,59 +265,3 @@ def answer(
     except Exception as error:
         log.error("the analysis failed: %s", type(error).__name__)
         return Message(Error(2, type(error).__name__), reply_to=message)
-
-
-def _pull(
-    received: Any, pull_object: Callable[[int, str], bytes], confirm: Callable[[int, str], None]
-) -> tuple[Message, int]:
-    head, tree = received
-    run_id, message_id = head.metadata.run_id, head.metadata.message_id
-    wanted = [part.object_id for part in iterate_object_tree(tree)]
-    if len(wanted) > MAX_OBJECTS:
-        raise ValueError("a message of too many objects")
-    left = [MAX_MESSAGE]
-
-    def pull(object_id: str) -> bytes:
-        content = pull_object(run_id, object_id)
-        left[0] -= len(content)
-        if left[0] < 0:
-            raise ValueError("a message of too many bytes")
-        return content
-
-    contents = pull_objects(wanted, pull, initial_backoff=FIRST_LOOK_S)
-    message: Any = inflate_object_from_contents(message_id, contents)
-    message.metadata.__dict__["_message_id"] = message_id
-    confirm(run_id, message_id)
-    return message, run_id
-
-
-def _push(
-    reply: Message,
-    run_id: int,
-    took_s: float,
-    send: Callable[..., Any],
-    push_object: Callable[..., None],
-    stop: threading.Event,
-) -> None:
-    """Sends the reply, and tries again if the hub was busy, which Flower does not. Objects are
-    addressed by their content, so it is safe to send them twice."""
-    for attempt in range(PUSH_TRIES):
-        try:
-            with no_object_id_recompute():
-                reply.metadata.__dict__["_message_id"] = reply.object_id
-                needed, session = send(
-                    remove_content_from_message(reply), get_object_tree(reply), took_s
-                )
-                push_objects(
-                    get_all_nested_objects(reply),
-                    partial(push_object, run_id, session),
-                    object_ids_to_push=needed,
-                )
-            return
-        except RunNotRunningException:
-            raise
-        except Exception as error:
-            if attempt == PUSH_TRIES - 1:
-                raise
-            log.warning("the hub did not accept the reply (%s); trying again", type(error).__name__)
-            stop.wait(random.uniform(0.5, 1.0) * 2**attempt)

@@ -1,7 +1,7 @@
-"""The upgrade gate: the private names of Flower on which nodes/flower/client.py,
-aggregator/flower/superlink.py and aggregator/flower/inbox.py depend, as of the pinned version.
+"""The upgrade gate: the private names of Flower on which nodes/flower/ and aggregator/flower/
+depend, as of the pinned version.
 
-A failure here means: read the new Flower, adapt the three files, and only then move the pin."""
+A failure here means: read the new Flower, adapt these modules, and only then move the pin."""
 
 from __future__ import annotations
 
@@ -123,6 +123,36 @@ def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them
         called == ["PullMessages", "PullObject", "ConfirmMessageReceived"] and "self.node" in source
     )
     assert {"initial_backoff", "max_time"} <= inspect.signature(pull_objects).parameters.keys()
+
+
+def test_the_routes_of_our_own_find_the_handlers_and_the_state_that_they_use() -> None:
+    """What a round takes of it is shown by test_exchange.py, over Flower's own application."""
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.server.superlink.utils import check_abort
+    from flwr.supercore.protobuf.client import ProtobufClient
+    from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+    from flwr.superlink.servicer.fleet import fleet_handlers
+    from flwr.superlink.servicer.runtime import runtime_handlers
+
+    def names(function: object) -> list[str]:
+        return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+    assert ("POST", "/v1/fleet/pull-messages") in PROTOBUF_REQUEST_TYPES
+    assert names(fleet_handlers.pull_messages) == ["request", "state", "store"]
+    assert names(fleet_handlers.push_messages) == ["request", "state"]
+    assert names(runtime_handlers.push_messages) == ["request", "state", "task"]
+    assert names(runtime_handlers.pull_messages) == ["request", "state", "task"]
+    assert names(check_abort) == ["run_id", "abort_status_list", "state"]
+    called = ["path", "rpc_method", "request", "response_type", "timeout"]
+    assert names(ProtobufClient._unary_unary)[1:] == called
+    stored = ["run_id", "session_id", "object_id", "object_content"]
+    assert names(SqlLinkState.store_object)[1:] == stored
+    assert names(SqlLinkState.get_object)[1:] == ["run_id", "object_id"]
+    assert callable(SqlLinkState.session)
+    # what Flower does with an object that it is given or asked for, and we do too
+    assert "state.store_object" in inspect.getsource(fleet_handlers.push_object)
+    assert "state.get_object" in inspect.getsource(fleet_handlers.pull_object)
+    assert "store.delete" in inspect.getsource(fleet_handlers.confirm_message_received)
 
 
 def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -> None:

@@ -13,10 +13,13 @@ from flwr.app import ConfigRecord, Message, Metadata, RecordDict
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import PullObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
 from aggregator.flower import inbox
 from aggregator.flower.inbox import Inbox
+from federation import exchange
+from federation.rpc.exchange_pb2 import Bundle
 
 NODES = {7: "lyon", 8: "nice"}
 
@@ -39,7 +42,7 @@ class SuperLink:
     @property
     def _runtime_client(self) -> Any:
         return SimpleNamespace(
-            PullMessages=self.heads,
+            _unary_unary=self.heads,
             PullObject=self.body,
             ConfirmMessageReceived=lambda request: self.confirmed.append(request.message_object_id),
         )
@@ -66,14 +69,16 @@ class SuperLink:
         self.objects |= dict.fromkeys(whole)
         return asked, whole
 
-    def heads(self, request: Any) -> Any:
-        heads_ = [
-            self.announced.pop(name) for name in request.message_ids if name in self.announced
-        ]
-        return SimpleNamespace(
-            messages_list=[name[0] for name in heads_],
-            message_object_trees=[name[1] for name in heads_],
+    def heads(self, *, path: str, request: Bundle, **_: Any) -> Bundle:
+        """The headers of the replies that have come, without their bodies."""
+        assert path == exchange.PULL
+        asked = PullAppMessagesRequest.FromString(request.flower).message_ids
+        heads = [self.announced.pop(name) for name in asked if name in self.announced]
+        response = PullAppMessagesResponse(
+            messages_list=[head for head, _ in heads],
+            message_object_trees=[tree for _, tree in heads],
         )
+        return Bundle(flower=response.SerializeToString())
 
     def body(self, request: Any) -> PullObjectResponse:
         self.asked[request.object_id] += 1

@@ -51,6 +51,7 @@ def push(author: int) -> bytes:
     [
         ("POST", "/v1/control/start-run"),
         ("POST", "/v1/runtime/pull"),
+        ("POST", "/v1/runtime/hdh-pull"),
         ("GET", "/docs"),
         ("GET", "/openapi.json"),
         ("GET", "/v1/fleet/pull-messages"),
@@ -66,6 +67,7 @@ def test_everything_else_is_not_found(method: str, path: str) -> None:
 
 def test_the_fleet_routes_pass_with_their_body_whole() -> None:
     assert request("POST", "/v1/fleet/pull-messages", b"x" * 500) == (200, b"x" * 500)
+    assert request("POST", "/v1/fleet/hdh-take", b"x") == (200, b"x")
     assert request("GET", "/health")[0] == 200
 
 

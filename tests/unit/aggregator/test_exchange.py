@@ -1,0 +1,281 @@
+"""A query and a reply, each whole in one request, over Flower's own application in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from flwr.app import Message, Metadata
+from flwr.app.message import make_message
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.superlink.main import create_app
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from aggregator.flower import exchange as routes
+from aggregator.flower import inbox, outbox
+from aggregator.flower.inbox import Inbox
+from federation import exchange, wire
+from federation.rpc import exchange_pb2
+from federation.rpc.exchange_pb2 import Bundle
+from nodes.flower.exchange import Exchange
+
+STOP = threading.Event()
+
+
+class Server(uvicorn.Server):
+    """In a thread of this process; `is_up` is set when it listens."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, host="127.0.0.1", port=0, lifespan="off", ws="none", log_level="warning"
+            )
+        )
+        self.is_up = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    @property
+    def address(self) -> str:
+        host, port = self.servers[0].sockets[0].getsockname()
+        return f"{host}:{port}"
+
+
+@dataclass
+class SuperLink:
+    """Flower's application with our routes. `asked`: the requests by path."""
+
+    app: Any
+    address: str = ""
+    asked: Counter[str] = field(default_factory=Counter)
+    clients: list[Any] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked[scope["path"]] += 1
+        await self.app(scope, receive, send)
+
+    @property
+    def state(self) -> Any:
+        return self.app.state.linkstate_factory.state()
+
+    def client(self, kind: Any, *interceptors: Any) -> Any:
+        self.clients.append(kind.from_server_address(self.address, True, None, interceptors))
+        return self.clients[-1]
+
+    def node(self) -> Exchange:
+        private, public = generate_key_pairs()
+        node_id = self.state.create_node("hub", "hub", public_key_to_bytes(public), 0)
+        self.state.activate_node(node_id, 60)
+        client = self.client(FleetHttpClient, NodeAuthHttpInterceptor(private, public))
+        node = Node(node_id=node_id)
+
+        def pull(run_id: int, object_id: str) -> bytes:
+            return make_pull_object_fn_protobuf(client.PullObject, node, run_id)(object_id)
+
+        def push(run_id: int, session: str, object_id: str, content: bytes) -> None:
+            make_push_object_fn_protobuf(client.PushObject, node, run_id, session)(
+                object_id, content
+            )
+
+        return Exchange(client, node_id, pull, push)
+
+    def grid(self) -> Any:
+        """The grid of the ServerApp of a new run."""
+        run_id = self.state.create_run(
+            None, None, None, {}, NOOP_FEDERATION_ID, None, "hub", TaskType.SERVER_APP
+        )
+        (task,) = [task for task in self.state.get_tasks() if task.run_id == run_id]
+        token = self.state.claim_task(task.task_id)
+        assert self.state.activate_task(task.task_id)
+        client = self.client(
+            RuntimeHttpClient,
+            RuntimeVersionHttpInterceptor("flwr-serverapp"),
+            RuntimeTokenHttpInterceptor(token),
+        )
+        return SimpleNamespace(
+            _runtime_client=client, node=Node(node_id=1), run=SimpleNamespace(run_id=run_id)
+        )
+
+
+# Flower's own migrations
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLWR_DATABASE", str(tmp_path_factory.mktemp("flower") / "superlink.db"))
+        app = create_app()
+    routes.mount(app)
+    link = SuperLink(app)
+    server = Server(link)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert server.is_up.wait(60)
+    link.address = server.address
+    yield link
+    server.should_exit = True
+    thread.join(60)
+
+
+@pytest.fixture
+def superlink(running: SuperLink, monkeypatch: pytest.MonkeyPatch) -> Iterator[SuperLink]:
+    monkeypatch.setattr(inbox, "WAIT_S", 10.0)
+    running.asked.clear()
+    yield running
+    while running.clients:
+        running.clients.pop().close()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    while not is_so():
+        time.sleep(0.01)
+
+
+def query(node: Exchange, grid: Any, content: bytes) -> Message:
+    about = Metadata(grid.run.run_id, "", 1, node.node_id, "", "1", time.time(), 60.0, wire.ROUND)
+    return make_message(about, content=wire.query_record(content, b"nonce"))
+
+
+def answer(node: Exchange, content: bytes) -> bytes:
+    """Answers the next query, for which it waits, and returns what it held."""
+    taken = None
+    while taken is None:
+        taken = node.take(5.0)
+    message, run_id = node.read(taken)
+    reply = Message(wire.reply_record(content, b"signature"), reply_to=message)
+    node.give(reply, run_id, 0.1, STOP)
+    return wire.query_of(message)[0]
+
+
+def test_a_round_takes_one_request_a_query_and_one_a_reply(superlink: SuperLink) -> None:
+    """At most six requests a node and round are allowed: two are needed, and two of the hub."""
+    nodes, grid = [superlink.node() for _ in range(4)], superlink.grid()
+    box = Inbox(grid)
+    for number in range(3):
+        superlink.asked.clear()
+        ids = outbox.push(grid, [query(node, grid, b"query %d" % number) for node in nodes])
+        for node in nodes:
+            assert answer(node, b"reply %d" % number) == b"query %d" % number
+        replies = box.pull(ids)
+        assert replies.keys() == set(ids)
+        contents = {wire.reply_of(reply)[0] for reply in replies.values()}
+        assert contents == {b"reply %d" % number}
+        needed = {exchange.PUSH: 1, exchange.PULL: 1, exchange.TAKE: 4, exchange.GIVE: 4}
+        assert superlink.asked == needed
+
+
+def test_a_query_wakes_the_node_that_waits_for_it_and_a_reply_the_hub(
+    superlink: SuperLink,
+) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    box = Inbox(grid)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(answer, node, b"reply")
+        wait_until(lambda: superlink.asked[exchange.TAKE] > 0)
+        ids = outbox.push(grid, [query(node, grid, b"query")])
+        replies = pool.submit(box.pull, ids).result()
+        while not replies:
+            replies = box.pull(ids)
+        assert waiting.result() == b"query"
+    assert wire.reply_of(replies[ids[0]])[0] == b"reply"
+
+
+@pytest.mark.parametrize("size", [10, exchange.FITS // 2, exchange.FITS + 1, 3 * exchange.FITS])
+def test_messages_of_any_size_arrive(superlink: SuperLink, size: int) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    content = bytes(size)
+    ids = outbox.push(grid, [query(node, grid, content)])
+    assert answer(node, content) == content
+    box, replies = Inbox(grid), {}
+    while not replies:
+        replies = box.pull(ids)
+    assert wire.reply_of(replies[ids[0]])[0] == content
+    assert (superlink.asked["/v1/fleet/push-object"] > 0) == (size > exchange.FITS)
+
+
+def test_a_node_that_has_nothing_to_do_is_told_so_after_its_wait(superlink: SuperLink) -> None:
+    node = superlink.node()
+    assert node.take(0.0) is None and node.take(0.05) is None
+
+
+def test_a_query_that_never_arrived_is_sent_once_more_and_not_for_ever(
+    superlink: SuperLink,
+) -> None:
+    """A node that was killed when it had taken the query; and a query that kills its node."""
+    node, grid = superlink.node(), superlink.grid()
+    outbox.push(grid, [query(node, grid, b"first"), query(node, grid, b"second")])
+    lost, again = node.take(0.0), node.take(0.0)  # neither is read
+    assert lost is not None and again == lost
+    other = node.take(0.0)
+    assert other is not None and other != lost
+    taken = {node.read(bundle)[0].metadata.message_id for bundle in (lost, other)}
+    assert len(taken) == 2
+    assert node.take(0.0) is None
+
+
+def test_a_query_that_was_received_is_not_sent_again(superlink: SuperLink) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    outbox.push(grid, [query(node, grid, b"once")])
+    taken = node.take(0.0)
+    assert taken is not None
+    node.read(taken)
+    assert node.take(0.0) is None
+
+
+def test_a_reply_in_the_name_of_another_node_is_refused(superlink: SuperLink) -> None:
+    node, other, grid = superlink.node(), superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"q")])
+    taken = node.take(0.0)
+    assert taken is not None
+    message, run_id = node.read(taken)
+    forged = Exchange(other.client, other.node_id, other.pull_object, other.push_object)
+    with pytest.raises(httpx.HTTPStatusError, match="403"):
+        forged._give(Message(wire.reply_record(b"no", b""), reply_to=message), run_id, 0.0)
+    foreign = PushMessagesRequest(node=Node(node_id=node.node_id))
+    foreign.messages_list.add().metadata.src_node_id = node.node_id
+    foreign.message_object_trees.add()
+    bundle = Bundle(flower=foreign.SerializeToString())
+    with pytest.raises(httpx.HTTPStatusError, match="403"):
+        other._call(exchange.GIVE, bundle)
+    answer_of_node = Message(wire.reply_record(b"yes", b""), reply_to=message)
+    node._give(answer_of_node, run_id, 0.0)
+    assert wire.reply_of(Inbox(grid).pull(ids)[ids[0]])[0] == b"yes"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xff", PushMessagesRequest(node=Node(node_id=1)).SerializeToString()]
+)
+def test_a_request_without_a_reply_is_refused(superlink: SuperLink, content: bytes) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        superlink.node()._call(exchange.GIVE, Bundle(flower=content))
+
+
+@pytest.mark.parametrize("path", [exchange.TAKE, exchange.GIVE, exchange.PUSH, exchange.PULL])
+def test_nobody_without_a_key_or_a_token_is_answered(superlink: SuperLink, path: str) -> None:
+    node = superlink.node()
+    stranger = superlink.client(FleetHttpClient)
+    bundle = Bundle(node=exchange_pb2.Node(node_id=node.node_id))
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        stranger._unary_unary(path=path, rpc_method=path, request=bundle, response_type=Bundle)
