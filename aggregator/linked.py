@@ -158,8 +158,8 @@ def _join(linking: Linking, left: str) -> Reported | None:
 def _reported(content: bytes) -> Reported:
     """What the helper tells. RefusalError unless it has the form of a report."""
     with limits.parsing("a report of the helper", errors.RefusalError):
-        values = limits.json_of(content, max_bytes=MAX_REPORT)
-        return pydantic.TypeAdapter(Reported).validate_python(values, strict=True)
+        limits.json_of(content, max_bytes=MAX_REPORT)
+        return pydantic.TypeAdapter(Reported).validate_json(content, strict=True)
 
 
 def _watch(linking: Linking, names: Sequence[str], attempt: str) -> bytes:

@@ -1,10 +1,15 @@
 """A producer's file of 1,000,000 x 20 beside DuckDB, which is given the types and the dialect: its
-reading, and `hdh node check` beside SUMMARIZE. A French export needs all of the `read:` keys."""
+reading, and `hdh node check` beside SUMMARIZE. A French export needs all of the `read:` keys.
+
+A table of 1,000,000 x 5 in PostgreSQL is read beside the server's own COPY in its binary form,
+which decides no value. Part of that time passes in the server, so it is measured by the clock.
+"""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +136,52 @@ def work(export: Export, folder: Path, agreed: Contract) -> Mapping[str, Callabl
     }
 
 
+# -- PostgreSQL
+SERVED = ("p", "x0", "n0", "d0", "c0")
+TYPES = {"p": "text", "x": "double precision", "n": "integer", "d": "date", "c": "text"}
+
+
+def serve(url: str, rows: int) -> None:
+    import psycopg
+
+    table = people(rows)[list(SERVED)]
+    listed = ", ".join(f"{name} {TYPES[name[0]]}" for name in SERVED)
+    with psycopg.connect(url) as server, server.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE people ({listed})")
+        with cursor.copy("COPY people FROM STDIN (FORMAT csv)") as copy:
+            copy.write(table.to_csv(index=False, header=False, date_format="%Y-%m-%d"))
+
+
+def by_copy(url: str) -> None:
+    import psycopg
+
+    with (
+        psycopg.connect(url) as server,
+        server.cursor() as cursor,
+        cursor.copy("COPY people TO STDOUT (FORMAT binary)") as blocks,
+    ):
+        for _ in blocks:
+            pass
+
+
+def by_connector(url: str, agreed: Contract) -> None:
+    dataset = Dataset(agreed, url, table="people")
+    connectors.open_rows(connectors.connect(Storage()), dataset, list(agreed.columns))
+
+
+def postgresql_ratio(folder: Path) -> tuple[float, str]:
+    """The connector's seconds over those of COPY, and both in words."""
+    from tests import postgresql
+
+    whole = contract()
+    agreed = whole.model_copy(update={"columns": {name: whole.columns[name] for name in SERVED}})
+    with postgresql.running(folder) as url:
+        serve(url, ROWS)
+        work = {"read": lambda: by_connector(url, agreed), "copy": lambda: by_copy(url)}
+        s = timing.least(work, repeats=3, clock=time.perf_counter)
+    return s["read"] / s["copy"], f"{s['read']:.2f} s, {s['copy']:.2f} s"
+
+
 def main() -> None:
     agreed, met = contract(), []
     with tempfile.TemporaryDirectory() as name:
@@ -144,6 +195,10 @@ def main() -> None:
             detail = f"{s['check']:.2f} s, {s['summarize']:.2f} s"
             label = f"{export.name}: node check / DuckDB's SUMMARIZE"
             met.append(timing.report(label, s["check"] / s["summarize"], 2, detail))
+        served = folder / "server"
+        served.mkdir()
+        ratio, detail = postgresql_ratio(served)
+        met.append(timing.report("PostgreSQL / COPY in binary form", ratio, 1.5, detail))
     sys.exit(not all(met))
 
 

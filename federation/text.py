@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import unicodedata
 
-NO_BREAK_SPACES = "\u00a0\u2007\u202f"  # no-break space, figure space, narrow no-break space
+# Every space of Unicode but the usual one: no-break, thin, figure and ideographic ones among them.
+SPACES = (
+    "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u202f\u205f\u3000"
+)
 # Nobody sees them: zero-width space, word joiner, byte order mark, soft hyphen, marks of direction.
 INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f"
-_VISIBLE = str.maketrans(dict.fromkeys(NO_BREAK_SPACES, " ") | dict.fromkeys(INVISIBLE, ""))
+_VISIBLE = str.maketrans(dict.fromkeys(SPACES, " ") | dict.fromkeys(INVISIBLE, ""))
 
 
 def canonical(value: str) -> str:
-    """The text in NFC, with no-break spaces as spaces, without characters that nobody sees, and
-    without spaces at either end. The SQL of `contract_sql` does the same."""
+    """The text in NFC, with every kind of space as a space, without characters that nobody sees,
+    and without spaces at either end. The SQL of `contract_sql` does the same."""
     return unicodedata.normalize("NFC", value.translate(_VISIBLE)).strip(" ")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from federation import contract as contracts_
+from federation import contract as contract_files
 from federation import limits
 from federation.contract import Column, Contract
 from federation.messages import Refusal
@@ -16,6 +16,7 @@ from federation.study import Study
 
 PLAIN = Column(type="string")  # a person's key, written alike in every contract
 MAX_DIFFERENCES, MAX_LINE = 5, 160  # of a refusal
+MAX_BYTES = 16 * limits.MAX_CONTRACT  # of the contracts that are stored beside a study
 _UNIMPORTANT = {"description", "may_be_empty", "max_missing", "use"}
 
 
@@ -71,9 +72,9 @@ def contract_in(text: str, dataset: str, contract_hash: str) -> Contract | None:
     """The contract of a study of one dataset, as stored beside it; None if it is not the signed
     one."""
     try:
-        with limits.parsing("a contract beside a study", limits.LimitError):
-            values = limits.json_of(text, max_bytes=4 * limits.MAX_CONTRACT)
-            contract = contracts_.parse(values["contracts"][dataset])
+        with limits.parsing("a study's contract", limits.LimitError):
+            values = limits.json_of(text, max_bytes=MAX_BYTES)
+            contract = contract_files.parse(values["contracts"][dataset])
     except limits.LimitError:
         return None
     return contract if contract.hash == contract_hash and contract.dataset == dataset else None

@@ -19,7 +19,7 @@ import duckdb
 from federation.contract import Column, Contract
 from federation.expression import quote_name
 from federation.terminologies import TERMINOLOGIES
-from nodes import connectors, contract_sql, recognition, samples
+from nodes import connectors, contract_sql, odd_values, recognition, samples
 from nodes.reading import Reading
 from nodes.samples import Sample, slug
 from nodes.site import Dataset, Storage
@@ -114,7 +114,7 @@ def _guesses(sample: Sample) -> list[Guess]:
         name = _free(slug(header) or "column", used_names)
         used_names.add(name)
         values = list(sample.column(header))
-        absent = sorted({v for _, v in values if v.lower() in recognition.ABSENT_WORDS})
+        absent = sorted({v for _, v in values if odd_values.is_absent(v)})
         present = [pair for pair in values if pair[1] not in absent]
         keys, notes = _type(name, present)
         if absent:

@@ -10,10 +10,11 @@ import duckdb
 
 from federation.contract import Column
 from federation.expression import quote_name, quote_text
+from federation.terminologies import TERMINOLOGIES
 from nodes import connectors, contract_sql, samples
 from nodes.contract_sql import Finding
-from nodes.reading import UNREADABLE
-from nodes.recognition import Recognised
+from nodes.reading import NO_NOTATION, UNREADABLE
+from nodes.recognition import Recognised, Seen
 from nodes.site import Dataset, Storage
 
 MAX_SHOWN = 3
@@ -50,23 +51,32 @@ def _remedy(
 ) -> str:
     seen = recognised.of(finding.column)
     if seen and finding.rule in ("wrong type", "impossible date"):
-        return "; ".join(
-            f"line {each.line} has {each.value!r}, {each.meaning}"
-            + (f": write `{each.key}` under `read:`" if each.key else "")
-            for each in seen
-        )
+        return "; ".join(map(_observed, seen))
     shown = "".join(f"; line {line} has {value!r}" for line, value in examples.get(finding, ()))
     column = dataset.contract.columns[finding.column]
     present = counts["", "rows"] - counts[finding.column, "missing"] + finding.rows
     if finding.rule == "wrong type" and finding.rows > WHOLE_COLUMN * present:
         return (
-            f"this column does not hold {_plural(column)}: declare its `type`, or map another "
-            f"column{shown}"
+            f"this column does not hold {_plural(column)}: declare its `type`, name another column"
+            f" under `read: {{columns: ...}}`, or convert it in a mapping (docs/mapping.md){shown}"
         )
+    if finding.rule == "unknown level":
+        shown += "".join(f"; {_observed(each)}" for each in seen)
+    elif column.terminology is not None:
+        example = TERMINOLOGIES[column.terminology].example
+        shown = f"; a code of {column.terminology} is written as in {example}{shown}"
     return finding.remedy + shown
 
 
+def _observed(seen: Seen) -> str:
+    key = f": write `{seen.key}` under `read:`" if seen.key else ""
+    return f"line {seen.line} has {seen.value!r}, {seen.meaning}{key}"
+
+
 def _plural(column: Column) -> str:
+    if column.terminology is not None:
+        example = TERMINOLOGIES[column.terminology].example
+        return f"codes of {column.terminology}, as in {example}"
     return {"date": "dates", "boolean": "yes and no"}.get(column.kind, f"{column.kind}s")
 
 
@@ -81,9 +91,34 @@ def _examples(
     places = {finding: _places(connection, dataset, finding, types) for finding in findings}
     records = [record for line_list in places.values() for record, _ in line_list]
     lines = samples.lines_of(dataset, storage, records)
+    written = _as_written(dataset, storage, names, records)
     return {
-        finding: [(lines.get(record, record + 1), value) for record, value in line_list]
+        finding: [
+            (lines.get(record, record + 1), written.get((finding.column, record), value))
+            for record, value in line_list
+        ]
         for finding, line_list in places.items()
+    }
+
+
+def _as_written(
+    dataset: Dataset, storage: Storage, names: Sequence[str], records: Sequence[int]
+) -> dict[tuple[str, int], str]:
+    """By column and record, the texts of the source before any `read:` key is applied."""
+    plain = dataset.read.model_copy(update=NO_NOTATION)
+    if plain == dataset.read or not records:
+        return {}
+    connection = connectors.connect(storage)
+    connectors.open_rows(connection, replace(dataset, read=plain), names, as_text=True)
+    listed = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
+    rows = connection.execute(
+        f"SELECT * FROM (SELECT row_number() OVER () - 1 AS record, {listed} FROM source) "
+        f"WHERE record IN ({', '.join(map(str, records))})"
+    ).fetchall()
+    return {
+        (name, int(record)): str(value)
+        for record, *values in rows
+        for name, value in zip(names, values, strict=True)
     }
 
 

@@ -157,16 +157,26 @@ def _sql(
     conditions = [f"{key} IS NOT NULL"]
     if request.entry.cohort.where:
         conditions.append(f"({schema.express(request.entry.cohort.where).sql})")
-    values = [_number(column.column, column.sql) for column in request.columns]
-    # a person with two identifiers has none that can be trusted
-    names = [
-        f"CASE WHEN count(DISTINCT {_text_name(i)}) = 1 THEN min({_text_name(i)}) END"
-        for i in range(len(request.identifiers))
-    ]
+    names = [_text_name(i) for i in range(len(request.identifiers))]
+    grouped = ""
+    if _has_one_row_each(contract, request):
+        values = [_number(column.column, column.row_sql or "") for column in request.columns]
+    else:
+        values = [_number(column.column, column.sql) for column in request.columns]
+        # a person with two identifiers has none that can be trusted
+        names = [f"CASE WHEN min({name}) = max({name}) THEN min({name}) END" for name in names]
+        grouped = f" GROUP BY {key}"
     place = f"md5_number_upper({quote_text(request.order_key.hex())} || CAST({key} AS VARCHAR))"
     listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names, place]))
     where = " AND ".join(conditions)
-    return f"SELECT {listed} FROM {rows} WHERE {where} GROUP BY {key} ORDER BY {place}, {key}"
+    return f"SELECT {listed} FROM {rows} WHERE {where}{grouped} ORDER BY {place}, {key}"
+
+
+def _has_one_row_each(contract: Contract, request: Request) -> bool:
+    """In mode exact the rows have been checked against their contract. Groups of one row each would
+    take several times the memory of the rows."""
+    is_single = contract.rows_per_person == 1 and not request.is_clipped
+    return is_single and all(column.row_sql is not None for column in request.columns)
 
 
 def _typed_rows(

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 import zoneinfo
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +20,26 @@ from federation import errors, text, yaml_source
 from federation.contract import Column, Frozen, Name
 from federation.expression import quote_name, quote_text
 from nodes import contract_sql
+from nodes.day_formats import ISO_DAY, OFFSET, SEPARATOR, TIME, date_format, moment_format
 
 Encoding = Literal[
-    "utf-8", "utf-16", "latin-1", "iso-8859-15", "cp1252", "cp850", "cp437", "mac-roman"
+    "utf-8",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "latin-1",
+    "iso-8859-15",
+    "cp1252",
+    "cp850",
+    "cp437",
+    "mac-roman",
 ]
 ENCODINGS: Mapping[str, str] = {
     "utf8": "utf-8",
     "utf-8-sig": "utf-8",
     "utf16": "utf-16",
+    "utf-16le": "utf-16-le",
+    "utf-16be": "utf-16-be",
     "latin1": "latin-1",
     "latin9": "iso-8859-15",
     "iso-8859-1": "latin-1",
@@ -36,108 +47,9 @@ ENCODINGS: Mapping[str, str] = {
     "ansi": "cp1252",
     "macroman": "mac-roman",
 }
+DELIMITERS = (",", ";", "\t", "|", ":", "^", "~")
 FILE_KEYS = ("encoding", "delimiter", "skip", "labels")  # only some formats of files have them
 UNREADABLE = "unreadable: "  # before a value that is not written as declared: no type reads it
-LETTERS = {"j": "d", "a": "y"}  # jj/mm/aaaa is dd/mm/yyyy
-PARTS = re.compile("yyyy|yy|mm|dd|hh|ss|m|d")
-TIME = "([01]?[0-9]|2[0-3])[:hH][0-5][0-9](:[0-5][0-9]([.,][0-9]+)?)?"
-OFFSET = " ?(Z|[+-][0-9]{2}(:?[0-9]{2})?)"
-ISO_DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
-
-
-@dataclass(frozen=True)
-class DateFormat:
-    """`written`: as in the file, with `dd`, `mm`, `yyyy` or `yy` (or the French letters). `pieces`:
-    its parts and the characters between them."""
-
-    written: str
-    pieces: tuple[str, ...]
-
-    @property
-    def pattern(self) -> str:
-        """The regular expression of a whole value; each part of the day is a group."""
-        return "".join(_GROUPS.get(piece, re.escape(piece)) for piece in self.pieces)
-
-    @property
-    def shape(self) -> str:
-        """Two formats of one shape fit the same texts."""
-        return "".join(
-            "0" * max(len(piece), 2) if piece in _GROUPS else piece for piece in self.pieces
-        )
-
-    @property
-    def parts(self) -> list[str]:
-        return [piece for piece in self.pieces if piece in _GROUPS]
-
-    def iso(self, value: str, first_year: int | None) -> str:
-        """The SQL of the ISO text of `value`, an SQL text that fits the pattern."""
-        pieces = {
-            part[0]: f"regexp_extract({value}, {quote_text(self.pattern)}, {number})"
-            for number, part in enumerate(self.parts, 1)
-        }
-        if all(piece not in ("m", "d") for piece in self.pieces):
-            pieces = {
-                part[0]: f"substr({value}, {start + 1}, {len(part)})"
-                for part, start in self._places()
-            }
-        year = pieces["y"]
-        if "yy" in self.pieces:
-            assert first_year is not None
-            ahead = f"(CAST({year} AS INTEGER) - {first_year % 100} + 100) % 100"
-            year = f"CAST({first_year} + {ahead} AS VARCHAR)"
-        month, day = (
-            f"lpad({pieces[part]}, 2, '0')" if part in self.pieces else pieces[part]
-            for part in "md"
-        )
-        return f"concat({year}, '-', {month}, '-', {day})"
-
-    def fits(self, value: str) -> str:
-        """The SQL of the condition that `value` has this form. Where a wrong digit cannot become
-        another day, positions suffice: the contract's SQL compares the day with its text."""
-        between = "".join(piece for piece in self.pieces if piece not in _GROUPS)
-        if {"yy", "m", "d"} & set(self.pieces) or set("_%") & set(between):
-            return f"regexp_full_match({value}, {quote_text(self.pattern)})"
-        places = "".join("_" * len(piece) if piece in _GROUPS else piece for piece in self.pieces)
-        return f"{value} LIKE {quote_text(places)}"
-
-    def _places(self) -> Iterable[tuple[str, int]]:
-        start = 0
-        for piece in self.pieces:
-            if piece in _GROUPS:
-                yield piece, start
-            start += len(piece)
-
-
-_GROUPS = {
-    "yyyy": "([0-9]{4})",
-    "yy": "([0-9]{2})",
-    "mm": "([0-9]{2})",
-    "dd": "([0-9]{2})",
-    "m": "([0-9]{1,2})",
-    "d": "([0-9]{1,2})",
-}
-
-
-def date_format(written: str) -> DateFormat:
-    """ValueError unless it names each of day, month and year once."""
-    letters = "".join(LETTERS.get(letter, letter) for letter in written.strip().lower())
-    pieces = tuple(piece for piece in re.split(f"({PARTS.pattern})", letters) if piece)
-    parts = [piece[0] for piece in pieces if piece in _GROUPS]
-    others = "".join(piece for piece in pieces if piece not in _GROUPS)
-    if sorted(parts) != ["d", "m", "y"] or re.search(r"[A-Za-z0-9%]", others):
-        raise ValueError(f"{written!r} is no format of a day: write it as in dd/mm/yyyy")
-    return DateFormat(written, pieces)
-
-
-def moment_format(written: str) -> DateFormat:
-    """The day's format within a format of a day and a time.
-    ValueError if the time is not hh:mm or hh:mm:ss."""
-    day, separator, time = written.strip().replace("T", " ").partition(" ")
-    if not separator or not re.fullmatch("hh[:h]mm(:ss)?", time.lower()):
-        raise ValueError(
-            f"{written!r} is no format of a day and a time: write it as in dd/mm/yyyy hh:mm"
-        )
-    return date_format(day)
 
 
 class Reading(Frozen):
@@ -174,8 +86,8 @@ class Reading(Frozen):
     @classmethod
     def _one_delimiter(cls, value: Any) -> Any:
         value = {"tab": "\t", "\\t": "\t"}.get(value, value) if isinstance(value, str) else value
-        if value is not None and value not in (",", ";", "\t", "|"):
-            raise ValueError('must be ",", ";", "|" or tab')
+        if value is not None and value not in DELIMITERS:
+            raise ValueError('must be ",", ";", "|", ":", "^", "~" or tab')
         return value
 
     @pydantic.field_validator("date", "datetime", "yes", "no", mode="before")
@@ -239,6 +151,8 @@ class Reading(Frozen):
 
 
 AS_IT_IS = Reading()
+NOTATION = ("decimal", "thousands", "date", "datetime", "first_year", "time_zone", "yes", "no")
+NO_NOTATION = {key: getattr(AS_IT_IS, key) for key in NOTATION}
 
 
 def load(path: Path) -> Reading:
@@ -252,7 +166,7 @@ def spelled(raw: str, column: Column | None, raw_type: str) -> str:
     name = quote_name(raw)
     if raw_type != "VARCHAR" or column is None or column.kind not in ("number", "date", "boolean"):
         return name
-    return contract_sql.canonical(name, raw_type)
+    return contract_sql.canonical(name, raw_type, minus=column.kind == "number")
 
 
 def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> str:
@@ -262,6 +176,8 @@ def value(raw: str, column: Column | None, raw_type: str, reading: Reading) -> s
     if column is None:
         return name
     as_text = name if raw_type == "VARCHAR" else f"CAST({name} AS VARCHAR)"
+    if column.kind == "number" and reading.thousands == "'":
+        as_text = f"replace({as_text}, '’', chr(39))"  # of a typographer
     if column.kind == "date" and raw_type.startswith("TIMESTAMP"):
         return _native_day(name, raw_type, reading)
     if column.kind == "boolean" and reading.yes and raw_type != "BOOLEAN":
@@ -316,17 +232,12 @@ def _boolean(value: str, raw_type: str, reading: Reading) -> str:
 def _day(value: str, reading: Reading) -> str:
     cases = [
         f"WHEN {each.fits(value)} THEN {each.iso(value, reading.first_year)}"
-        for each in map(date_format, reading.date)
+        for each in [*map(date_format, reading.date), *map(moment_format, reading.datetime)]
     ]
-    for each in map(moment_format, reading.datetime):
-        pattern = quote_text(f"{each.pattern}[ T]{TIME}")
-        cases.append(
-            f"WHEN regexp_full_match({value}, {pattern}) THEN {each.iso(value, reading.first_year)}"
-        )
     if reading.time_zone:
         local = f"TRY_CAST({value} AS TIMESTAMPTZ) AT TIME ZONE {quote_text(reading.time_zone)}"
         moment = f"CAST({local} AS DATE)"
-        pattern = quote_text(f"{ISO_DAY}[ T]{TIME}{OFFSET}")
+        pattern = quote_text(f"{ISO_DAY}{SEPARATOR}{TIME}{OFFSET}")
         cases.append(f"WHEN regexp_full_match({value}, {pattern}) THEN CAST({moment} AS VARCHAR)")
     return f"CASE {' '.join(cases)} ELSE {value} END"
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from federation import text
 from federation.contract import Column
-from nodes import reading, samples
+from nodes import day_formats, odd_values, samples
+from nodes.connectors import csv_file
 from nodes.contract_sql import FIRST_DAY, LAST_DAY, NO, YES
 from nodes.reading import Reading
 from nodes.samples import Sample, slug
@@ -38,30 +39,24 @@ NOTATIONS: Sequence[tuple[str, str | None]] = (
 )
 MARKS = {",": "a comma", ".": "a point", " ": "a space", "'": "an apostrophe"}
 DAYS = (
-    "dd/mm/yyyy",
-    "dd-mm-yyyy",
-    "dd.mm.yyyy",
-    "yyyymmdd",
-    "yyyy/mm/dd",
-    "ddmmyyyy",
-    "d/m/yyyy",
-    "mm/dd/yyyy",
-    "m/d/yyyy",
-    "dd/mm/yy",
-    "dd-mm-yy",
-    "dd.mm.yy",
-    "d/m/yy",
-    "mm/dd/yy",
-    "ddmmyy",
-    "yymmdd",
+    *("dd/mm/yyyy", "dd-mm-yyyy", "dd.mm.yyyy", "dd mm yyyy"),
+    *("yyyymmdd", "yyyy/mm/dd", "yyyy.mm.dd", "yyyy/m/d", "yyyy-m-d", "ddmmyyyy"),
+    *("d/m/yyyy", "d-m-yyyy", "d.m.yyyy", "mm/dd/yyyy", "m/d/yyyy"),
+    *("dd/mm/yy", "dd-mm-yy", "dd.mm.yy", "d/m/yy", "d-m-yy", "d.m.yy", "mm/dd/yy"),
+    *("ddmmyy", "yymmdd"),
+)
+NAMED_MONTHS = (
+    *("d mmm yyyy", "d-mmm-yyyy", "ddmmmyyyy", "d/mmm/yyyy", "d.mmm.yyyy"),
+    *("d mmm yy", "d-mmm-yy", "ddmmmyy", "d/mmm/yy"),
 )
 TIMES = ("hh:mm", "hh:mm:ss")
+SHORT_TIME = "([01]?[0-9]|2[0-3])[:hH][0-5][0-9]"
+COMPACT_MOMENTS = ("yyyymmddhhmmss", "yyyymmddhhmm")
 YES_WORDS = {*YES, "oui", "o", "vrai", "v", "x"}
 NO_WORDS = {*NO, "non", "n", "faux", "f"}
-ABSENT_WORDS = {"na", "n/a", "nd", "nr", "nc", "nsp", ".", "-", "?", "null", "none", "inconnu"}
 MAX_FORMATS = 3
+NOTED = ("number", "date", "boolean")  # kinds with a notation
 SPAN_YEARS = 99  # years of two digits end with the current one
-EXCEL_DAYS = re.compile("[2-5][0-9]{4}")
 
 
 @dataclass(frozen=True)
@@ -116,9 +111,15 @@ def _joined(parts: Iterable[Recognised]) -> Recognised:
 def _file(sample: Sample, read: Reading) -> Iterable[Recognised]:
     file = sample.file
     if file is None:
+        if sample.skip != read.skip and sample.skip:
+            meaning = f"the header stands on row {sample.skip + 1}"
+            yield _with_key("skip", sample.skip, Seen("", sample.skip + 1, "", meaning))
         return
     if file.encoding != (read.encoding or "utf-8") and not _same_text(sample, read.encoding):
         yield _encoding(file.encoding, file.line, file.word)
+    if file.broken_line:
+        meaning = f"this line is not {file.encoding} text, as the others are: correct the export"
+        yield Recognised({}, [Seen("", file.broken_line, "", meaning)])
     if file.skip != read.skip:
         meaning = f"the header stands on line {file.skip + 1}"
         yield _with_key("skip", file.skip, Seen("", file.skip + 1, sample.names[0], meaning))
@@ -127,6 +128,9 @@ def _file(sample: Sample, read: Reading) -> Iterable[Recognised]:
         meaning = (
             f"the header holds {file.delimiters[0]!r} and {others}; the first divides it evenly"
         )
+        yield _with_key("delimiter", file.delimiters[0], Seen("", file.skip + 1, "", meaning))
+    elif read.delimiter is None and file.delimiters[0] not in csv_file.DELIMITERS:
+        meaning = f"{file.delimiters[0]!r} divides the header"
         yield _with_key("delimiter", file.delimiters[0], Seen("", file.skip + 1, "", meaning))
     elif read.delimiter not in (None, *file.delimiters):
         meaning = f"the header has no {read.delimiter!r}"
@@ -178,6 +182,7 @@ def _columns(sample: Sample, dataset: Dataset) -> Recognised:
         if dataset.read.written(name) in sample.names:
             continue
         near = get_close_matches(slug(name), list(slugs), n=1, cutoff=0.75)
+        near = near or _holding(slug(name), list(slugs))
         if near:
             header = slugs.pop(near[0])
             mapped[name] = header
@@ -192,19 +197,28 @@ def _columns(sample: Sample, dataset: Dataset) -> Recognised:
     return Recognised(columns, seen)
 
 
+def _holding(name: str, slugs: Sequence[str]) -> list[str]:
+    """The only header with all words of a name, such as `age (ans)` for age."""
+    words = set(name.split("_"))
+    holding = [each for each in slugs if words <= set(each.split("_"))]
+    return holding if len(holding) == 1 else []
+
+
 # -- the values
 def _values(sample: Sample, dataset: Dataset, today: date) -> Iterable[Recognised]:
     headers = {**dataset.read.columns, **_columns(sample, dataset).keys.get("columns", {})}
     by_kind: dict[str, dict[str, Values]] = {}
     for name, column in dataset.contract.columns.items():
         header = headers.get(name, name)
-        if header in sample.names and column.kind in ("number", "date", "boolean"):
+        if header in sample.names and column.kind in (*NOTED, "category"):
             values = [pair for pair in sample.column(header) if pair[1] not in column.missing]
             by_kind.setdefault(column.kind, {})[name] = values
-    yield _numbers(by_kind.get("number", {}), dataset.read)
-    yield _dates(by_kind.get("date", {}), dataset.read, today)
-    yield _booleans(by_kind.get("boolean", {}), dataset.read)
-    yield _odd_values(by_kind, dataset.contract.columns)
+    numbers = _numbers(by_kind.get("number", {}), dataset.read)
+    days = _dates(by_kind.get("date", {}), dataset.read, today)
+    words = _booleans(by_kind.get("boolean", {}), dataset.read)
+    yield from (numbers, days, words)
+    read = dataset.read.model_copy(update={**numbers.keys, **words.keys})
+    yield _odd_values(by_kind, dataset.contract.columns, read)
 
 
 def _numbers(columns: Mapping[str, Values], read: Reading) -> Recognised:
@@ -248,8 +262,9 @@ def _examples(
 def reads_number(decimal: str, thousands: str | None) -> Callable[[str], bool]:
     """Whether a text is a number in a notation; the same rule as the SQL of `nodes.reading`."""
     mark, point = re.escape(thousands or "\0"), re.escape(decimal)
+    mark = "['’]" if thousands == "'" else mark
     pattern = re.compile(
-        f"[+-]?([0-9]+({point}[0-9]*)?|{point}[0-9]+|[0-9]{{1,3}}({mark}[0-9]{{3}})+({point}[0-9]*)?)"
+        f"[+\u2212-]?([0-9]+({point}[0-9]*)?|{point}[0-9]+|[0-9]{{1,3}}({mark}[0-9]{{3}})+({point}[0-9]*)?)"
         "([eE][+-]?[0-9]+)?"
     )
     return lambda value: pattern.fullmatch(value) is not None
@@ -275,7 +290,7 @@ def _dates(columns: Mapping[str, Values], read: Reading, today: date) -> Recogni
     if any("yy" in each.day.pieces for each in new) and read.first_year is None:
         keys["first_year"] = first_year
     if read.time_zone is None and (
-        odd := _first(left, reading.ISO_DAY + "[ T].*" + reading.OFFSET)
+        odd := _first(left, day_formats.ISO_DAY + "[ T].*" + day_formats.OFFSET)
     ):
         keys["time_zone"] = "Europe/Paris"
         seen.append(
@@ -303,18 +318,18 @@ def _first(columns: Mapping[str, Values], pattern: str) -> tuple[str, int, str] 
 @dataclass(frozen=True)
 class _Format:
     written: str
-    day: reading.DateFormat
+    day: day_formats.DateFormat
     is_moment: bool
     pattern: re.Pattern[str]
     first_year: int
 
     @staticmethod
     def of(written_: str, is_moment: bool, first_year: int) -> _Format:
-        day = (reading.moment_format if is_moment else reading.date_format)(written_)
-        time = ""
-        if is_moment:
-            time = "[ T]" + (reading.TIME if written_.endswith("ss") else "[0-9]{1,2}[:hH][0-9]{2}")
-        return _Format(written_, day, is_moment, re.compile(day.pattern + time), first_year)
+        day = (day_formats.moment_format if is_moment else day_formats.date_format)(written_)
+        pattern = day.pattern
+        if is_moment and written_.endswith(":mm"):
+            pattern = pattern.replace(day_formats.TIME, SHORT_TIME)
+        return _Format(written_, day, is_moment, re.compile(pattern), first_year)
 
     def reads(self, value: str) -> bool:
         """Whether the text has this format, and names a date that exists
@@ -322,16 +337,21 @@ class _Format:
         match = self.pattern.fullmatch(value)
         if match is None:
             return False
-        parts = {part[0]: int(match.group(i)) for i, part in enumerate(self.day.parts, 1)}
-        year = parts["y"]
+        words = {part: match.group(i) for i, part in enumerate(self.day.parts, 1)}
+        numbers = {
+            part[0]: day_formats.month_number(word) if part == day_formats.MONTH else int(word)
+            for part, word in words.items()
+        }
+        year = numbers["y"]
         if "yy" in self.day.pieces:
             year = self.first_year + (year - self.first_year) % 100
         try:
-            return FIRST_DAY <= date(year, parts["m"], parts["d"]).isoformat() <= LAST_DAY
+            return FIRST_DAY <= date(year, numbers["m"], numbers["d"]).isoformat() <= LAST_DAY
         except ValueError:
             return False
 
 
+@lru_cache(maxsize=1 << 16)
 def is_day(value: str) -> bool:
     """Whether any of the known formats reads the text as a day, with or without a time."""
     return _is_iso(value) or any(each.reads(value) for each in _candidates(1927))
@@ -345,18 +365,15 @@ def _is_iso(value: str) -> bool:
     try:
         return date.fromisoformat(value).isoformat() == value
     except ValueError:
-        return re.fullmatch(reading.ISO_DAY + "[ T]00:00(:00)?", value) is not None
+        return re.fullmatch(day_formats.ISO_DAY + "[ T]00:00(:00)?", value) is not None
 
 
 @cache
 def _candidates(first_year: int) -> Sequence[_Format]:
-    days = [_Format.of(written_, False, first_year) for written_ in DAYS]
-    times = [
-        _Format.of(f"{day} {time}", True, first_year)
-        for day in (*DAYS, "yyyy-mm-dd")
-        for time in TIMES
-    ]
-    return [*days, *times]
+    days = [_Format.of(written_, False, first_year) for written_ in (*DAYS, *NAMED_MONTHS)]
+    moments = [*COMPACT_MOMENTS]
+    moments += [f"{day} {time}" for day in ("yyyy-mm-dd", *DAYS, "d mmm yyyy") for time in TIMES]
+    return [*days, *(_Format.of(written_, True, first_year) for written_ in moments)]
 
 
 def _new_formats(
@@ -434,32 +451,66 @@ def _booleans(columns: Mapping[str, Values], read: Reading) -> Recognised:
     for name, pairs in columns.items():
         pair = next(((n, v) for n, v in pairs if v in new and v in (*yes, *no)), None)
         if pair:
-            seen.append(Seen(name, *pair, "a word for yes or no", key))
+            blank = "" if no else "; an empty cell is missing, and no word for no"
+            seen.append(Seen(name, *pair, f"a word for yes or no{blank}", key))
     return Recognised(keys, seen)
 
 
 def _odd_values(
-    by_kind: Mapping[str, Mapping[str, Values]], columns: Mapping[str, Column]
+    by_kind: Mapping[str, Mapping[str, Values]], columns: Mapping[str, Column], read: Reading
 ) -> Recognised:
-    """Values for which no key is written:
-    codes of absence, days as Excel counts them, numbered answers."""
+    """Values for which no key is written, each kind with its first line."""
     seen: list[Seen] = []
     for pairs_by_name in by_kind.values():
         for name, pairs in pairs_by_name.items():
-            absent = {
-                value: line for line, value in reversed(pairs) if value.lower() in ABSENT_WORDS
-            }
-            if absent and len(absent) < len({value for _, value in pairs}):
-                codes = sorted({*columns[name].missing, *absent})
-                meaning = f"a code of absence: write `missing: {written(codes)}` in the contract"
-                first = min(absent, key=lambda value: absent[value])
-                seen.append(Seen(name, absent[first], first, meaning))
+            if odd := _absent(columns[name], pairs):
+                seen.append(Seen(name, *odd))
+    reads = reads_number(read.decimal, read.thousands)
+    for name, pairs in by_kind.get("number", {}).items():
+        rest = [pair for pair in pairs if not reads(pair[1])]
+        seen += [Seen(name, *odd) for odd in odd_values.numbers(rest)]
+        seen += _other_notation(name, rest, pairs, read)
     for name, pairs in by_kind.get("date", {}).items():
-        if pairs and all(EXCEL_DAYS.fullmatch(value) for _, value in pairs):
-            meaning = "a number of days, as Excel keeps dates: export the column as dates"
-            seen.append(Seen(name, *pairs[0], meaning))
+        rest = [pair for pair in pairs if not is_day(pair[1])]
+        seen += [Seen(name, *odd) for odd in odd_values.days(rest)]
     for name, pairs in by_kind.get("boolean", {}).items():
-        if pairs and {value for _, value in pairs} == {"1", "2"}:
-            meaning = 'numbers for yes and no: write which is which, as in `yes: ["1"], no: ["2"]`'
-            seen.append(Seen(name, *next(p for p in pairs if p[1] == "2"), meaning))
+        seen += _numbered_answers(name, pairs, read)
     return Recognised({}, seen)
+
+
+def _absent(column: Column, pairs: Values) -> odd_values.Odd | None:
+    codes = [pair for pair in pairs if pair[1] not in (*column.levels, *column.missing)]
+    odd = odd_values.absent_codes(column, pairs if codes else ())
+    if odd is None:
+        return None
+    meaning = f"a code of absence: write `missing: {written(odd.codes)}` in the contract"
+    return odd_values.Odd(odd.line, odd.value, meaning)
+
+
+def _other_notation(name: str, rest: Values, pairs: Values, read: Reading) -> list[Seen]:
+    """The first number that the notation of most numbers does not read, and another one does."""
+    others = [reads_number(*notation) for notation in NOTATIONS]
+    odd = next((pair for pair in rest if any(reads(pair[1]) for reads in others)), None)
+    if odd is None or len(rest) == len(pairs):
+        return []
+    meaning = (
+        f"another notation than `decimal: {written(read.decimal)}`, which reads other numbers "
+        "here: correct the export, which mixes the two"
+    )
+    return [Seen(name, *odd, meaning)]
+
+
+def _numbered_answers(name: str, pairs: Values, read: Reading) -> list[Seen]:
+    """Two words or numbers of which no key says which is yes."""
+    declared = {text.canonical(word).lower() for word in (*read.yes, *read.no)} or {*YES, *NO}
+    familiar = {*declared, *YES_WORDS, *NO_WORDS}
+    pair = odd_values.pair_of(pairs)
+    if pair is None or {word.lower() for word in pair} <= familiar:
+        return []
+    new = next(each for each in pairs if each[1] in pair and each[1].lower() not in declared)
+    yes, no = ([word] for word in pair)
+    meaning = (
+        "not a word for yes or no that is known here: write which is which, as in "
+        f"`yes: {written(yes)}, no: {written(no)}`, or declare a category with these levels"
+    )
+    return [Seen(name, *new, meaning)]

@@ -17,37 +17,48 @@ from pathlib import Path
 from federation import text
 from federation.expression import quote_name
 from nodes import connectors
-from nodes.connectors import csv_source, formats
+from nodes.connectors import csv_file, csv_source, formats, workbook
 from nodes.connectors.csv_file import DELIMITERS, MalformedCsvError
 from nodes.reading import AS_IT_IS
+from nodes.reading import DELIMITERS as KNOWN_DELIMITERS
 from nodes.site import Dataset, Storage
 
 MAX_ROWS, MAX_SKIPPED = 20_000, 30
 PIECE_BYTES = 1 << 24
 LETTERS = "éèêëàâäçîïôöùûüœæÉÈÊËÀÂÄÇÎÏÔÖÙÛÜŒÆ’€«»°²µ"
+CANDIDATES = ("cp1252", "iso-8859-15", "mac-roman", "cp850")
+UNUSUAL = re.compile(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*")
+# A capital with an accent before a small letter, or behind one: another encoding made it.
+MIXED = re.compile(
+    "[A-Za-z][ÉÈÊËÀÂÄÇÎÏÔÖÙÛÜŒÆ](?=[a-z])|[a-z][ÉÈÊËÀÂÄÇÎÏÔÖÙÛÜŒÆ]|[a-z][«»²µ€][a-z]"
+)
 NOT_LETTERS = "ÃÂ¤¦¨´¸¼½¾‚ŠŽ"  # what letters become in another encoding
 
 
 @dataclass(frozen=True)
 class TextFile:
     """How a text file looks. `skip`: the number of lines above its header. `delimiters`: those in
-    the header, the most likely one first. `line` and `word`: the first word that is not ASCII."""
+    the header, the most likely one first. `line` and `word`: the first word that is not ASCII.
+    `broken_line`: the first that is not in this encoding; 0 if there is none."""
 
     encoding: str
     skip: int
     delimiters: Sequence[str]
     line: int = 0
     word: str = ""
+    broken_line: int = 0
 
 
 @dataclass(frozen=True)
 class Sample:
     """`names`: the columns as the source spells them. `rows`: line (or row) number and texts of
-    each; None is NULL. `file`: the look of a text file."""
+    each; None is NULL. `file`: the look of a text file. `skip`: the rows above the header of a
+    sheet."""
 
     names: Sequence[str]
     rows: Sequence[tuple[int, Sequence[str | None]]]
     file: TextFile | None = None
+    skip: int = 0
 
     def column(self, name: str) -> Iterator[tuple[int, str]]:
         """The lines and values of a column, spelled canonically; blank ones are left out."""
@@ -65,12 +76,17 @@ def take(dataset: Dataset, storage: Storage) -> Sample:
         if chosen.name == "CSV":
             with csv_source.named(dataset, 1, len(paths)):
                 return _of_text(paths[0], dataset.headers)
+        if chosen.name == "Excel":
+            rows = workbook.first_rows(dataset, paths[0], MAX_SKIPPED + 20)
+            skip = _header_row(rows, dataset.headers)
+            read = dataset.read.model_copy(update={"skip": skip})
+            return replace(_of_rows(replace(dataset, read=read), storage), skip=skip)
     return _of_rows(dataset, storage)
 
 
 def _of_rows(dataset: Dataset, storage: Storage) -> Sample:
     raw = replace(dataset, read=AS_IT_IS.model_copy(update=_file_keys(dataset)))
-    names = sorted(connectors.column_names(raw, storage))
+    names = sorted(filter(None, connectors.column_names(raw, storage)))
     connection = connectors.connect(storage)
     connectors.open_rows(connection, raw, names)
     listed = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
@@ -89,7 +105,10 @@ def _of_text(path: Path, headers: Sequence[str]) -> Sample:
         encoding = _encoding(iter(lambda: raw.read(PIECE_BYTES), b""))
     with csv_source.opened(path) as raw:
         decoder = codecs.getincrementaldecoder(encoding)("replace")
-        content = decoder.decode(raw.read(PIECE_BYTES)).removeprefix("\ufeff")
+        start = raw.read(PIECE_BYTES)
+    content = decoder.decode(start).removeprefix("\ufeff")
+    if (other := csv_file.other_kind(start)) and not encoding.startswith("utf-16"):
+        raise MalformedCsvError(other)
     if not content or "\0" in content:
         raise MalformedCsvError("the file is empty, or no text: export it again as CSV")
     lines = list(islice(io.StringIO(content, newline=None), MAX_ROWS + MAX_SKIPPED))
@@ -101,8 +120,9 @@ def _of_text(path: Path, headers: Sequence[str]) -> Sample:
         for row in reader:
             rows += [(skip + reader.line_num, row)] if row else []
     others = [each for each in DELIMITERS if each in lines[skip] and each != delimiter]
+    broken = next((n for n, line in enumerate(lines, 1) if "\ufffd" in line), 0)
     odd = next(((n, word) for n, line in enumerate(lines, 1) for word in _odd(line)), (0, ""))
-    file = TextFile(encoding, skip, [delimiter, *others], *odd)
+    file = TextFile(encoding, skip, [delimiter, *others], *odd, broken)
     return Sample([text.canonical(name) for name in names], rows, file)
 
 
@@ -116,6 +136,8 @@ def _encoding(pieces: Iterator[bytes]) -> str:
     first = next(pieces, b"")
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    if wide := csv_file.utf16_without_mark(first):
+        return wide
     decoder, high = codecs.getincrementaldecoder("utf-8")(), bytearray()
     is_utf8 = True
     for piece in (first, *pieces):
@@ -124,18 +146,28 @@ def _encoding(pieces: Iterator[bytes]) -> str:
         except UnicodeDecodeError:
             is_utf8 = False
         if not is_utf8 or len(high) < 10_000:
-            high += bytes(re.sub(rb"[\x00-\x7f]+", b" ", piece)[:10_000])
-    if is_utf8:
+            high += b" ".join(UNUSUAL.findall(piece))[:10_000] + b" "
+    if is_utf8 or _is_mostly_utf8(bytes(high)):
         return "utf-8"
-    return max(
-        ("cp1252", "iso-8859-15", "mac-roman", "cp850"), key=lambda name: _likely(bytes(high), name)
-    )
+    return max(CANDIDATES, key=lambda name: _likely(bytes(high), name))
+
+
+def _is_mostly_utf8(content: bytes) -> bool:
+    """Whether the letters of most lines are UTF-8, so that a line of another encoding is a mistake
+    in the file."""
+    decoded = content.decode("utf-8", "replace")
+    letters = sum(not letter.isascii() and letter != "\ufffd" for letter in decoded)
+    return letters > decoded.count("\ufffd")
 
 
 def _likely(content: bytes, encoding: str) -> int:
+    """Letters of French words, less signs that letters become in another encoding. A capital within
+    a word of small letters is such a sign, too."""
     decoded = content.decode(encoding, "replace")
-    return sum(letter in LETTERS for letter in decoded) - sum(
-        letter in NOT_LETTERS or letter == "\ufffd" for letter in decoded
+    return (
+        sum(letter in LETTERS for letter in decoded)
+        - sum(letter in NOT_LETTERS or letter == "\ufffd" for letter in decoded)
+        - 2 * len(MIXED.findall(decoded))
     )
 
 
@@ -145,7 +177,7 @@ def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
     wanted = {slug(name) for name in headers}
     best, header = (-1, -1, 0), (",", 0)
     for at, line in enumerate(lines[:MAX_SKIPPED]):
-        for delimiter in DELIMITERS:
+        for delimiter in KNOWN_DELIMITERS:
             fields = _fields(line, delimiter)
             below = [
                 len(_fields(each, delimiter)) for each in lines[at + 1 : at + 20] if each.strip()
@@ -157,6 +189,17 @@ def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
             if score > best:
                 best, header = score, (delimiter, at)
     return header
+
+
+def _header_row(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> int:
+    """The number of rows above the header of a sheet: the first row with the most names of
+    `headers`; if none has any, the first with as many cells as the widest row."""
+    wanted = {slug(name) for name in headers}
+    scores = [
+        (len(wanted.intersection(map(slug, row))), sum(bool(cell.strip()) for cell in row))
+        for row in rows[:MAX_SKIPPED]
+    ]
+    return scores.index(max(scores, default=(0, 0))) if scores else 0
 
 
 def _fields(line: str, delimiter: str) -> list[str]:

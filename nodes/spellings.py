@@ -48,11 +48,17 @@ def _alike(
         f"SELECT DISTINCT value FROM (SELECT {value} AS value, {level} AS level FROM source) "
         f"WHERE level IS NULL AND value IS NOT NULL ORDER BY value LIMIT {MAX_VALUES}"
     ).fetchall()
-    levels = {text.folded(level): level for level in column.levels}
-    pairs = [(str(row[0]), levels.get(text.folded(str(row[0])))) for row in rows]
+    levels = {_bare(level): level for level in column.levels}
+    pairs = [(str(row[0]), levels.get(_bare(str(row[0])))) for row in rows]
     shown = [
         f"; {text.spelled(value)} is spelled differently from the level {text.spelled(level)}"
         for value, level in pairs
         if level is not None
     ]
     return "".join(shown[:MAX_SHOWN])
+
+
+def _bare(value: str) -> str:
+    """A form that is equal for texts that differ in accents, capitals, spaces or leading zeros."""
+    bare = text.folded(text.plain(value))
+    return bare.lstrip("0") or bare if bare.isdecimal() else bare

@@ -141,6 +141,12 @@ def _group(reader: Reader, name: str, arguments: list[Term]) -> Term:
             f"none, in {reader.text!r}"
         )
     value = reader.number(arguments[0])
+    low, high = value.interval
+    if beyond := [cut for cut in values if cut <= low or cut > high]:
+        raise ExpressionError(
+            f"the cut {beyond[0]:.12g} in {reader.text!r} makes a group in which nobody can be, by "
+            f"the range from {low:g} to {high:g}: leave it out"
+        )
     ends = [f"CAST({cut!r} AS DOUBLE)" for cut in values]
     conditions = [
         f"({value.sql} < {ends[0]})",

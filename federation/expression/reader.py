@@ -193,6 +193,10 @@ class Reader:
             return self.call(token)
         if kind in ("name", "quoted") and token.lower() not in _WORDS:
             return self.column(token.strip("`"))
+        if token.lower() == "between":
+            raise ExpressionError(
+                f"{self.text!r}: write `between` behind a value, as in age between 40 and 60"
+            )
         raise ExpressionError(
             f"a value is missing before {token!r} in {self.text!r}"
             if token
@@ -216,9 +220,9 @@ class Reader:
 
     def call(self, name: str) -> Term:
         self.expect("(")
-        arguments = []
+        arguments: list[Term] = []
         while not self.take(")"):
-            arguments.append(self.disjunction())
+            arguments.append(self.argument(name.lower(), len(arguments)))
             if not self.take(","):
                 self.expect(")")
                 break
@@ -228,6 +232,21 @@ class Reader:
                 f"unknown function {name!r}; the functions are {', '.join(self.functions)}"
             )
         return function(self, name.lower(), arguments)
+
+    def argument(self, function: str, at: int) -> Term:
+        try:
+            return self.disjunction()
+        except UnknownColumnError as unknown:
+            if function == "in_codes" and at:
+                raise ExpressionError(
+                    f"there is no set of codes {unknown.name!r}: name it under `cohort.codes`, or "
+                    "write codes in quotes, as in 'I60-I64'"
+                ) from None
+            if function in ("recode", "starts_with") and at:
+                raise ExpressionError(
+                    f"{unknown.name!r} in {self.text!r} is a text: put it in quotes"
+                ) from None
+            raise
 
     # -- pieces
     def derived(self, term: Term, *of: Term) -> Term:
@@ -286,6 +305,8 @@ class Reader:
         return term if shape != "made" else self.derived(term, left, right)
 
     def compare(self, left: Term, operator: str, right: Term) -> Term:
+        if operator not in ("=", "<>") and (left.terminology or right.terminology):
+            raise ExpressionError(self.no_order(left, right))
         if left.literal is not None and right.literal is None:
             left, right = right, self.as_kind(left, right)
             operator = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(operator, operator)
@@ -338,8 +359,19 @@ class Reader:
             days = intervals.of_days(day, day)
             return Term(f"DATE '{day.isoformat()}'", "date", days, shape="constant")
         if other.terminology is not None:
-            return Term(quote_text(self.prefix(term, other)), "string", shape="constant")
+            return Term(quote_text(self.code(term, other)), "string", shape="constant")
         return term
+
+    def code(self, term: Term, of: Term) -> str:
+        """The text of a literal, as the whole codes of a column are spelled."""
+        spelled = self.prefix(term, of)
+        terminology = terminologies.TERMINOLOGIES[str(of.terminology)]
+        if not terminology.is_code(spelled):
+            raise ExpressionError(
+                f"{term.literal!r} is the beginning of a code of {of.terminology}, and no code: "
+                f"write starts_with({of.name}, {term.literal!r})"
+            )
+        return spelled
 
     def prefix(self, term: Term, of: Term) -> str:
         """The text of a literal, as the codes or levels of a column are spelled."""

@@ -16,12 +16,13 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation import text
+from federation.arrays import Ints
 
 Form = Literal["nir13", "text", "date"]
 Blocks = NDArray[np.uint8]
@@ -95,17 +96,21 @@ _NORMALISE: Mapping[Form, Callable[[str], str | None]] = {
 
 def blocks(form: Form, values: Sequence[object]) -> tuple[Blocks, NDArray[np.bool_]]:
     """(n, 16) blocks of identifiers, and which of them (n,) are usable. Unusable ones are zeros."""
-    if form == "nir13" and (quick := _plain_nirs(values)) is not None:
-        return quick, np.ones(len(values), np.bool_)
+    table, usable = np.zeros((len(values), SIZE), np.uint8), np.zeros(len(values), np.bool_)
+    if form == "nir13":
+        places, digits = _plain_nirs(values)
+        table[places, :13], usable[places] = digits, True
+    rest = np.flatnonzero(~usable)
     block_of: dict[object, bytes | None] = {}
-    for value in values:  # dates, communes and first names repeat
-        if value not in block_of:
+    for value in (values[place] for place in rest.tolist()):
+        if value not in block_of:  # dates, communes and first names repeat
             spelled = normalise(form, value)
             block_of[value] = None if spelled is None else block(form, spelled)
-    entries = [block_of[value] for value in values]
-    usable = np.array([entry is not None for entry in entries], np.bool_)
+    entries = [block_of[values[place]] for place in rest.tolist()]
     content = b"".join(entry or bytes(SIZE) for entry in entries)
-    return np.frombuffer(content, np.uint8).reshape(-1, SIZE), usable
+    table[rest] = np.frombuffer(content, np.uint8).reshape(-1, SIZE)
+    usable[rest] = [entry is not None for entry in entries]
+    return table, usable
 
 
 def block(form: Form, spelled: str) -> bytes:
@@ -117,19 +122,17 @@ def block(form: Form, spelled: str) -> bytes:
     return bytes([digest[0] & 0x7F]) + digest[1:]
 
 
-def _plain_nirs(values: Sequence[object]) -> Blocks | None:
-    """Blocks of values that are 13 digits each already, without a step per value; else None."""
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "SU" or not len(values):
-        return None
-    try:
-        raw = values.astype("S16")
-    except UnicodeEncodeError:
-        return None
-    if values.dtype.itemsize > raw.dtype.itemsize * (4 if values.dtype.kind == "U" else 1):
-        return None  # longer values would be cut
-    table = raw.view(np.uint8).reshape(-1, SIZE)
-    digits = (table[:, :13] >= ord("0")) & (table[:, :13] <= ord("9"))
-    first = (table[:, 0] >= ord("1")) & (table[:, 0] <= ord("8"))
-    if not (digits.all() and first.all() and not table[:, 13:].any()):
-        return None
-    return table
+def _plain_nirs(values: Sequence[object]) -> tuple[Ints, NDArray[np.uint8]]:
+    """The places (n_plain,) of values that are 13 digits of a NIR already, and these digits
+    (n_plain, 13), without a step in Python for each."""
+    if set(map(type, values)) <= {str}:
+        lengths = list(map(len, cast(Sequence[str], values)))
+    else:
+        lengths = [len(value) if isinstance(value, str) else 0 for value in values]
+    places = np.flatnonzero(np.array(lengths, np.int64) == 13)
+    listed = values if len(places) == len(values) else [values[place] for place in places.tolist()]
+    texts = np.array(listed, "U13")
+    codes = texts.view(np.uint32).reshape(-1, 13)
+    is_plain = ((codes >= ord("0")) & (codes <= ord("9"))).all(1)
+    is_plain &= (codes[:, 0] >= ord("1")) & (codes[:, 0] <= ord("8"))
+    return places[is_plain], codes[is_plain].astype(np.uint8)

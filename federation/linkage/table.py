@@ -29,7 +29,8 @@ _CALL = re.compile(rf"\s*({'|'.join(AGGREGATES)})\s*\((.*)\)\s*", re.DOTALL)
 class LinkedColumn:
     """A column of the linked people. `dataset`: the dataset of the holder that gives it. `sql`: its
     value for one person, over that holder's rows. `sources`: the contract columns that it needs
-    there. `is_plain`: it is made of a column of the contract, not of an expression."""
+    there. `is_plain`: it is made of a column of the contract, not of an expression. `row_sql`: its
+    value in the row of a person who has only one; None if it aggregates rows."""
 
     name: str
     dataset: str
@@ -37,6 +38,7 @@ class LinkedColumn:
     column: Column
     sources: frozenset[str]
     is_plain: bool = True
+    row_sql: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,12 @@ def _plain(dataset: str, schema: Schema) -> list[LinkedColumn]:
     """All columns of a dataset with one row a person. Texts and arrays stay with the holder."""
     return [
         LinkedColumn(
-            name, dataset, f"any_value({field.sql})", _column(field, schema), schema.sources[name]
+            name,
+            dataset,
+            f"any_value({field.sql})",
+            _column(field, schema),
+            schema.sources[name],
+            row_sql=field.sql,
         )
         for name, field in schema.fields.items()
         if field.kind in CARRIED and name != schema.contract.person

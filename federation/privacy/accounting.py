@@ -141,10 +141,11 @@ def equivalent(spent: Cost, delta: float) -> int:
     return spent.rho if not spent.curve else rho_for(tight_epsilon(spent, delta), delta) + 1
 
 
-def max_at_orders(rho: int, delta: float) -> list[float]:
+@lru_cache(maxsize=256)
+def max_at_orders(rho: int, delta: float) -> tuple[float, ...]:
     """The largest cost at each of ORDERS, in pico-rho, for (epsilon(rho, delta), delta)-privacy."""
     epsilon_ = epsilon(rho, delta)
-    return [PICO * (epsilon_ - _conversion(order, delta)) / order for order in ORDERS]
+    return tuple(PICO * (epsilon_ - _conversion(order, delta)) / order for order in ORDERS)
 
 
 def _at_orders(spent: Cost) -> list[int]:
@@ -263,13 +264,29 @@ def _minimum(f: Callable[[float], float], low: float, high: float) -> float:
 
 @lru_cache(maxsize=4096)
 def rho_for(epsilon_: float, delta: float) -> int:
-    """The largest pico-rho within (epsilon, delta), by bisection."""
-    low, high = 0, 1
-    while epsilon(high, delta) <= epsilon_:
+    """The largest pico-rho within (epsilon, delta), by the Illinois method: a ledger computes one
+    after each step of a training, so it takes a dozen evaluations instead of a hundred."""
+
+    def excess(rho: int) -> float:
+        return epsilon(rho, delta) - epsilon_
+
+    # rho + 2 sqrt(rho log(1 / delta)) is never below epsilon [Bun, Steinke 2016, proposition 1.3]
+    root = math.sqrt(max(0.0, -math.log(delta)))
+    low = max(0, math.floor(PICO * (math.sqrt(root * root + epsilon_) - root) ** 2) - 1)
+    low = low if excess(low) <= 0 else 0
+    high = 2 * low + 1
+    while (above := excess(high)) <= 0:
         low, high = high, 2 * high
+    below, last_side = excess(low), 0
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if epsilon(middle, delta) <= epsilon_ else (low, middle)
+        crossing = high - math.ceil((high - low) * (above / (above - below)))
+        middle = min(max(crossing, low + 1), high - 1)
+        side = -1 if (value := excess(middle)) <= 0 else 1
+        if side < 0:
+            low, below, above = middle, value, above / 2 if side == last_side else above
+        else:
+            high, above, below = middle, value, below / 2 if side == last_side else below
+        last_side = side
     return low
 
 

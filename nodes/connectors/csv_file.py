@@ -38,11 +38,22 @@ NOT_UTF8 = (
 )
 NUL_BYTE = "a NUL byte, so the file is damaged or not text: export it again as CSV"
 CUT_OFF = "the file is cut off, or damaged: copy it again"
+END = ": if records end with the delimiter, end the header's line with it, too"
 TOO_LONG = (
     "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
 )
 _ENDINGS = {"CR": b"\r", "LF": b"\n", "CRLF": b"\r\n"}
 QUOTES_AND_SPACES = {ord(character): None for character in '" '}
+OTHER_KINDS = {
+    b"\xff\xfe\0\0": "UTF-32: save it as UTF-8",
+    b"PK\x03\x04": "an archive or a workbook: give it its own name, as in .xlsx or .zip",
+    b"\xd0\xcf\x11\xe0": "an older workbook of Excel: give it the name .xls",
+    b"\x1f\x8b": "compressed: give it the name .csv.gz",
+    b"PAR1\x15": "a Parquet file: give it the name .parquet",
+    b"%PDF": "a PDF: export the table as CSV",
+    b"SQLite format 3": "a database of SQLite: read it in a mapping (docs/mapping.md)",
+    b"$FL2": "a file of SPSS: give it the name .sav",
+}
 BOM, UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -202,10 +213,8 @@ def _count_lines(block: bytes) -> int:
 
 
 def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header:
-    if block.startswith(UTF16):
-        raise MalformedCsvError(
-            "the file is UTF-16: save it as UTF-8, or write `read: {encoding: utf-16}`"
-        )
+    if other := other_kind(block):
+        raise MalformedCsvError(other)
     first = f"line {dialect.first_line}"
     bom = len(BOM) if block.startswith(BOM) else 0
     record = _first_record(block[bom:])
@@ -238,6 +247,36 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
             "delimiter: write `read: {delimiter: ...}`, or use the contract's column names"
         )
     return Header(readings[best[0]], best[0], (bom, len(record)), content)
+
+
+def other_kind(block: bytes) -> str:
+    """What a file is that is no text in one byte a letter; empty for a text."""
+    kind = next((kind for start, kind in OTHER_KINDS.items() if block.startswith(start)), "")
+    if kind:
+        return f"the file is {kind}"
+    if block.startswith(UTF16):
+        return "the file is UTF-16: save it as UTF-8, or write `read: {encoding: utf-16}`"
+    if block.lstrip()[:1] == b"<":
+        return (
+            "the file is HTML or XML under the name of a text file: open it in a spreadsheet, and "
+            "export it as CSV"
+        )
+    wide = utf16_without_mark(block)
+    return (
+        f"the file is UTF-16 without its mark: write `read: {{encoding: {wide}}}`" if wide else ""
+    )
+
+
+def utf16_without_mark(block: bytes) -> str:
+    """The encoding of a text in which every second byte is 0; empty if it is none."""
+    start = np.frombuffer(block[:2000], np.uint8)
+    even, odd = start[0::2], start[1::2]
+    if len(start) < 20 or not start.any():
+        return ""
+    is_zero = [float((part == 0).mean()) for part in (even, odd)]
+    if max(is_zero) < 0.7 or min(is_zero) > 0.1:
+        return ""
+    return "utf-16-be" if is_zero[0] > is_zero[1] else "utf-16-le"
 
 
 def _first_record(block: bytes) -> bytes:
@@ -340,7 +379,9 @@ class _Scan:
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
         return [
-            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}")
+            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}{END}")
+            if count == width + 1
+            else (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}")
             for at, count in zip(starts.tolist(), widths.tolist(), strict=True)
             if count != width
         ]

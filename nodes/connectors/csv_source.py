@@ -245,7 +245,9 @@ def _held(archive: zipfile.ZipFile) -> list[str]:
         if name.lower().endswith(HELD) and not name.startswith("__MACOSX/")
     ]
     if not held:
-        raise MalformedCsvError(f"the archive holds no file of {', '.join(HELD)}: name another one")
+        raise MalformedCsvError(
+            f"the archive holds no file of {', '.join(HELD)}: unpack it, and name the file"
+        )
     return sorted(held)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from federation.contract import Column
 from federation.expression import quote_text
-from nodes import reading
+from nodes import day_formats
 from nodes.connectors.bits import Bits, Bytes
 from nodes.site import Dataset
 
@@ -131,12 +131,12 @@ def _is_numeric(code: str, dataset: Dataset) -> bool:
     return bool(WHOLE.fullmatch(code) or (plain and POINTED.fullmatch(code)))
 
 
-def _day(dataset: Dataset) -> reading.DateFormat | None:
+def _day(dataset: Dataset) -> day_formats.DateFormat | None:
     """The one format of days, if each of its parts has its full width."""
     read = dataset.read
     if read.datetime or read.time_zone or len(read.date) > 1:
         return None
-    day = reading.date_format(read.date[0] if read.date else ISO)
+    day = day_formats.date_format(read.date[0] if read.date else ISO)
     between = day.pieces[1::2]
     is_full = set(day.pieces[::2]) == set(DIRECTIVES) and len(between) == 2
     return day if is_full and between[0] == between[1] and between[0] in SEPARATORS else None
@@ -203,7 +203,7 @@ def _words(text: Text) -> Bits:
     return epoch | (text.of("fF") & text.of("nN").after(1))
 
 
-def _other_days(text: Text, day: reading.DateFormat) -> Bits:
+def _other_days(text: Text, day: day_formats.DateFormat) -> Bits:
     """The separators outside a whole value of the format. No day begins with a separator."""
     separators, start = text.of(day.pieces[1]), text.starts
     matches, at, inside = start, 0, []

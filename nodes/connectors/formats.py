@@ -176,7 +176,8 @@ def of(dataset: Dataset) -> tuple[Format, list[Path]]:
         chosen, paths = of_file(path), [path]
     if chosen is None:
         raise errors.SourceError(
-            f"dataset {name!r}: unknown kind of source {path.suffix!r}; {KINDS}"
+            f"dataset {name!r}: unknown kind of source {path.suffix!r}: rename the file after what "
+            f"it is, or export it as one of these; {KINDS}"
         )
     _check_keys(dataset, chosen)
     return chosen, paths

@@ -3,7 +3,9 @@ keys declare."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -75,10 +77,27 @@ def _rows(dataset: Dataset, path: Path) -> Iterator[Sequence[Any]]:
         sheet = book.get_sheet_by_name(_sheet(dataset, book.sheet_names))
         cells: list[list[Any]] = sheet.to_python(skip_empty_area=False)
     except (python_calamine.CalamineError, OSError, ValueError) as reason:
-        raise unreadable(
-            dataset, f"({type(reason).__name__}): save it as .xlsx again, without a password"
-        ) from None
+        raise unreadable(dataset, f"({type(reason).__name__}): {_remedy(path)}") from None
     return iter(cells[dataset.read.skip :])
+
+
+def first_rows(dataset: Dataset, path: Path, rows: int) -> Sequence[Sequence[str]]:
+    """The texts of the sheet's first rows, whatever `read.skip` says."""
+    whole = replace(dataset, read=dataset.read.model_copy(update={"skip": 0}))
+    cells = itertools.islice(_rows(whole, path), rows)
+    return [[_text(cell, dataset.read) or "" for cell in row] for row in cells]
+
+
+def _remedy(path: Path) -> str:
+    """By what the file really is."""
+    start = path.read_bytes()[:4_000_000] if path.is_file() else b""
+    if "EncryptedPackage".encode("utf-16-le") in start:
+        return "it has a password: save it without one"
+    if start.lstrip()[:1] == b"<":
+        return "it is HTML or XML: open it in a spreadsheet, and save it as .xlsx"
+    if start and b"\0" not in start:
+        return "it is a text file: give it the name .csv"
+    return "save it as .xlsx again, without a password"
 
 
 def _sheet(dataset: Dataset, names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -156,6 +156,16 @@ def weights(net: Any) -> Floats:
     return np.concatenate([parameter.detach().numpy().ravel() for parameter in shared(net)]).astype(
         np.float64
     )
+
+
+@lru_cache(maxsize=8)
+def _initial(network: Network, seed: int) -> Floats:
+    return weights(build(network, seed))
+
+
+def initial_weights(network: Network, seed: int) -> Floats:
+    """(n_weights,): those that `build` draws. Each query of a training asks for them again."""
+    return _initial(network, seed).copy()
 
 
 def put(net: Any, flat: Floats) -> None:

@@ -190,11 +190,17 @@ def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
             .transpose(1, 2)
             .reshape(people, outputs.shape[1], -1)
         )
-    biases, slope_lengths = outputs.sum(2), torch.linalg.vector_norm(outputs, dim=1)
+    biases, slope_lengths = outputs.sum(2), _column_lengths(outputs)
     terms = (slope_lengths * torch.linalg.vector_norm(inputs, dim=2)).sum(1)
     return _matrix(inputs, outputs, terms, convolved), Piece(
         biases.square().sum(1), slope_lengths.sum(1), lambda scale: scale @ biases
     )
+
+
+def _column_lengths(outputs: Tensor) -> Tensor:
+    """(people, tokens), from outputs (people, outputs, tokens). Over a dimension that is not the
+    last one, torch's vector_norm takes 30 times as long."""
+    return outputs.square().sum(1).sqrt()
 
 
 def _matrix(

@@ -212,7 +212,7 @@ def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
 
 def start(task: Task[Options, Plan]) -> HubState:
     plan: Plan = task.plan
-    weights = networks.weights(networks.build(plan.network, task.options.seed))
+    weights = networks.initial_weights(plan.network, task.options.seed)
     values = {"weights": weights, "round": np.zeros(1)}
     if task.options.strategy == "scaffold":
         values["control"] = np.zeros_like(weights)

@@ -87,7 +87,7 @@ def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
 
 
 def start(task: Task[Options, Plan]) -> State:
-    weights = networks.weights(networks.build(task.plan.network, task.options.seed))
+    weights = networks.initial_weights(task.plan.network, task.options.seed)
     return State("count", {"weights": weights})
 
 

@@ -67,6 +67,40 @@ def test_a_key_must_be_unique_among_all_people_of_the_right_not_among_those_left
     assert linked(left, right)[1].tolist() == [0, -1]
 
 
+def unique_among_those_left(monkeypatch) -> None:
+    """The planted fault: a key of the right counts as unique once the others who share it are
+    linked."""
+    taken: set[int] = set()
+    pairs_among_all = cascade._pairs
+
+    def pairs(left, right):
+        free = np.setdiff1d(np.arange(len(right)), list(taken))
+        people, places = pairs_among_all(left, right[free])
+        taken.update(free[places].tolist())
+        return people, free[places]
+
+    monkeypatch.setattr(cascade, "_pairs", pairs)
+
+
+def test_uniqueness_among_those_left_would_link_strangers(monkeypatch):
+    """2,000 people have a name of their own. 200 of them have a sibling at the right who shares
+    their weaker key, and so does a stranger at the left: with the fault one link in eleven is
+    false, and no expected number says so."""
+    names, keys = [f"n{i}" for i in range(2000)], [f"k{i}" for i in range(2000)]
+    strangers, siblings = [f"x{i}" for i in range(200)], [f"s{i}" for i in range(200)]
+    left = names_of(names + strangers, [f"a{i}" for i in range(2000)] + keys[:200])
+    right = names_of(names + siblings, keys + keys[:200])
+    truth = np.r_[np.arange(2000), np.full(200, -1)]
+
+    def precision() -> float:
+        _, rows = linked(left, right)
+        return float((rows == truth)[rows >= 0].mean())
+
+    assert precision() == 1.0
+    unique_among_those_left(monkeypatch)
+    assert precision() == pytest.approx(10 / 11)
+
+
 def test_nobody_is_linked_twice():
     left = names_of(["ann", "x"], ["1", "2"])
     right = names_of(["ann", "y"], ["2", "3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -53,6 +54,23 @@ def test_the_rho_for_an_epsilon_is_the_most_that_fits(epsilon: float, delta: flo
         <= epsilon
         < accounting.epsilon(rho + max(2, rho // 10**6), delta)
     )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(1e-6, 100), st.floats(1e-12, 0.01))
+def test_the_rho_for_an_epsilon_is_that_of_a_bisection_in_a_quarter_of_its_steps(
+    epsilon: float, delta: float
+) -> None:
+    low, high = 0, 1
+    while accounting.epsilon(high, delta) <= epsilon:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = accounting.epsilon(middle, delta) <= epsilon
+        low, high = (middle, high) if fits else (low, middle)
+    with mock.patch.object(accounting, "epsilon", wraps=accounting.epsilon) as counted:
+        assert accounting.rho_for.__wrapped__(epsilon, delta) == low
+    assert counted.call_count <= 40  # the bisection takes 60 to 100
 
 
 def test_no_budget_is_an_error() -> None:

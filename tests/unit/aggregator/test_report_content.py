@@ -122,7 +122,7 @@ def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     rows: list[dict[str, Any]] = [
         {"term": "=1+1", "estimate": -0.5, "n": 3, "sure": True},
         {"term": "é; x", "estimate": None, "n": None, "sure": False},
-        *({"term": text} for text in ("+1", "-1", "@x", "\tx", "\rx")),
+        *({"term": text} for text in ("+a1", "-1-a", "@x", "\tx", "\rx")),
     ]
     text = spreadsheet.csv_text(rows, french=True)
     assert text.startswith("\ufeffterm;estimate;n;sure\r\n")

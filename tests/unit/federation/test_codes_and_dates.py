@@ -74,6 +74,13 @@ def broken(column: str, text: str) -> set[str]:
         ("box", "3400930000001", "3400930000001"),
         ("test", "4548-4", "4548-4"),
         ("diagnosis", "", None),
+        ("diagnosis", "A17.0†", "A170"),  # dagger and asterisk are marks on a code
+        ("diagnosis", "G01*", "G01"),
+        ("diagnosis", "A17.0+", "A170"),
+        ("diagnosis", "I21.-", "I21"),
+        ("diagnosis", "M45.X0", "M45X0"),
+        ("act", "DDQH012-01", "DDQH012-01"),
+        ("box", "3400930000001.0", "3400930000001"),
     ],
 )
 def test_a_code_has_one_spelling(column: str, written: str, read: str | None) -> None:
@@ -247,7 +254,16 @@ def test_derived_categories_have_levels() -> None:
         ("starts_with(diagnosis, '%')", "no code of cim-10"),
         ("starts_with(diagnosis)", "one code or more"),
         ("starts_with(age, '4')", "takes a column of codes"),
-        ("in_codes(diagnosis, stroke)", "unknown column 'stroke'"),
+        ("in_codes(diagnosis, stroke)", "no set of codes 'stroke': name it under `cohort.codes`"),
+        ("in_codes(diagnosis, 'I60..I64')", "no code or range of codes"),
+        ("diagnosis in ('I21', 'zz')", "no code of cim-10"),
+        ("diagnosis = 'I2'", "write starts_with"),
+        ("act = 'DDQH'", "write starts_with"),
+        ("starts_with(drug, '10')", "no code of atc"),
+        ("recode(way_out, home, x)", "'home' in .* is a text: put it in quotes"),
+        ("between(age, 40, 60)", "write `between` behind a value, as in age between 40 and 60"),
+        ("group(age, 40, 150)", "the cut 150 .* in which nobody can be"),
+        ("group(age, 18)", "the cut 18 "),
         ("in_codes(diagnosis, 'I64-I60')", "from a lower to a higher code"),
         ("in_codes(diagnosis, 'I6-I64')", "of the same length"),
         ("in_codes(diagnosis, 'I60,')", "no code or range"),
@@ -329,6 +345,27 @@ def test_a_derivation_that_is_no_one_thing_is_refused(derive: Any, message: str)
         federations.study_of(
             {"d": {"run": "describe", "columns": ["age"]}}, cohort={"derive": {"x": derive}}
         )
+
+
+@pytest.mark.parametrize(
+    ("written", "range_"),
+    [
+        ("I60\u2013I64", ("I60", "I64")),  # the dash that a word processor writes
+        ("i60.0 - i60.9", ("I600", "I609")),
+        ("C00-D48", ("C00", "D48")),  # a chapter
+        ("I21.-", ("I21", "I21")),
+        ("A17.0†", ("A170", "A170")),
+    ],
+)
+def test_sets_of_codes_are_read_as_they_are_written(written: str, range_: tuple[str, str]) -> None:
+    assert terminologies.ranges("cim-10", written) == [range_]
+
+
+def test_every_beginning_of_a_code_is_one() -> None:
+    for name, terminology in terminologies.TERMINOLOGIES.items():
+        code = terminology.spelled(terminology.example)
+        assert terminology.is_code(code), name
+        assert all(terminology.is_prefix(code[:end]) for end in range(1, len(code) + 1)), name
 
 
 def test_every_terminology_has_an_example_of_its_own_form() -> None:

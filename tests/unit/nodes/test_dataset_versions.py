@@ -3,6 +3,7 @@ budget."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from federation.cli.actions import node_data, node_setup, simulate
 from federation.contract import Contract
 from federation.messages import NoisedAnswer, Part, Query, Refusal, TaskId
 from federation.study import Study
-from nodes import ledger, service, setup, source_checks, state_folder
+from nodes import dataset_versions, ledger, service, setup, source_checks, state_folder
 from nodes import site as sites
 from nodes.dataset_versions import MAX_LINE
 from nodes.session import NodeContext
@@ -212,6 +213,17 @@ def test_a_refused_contract_is_shown_with_its_differences(tmp_path: Path) -> Non
     )
     unknown = service.of_another_contract(study_of(), site, None)
     assert "this node has version 2 and 1" in str(unknown)
+
+
+@pytest.mark.parametrize(
+    "stored", ["", "[]", "{", '{"contracts": {"people": 5}}', '{"contracts": {"people": "{}"}}']
+)
+def test_a_contract_that_is_not_the_signed_one_is_as_none(stored: str) -> None:
+    contract = federations.contract_of(FIRST)
+    text = json.dumps({"contracts": {"people": contract.canonical()}})
+    assert dataset_versions.contract_in(text, "people", contract.hash) == contract
+    assert dataset_versions.contract_in(text, "people", "0" * 64) is None
+    assert dataset_versions.contract_in(stored, "people", contract.hash) is None
 
 
 def test_a_long_difference_is_shortened(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from federation import errors
 from federation import schema as schemas
-from nodes import cohorts, connectors, samples, site
+from nodes import cohorts, connectors, recognition, samples, site
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -252,6 +252,42 @@ def test_a_workbook_with_several_sheets_names_one(tmp_path: Path) -> None:
     check(Path(f"{tmp_path / 't.xlsx'}#Séjours"))
     with pytest.raises(errors.DataError, match="the sheets are 'Notice', 'Séjours'"):
         columns_of(tmp_path / "t.xlsx")
+
+
+TITLES = {
+    "two lines and a blank one": [["Export"], ["du 12 mars"], [None]],
+    "a cell merged over the header": [[None, "Patient", None, None, None]],
+    "a blank row": [[None]],
+}
+
+
+@pytest.mark.parametrize("above", TITLES.values(), ids=TITLES)
+def test_rows_above_the_header_of_a_sheet_are_counted(
+    above: list[list[Any]], tmp_path: Path
+) -> None:
+    excel(tmp_path / "t.xlsx", [*above, *NATIVE])
+    dataset = Dataset(CONTRACT, str(tmp_path / "t.xlsx"))
+    keys = recognition.recognise(dataset, Storage(), date(2026, 11, 28)).keys
+    assert keys == {"skip": len(above)}
+    check(tmp_path / "t.xlsx", **keys)
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"\xd0\xcf\x11\xe0" + "EncryptedPackage".encode("utf-16-le"), "it has a password"),
+        (b"<html><table></table></html>", "it is HTML or XML: open it in a spreadsheet"),
+        (b"id;x\np1;5\n", "it is a text file: give it the name .csv"),
+        (b"PK\x03\x04\0\0", "save it as .xlsx again"),
+    ],
+)
+@pytest.mark.parametrize("name", ["t.xlsx", "t.xls", "t.ods"])
+def test_a_file_under_the_name_of_a_workbook_is_told_what_it_is(
+    content: bytes, remedy: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError, match=remedy):
+        columns_of(tmp_path / name)
 
 
 def test_a_workbooks_time_of_day_is_kept_from_a_day_unless_declared(tmp_path: Path) -> None:

@@ -24,3 +24,5 @@ def test_the_table_of_engines_says_what_each_needs_and_which_are_tested() -> Non
         package = engines.ENGINES[engine].package
         extra = re.fullmatch("extra `(.*)`", driver)
         assert driver == package if extra is None else extras[extra[1]][0].startswith(package)
+    for imported in ("thrift", "thrift-sasl", "pure-sasl"):  # pyhive declares none of them itself
+        assert any(each.startswith(f"{imported}>=") for each in extras["spark"])

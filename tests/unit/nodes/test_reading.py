@@ -77,6 +77,11 @@ SPACED = {"decimal": ",", "thousands": " "}
         ("1,234.5", {"thousands": ","}, 1234.5),
         ("1,5", {"thousands": ","}, BAD),
         ("1'234.5", {"thousands": "'"}, 1234.5),
+        ("1\u2009234,5", SPACED, 1234.5),  # the thin space of a typographer
+        ("1’234.5", {"thousands": "'"}, 1234.5),
+        ("\u22125,2", FRENCH, -5.2),  # the minus sign of Unicode
+        ("\u22125.2", {}, -5.2),
+        ("- 5,2", FRENCH, BAD),
         ("66,7", {}, BAD),
         ("66.7", {}, 66.7),
     ],
@@ -88,6 +93,7 @@ def test_a_number_is_read_in_the_declared_notation_or_not_at_all(
 
 
 DMY = {"date": "dd/mm/yyyy"}
+NAMED = {"date": "d mmm yyyy"}
 YY = {"date": ["dd/mm/yy"], "first_year": 1926}
 
 
@@ -121,6 +127,16 @@ YY = {"date": ["dd/mm/yy"], "first_year": 1926}
         ("07/05/2023 14:30", DMY, BAD),
         ("07/05/2023 14:30", {"datetime": "dd/mm/yyyy hh:mm"}, date(2023, 5, 7)),
         ("07/05/2023 25:30", {"datetime": "dd/mm/yyyy hh:mm"}, BAD),
+        ("1er janv. 2023", NAMED, date(2023, 1, 1)),
+        ("lundi 3 juillet 2023", NAMED, date(2023, 7, 3)),
+        ("03 JUIN 2023", NAMED, date(2023, 6, 3)),
+        ("3 jui 2023", NAMED, BAD),  # June or July
+        ("31 févr. 2023", NAMED, BAD),
+        ("3 brumaire 2023", NAMED, BAD),
+        ("25-déc-24", {"date": "dd-mmm-yy", "first_year": 1927}, date(2024, 12, 25)),
+        ("20230507143000", {"datetime": "yyyymmddhhmmss"}, date(2023, 5, 7)),
+        ("20230507250000", {"datetime": "yyyymmddhhmmss"}, BAD),
+        ("3 mai 2023 à 14h30", {"datetime": "d mmm yyyy hh:mm"}, date(2023, 5, 3)),
         ("2023-05-07T23:59:59", {"datetime": "yyyy-mm-dd hh:mm:ss"}, date(2023, 5, 7)),
         ("2023-05-07T23:30:00Z", {"time_zone": "Europe/Paris"}, date(2023, 5, 8)),
         ("2023-05-07 23:30:00+02:00", {"time_zone": "Europe/Paris"}, date(2023, 5, 7)),
@@ -166,7 +182,7 @@ def test_a_word_is_yes_or_no_as_declared_or_neither(
     ("keys", "message"),
     [
         ({"encoding": "klingon"}, "encoding"),
-        ({"delimiter": ":"}, "must be"),
+        ({"delimiter": "a"}, "must be"),
         ({"decimal": ",", "thousands": ","}, "same mark"),
         ({"date": "dd/mm"}, "no format of a day"),
         ({"date": "%d/%m/%Y"}, "no format of a day"),

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import zipfile
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from federation import errors, yaml_values
 from federation.cli.actions import node_data
 from nodes import cohorts, recognition
+from nodes import site as sites
 from nodes.reading import Reading
 from nodes.recognition import Recognised
 from nodes.site import Dataset, Storage
@@ -106,6 +108,9 @@ def numbers(*values: str, **how: Any) -> dict[str, Any]:
         (["1.5", "12", "NR"], {}),
         (["66,7", "NR", "abc"], {"decimal": ","}),
         (["abc", "def"], {}),
+        (["1\u2009234,5", "66,7"], {"decimal": ",", "thousands": " "}),
+        (["1’234,50", "12,00"], {"decimal": ",", "thousands": "'"}),
+        (["\u22125,2", "12"], {"decimal": ","}),
     ],
 )
 def test_notations_of_numbers(values: list[str], keys: dict[str, Any], tmp_path: Path) -> None:
@@ -141,6 +146,12 @@ def dates(*values: str, **how: Any) -> dict[str, Any]:
         (["2023-05-07T14:30:59+02:00"], {"time_zone": "Europe/Paris"}),
         (["07/05/2023", "20230508"], {"date": ["dd/mm/yyyy", "yyyymmdd"]}),
         (["2023-05-07", "2023-05-08 00:00:00"], {}),
+        (["1er janv. 2023", "3 août 2023"], {"date": ["d mmm yyyy"]}),
+        (["03-févr-23", "14-JUL-98"], {"date": ["d-mmm-yy"], "first_year": 1927}),
+        (["03FEB2023"], {"date": ["ddmmmyyyy"]}),
+        (["3.2.2023"], {"date": ["d.m.yyyy"]}),
+        (["20230203143000"], {"datetime": ["yyyymmddhhmmss"]}),
+        (["03/02/2023 à 14h30", "23/02/2023 9h05"], {"datetime": ["dd/mm/yyyy hh:mm"]}),
         (["hier", "31/02/2023"], {}),
     ],
 )
@@ -156,7 +167,7 @@ def test_a_day_that_two_formats_read_is_said_to_be_both(tmp_path: Path) -> None:
 
 def test_days_as_excel_counts_them_have_no_key(tmp_path: Path) -> None:
     observations = recognised("id;d", "p1;45053", "p2;44561", folder=tmp_path)
-    assert not observations.keys and "as Excel keeps dates" in observations.seen[0].meaning
+    assert not observations.keys and "as Excel (from 1900) or SAS" in observations.seen[0].meaning
 
 
 @pytest.mark.parametrize(
@@ -184,6 +195,82 @@ def test_words_that_are_read_already_need_no_key(tmp_path: Path) -> None:
     assert not observations.keys and "write which is which" in observations.seen[0].meaning
 
 
+ODD = (
+    ("n", ["0,7", "<0,5"], "a limit of measurement"),
+    ("n", ["12,5 %", "3 %"], "a percent sign"),
+    ("n", ["12 ans", "45 ans"], "a unit behind the number"),
+    ("n", ["1.5", "2.5", "1,5"], "which mixes the two"),
+    ("n", ["1", "#VALEUR!"], "an error of a spreadsheet"),
+    ("n", ["1", "(5)"], "brackets around a number"),
+    ("n", ["1h30"], "hours and minutes"),
+    ("n", ["12-15"], "two numbers"),
+    ("n", ["1", "non renseigné", "NF"], "write `missing: [NF, NR, non renseigné]`"),
+    ("d", ["2023-02", "02/2023"], "a month without a day"),
+    ("d", ["2023"], "a year alone"),
+    ("d", ["1675382400"], "seconds since 1970"),
+    ("d", ["03/02/2023 24:00"], "24:00, which no day has"),
+    ("d", ["03/02/2023 02:30 PM"], "a time with am or pm"),
+    ("b", ["présent", "absent"], "`yes: [présent], no: [absent]`"),
+    ("b", ["+", "-"], '`yes: ["+"], no: ["-"]`'),
+    ("b", ["-1", "0"], '`yes: ["-1"], no: ["0"]`'),
+    ("b", ["1", "2", "9"], '`yes: ["1"], no: ["2"]`'),
+    ("b", ["X", "x"], "an empty cell is missing"),
+)
+
+
+@pytest.mark.parametrize(("column", "values", "meaning"), federations.first_of_each(ODD))
+def test_values_that_no_key_reads_are_named_with_their_remedy(
+    column: str, values: list[str], meaning: str, tmp_path: Path
+) -> None:
+    lines = [f"p{i};{value}" for i, value in enumerate(values)]
+    seen = recognised(f"id;{column}", *lines, folder=tmp_path).seen
+    assert any(meaning in each.meaning for each in seen), seen
+
+
+def test_no_pair_of_words_is_seen_among_numbered_answers(tmp_path: Path) -> None:
+    lines = [f"p{i};{i}" for i in range(4)]
+    assert not recognised("id;b", *lines, folder=tmp_path).seen
+
+
+def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
+    content = "id;s\np1;Décès\np2;Décès\n".encode() + "p3;Décès\n".encode("cp1252")
+    path = node(tmp_path, content, "  s: {type: string}\n")
+    dataset = sites.load(path).datasets["t"]
+    (seen,) = recognition.recognise(dataset, Storage(), TODAY).seen
+    assert (seen.line, seen.meaning) == (
+        4,
+        "this line is not utf-8 text, as the others are: correct the export",
+    )
+
+
+def test_a_header_that_holds_the_words_of_a_column_is_named(tmp_path: Path) -> None:
+    contract = federations.contract_of(
+        "dataset: t\nversion: 1\nunit: row\ncolumns:\n  sexe: {type: string}\n"
+    )
+    (tmp_path / "t.csv").write_text("Sexe du patient;x\nH;1\n")
+    dataset = Dataset(contract, str(tmp_path / "t.csv"))
+    keys = recognition.recognise(dataset, Storage(), TODAY).keys
+    assert keys == {"columns": {"sexe": "Sexe du patient"}}
+
+
+@pytest.mark.parametrize("delimiter", [":", "^", "~"])
+def test_rarer_delimiters_are_named_and_read(delimiter: str, tmp_path: Path) -> None:
+    path = node(tmp_path, f"id{delimiter}n\np1{delimiter}5\n".encode(), "  n: {type: number}\n")
+    dataset = sites.load(path).datasets["t"]
+    keys = recognition.recognise(dataset, Storage(), TODAY).keys
+    assert keys == {"delimiter": delimiter}
+    read = replace(dataset, read=Reading(**keys))
+    assert not cohorts.examine(read, Storage(), ["id", "n"])[1]
+
+
+def test_a_value_is_shown_as_the_source_writes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = b"id;d\np1;31/12/9999\np2;01/02/2023\n"
+    path = node(tmp_path, content, "  d: {type: date}\n", "{date: dd/mm/yyyy}")
+    assert "line 2 has '31/12/9999'" in check(path, capsys)
+
+
 @pytest.mark.parametrize(
     ("encoding", "named"),
     [
@@ -194,6 +281,8 @@ def test_words_that_are_read_already_need_no_key(tmp_path: Path) -> None:
         ("utf-16", "utf-16"),
         ("mac-roman", "mac-roman"),
         ("cp850", "cp850"),
+        ("utf-16-le", "utf-16-le"),
+        ("utf-16-be", "utf-16-be"),
     ],
 )
 def test_encodings(encoding: str, named: str | None, tmp_path: Path) -> None:
@@ -311,7 +400,8 @@ def test_check_says_that_a_column_is_another_one(
 ) -> None:
     path = node(tmp_path, b"id;n\np1;Dupont\np2;Martin\n", "  n: {type: number}\n")
     output = check(path, capsys)
-    assert "does not hold numbers: declare its `type`, or map another column; line 2 has" in output
+    assert "this column does not hold numbers: declare its `type`, name another column" in output
+    assert "or convert it in a mapping (docs/mapping.md); line 2 has 'Dupont'" in output
     assert "missing`" not in output
 
 
@@ -337,9 +427,11 @@ def _zip_that_is_cut_inside() -> bytes:
         ("t.csv", b"", "line 1 is empty"),
         ("t.csv", codecs.BOM_UTF8, "line 1 is empty"),
         ("t.csv", b"id;n\np\x001;1\n", "line 2: a NUL byte"),
-        ("t.csv", b"PK\x03\x04" + bytes(90), "line 1: a NUL byte"),  # a workbook by another name
+        ("t.csv", b"PK\x03\x04" + bytes(90), "an archive or a workbook"),
         ("t.csv", "id;n\np1;1\n".encode("utf-16-le"), "line 1: a NUL byte"),
-        ("t.csv", "id;n\np1;1\n".encode("utf-32"), "the file is UTF-16"),
+        ("t.csv", "id;n\np1;1\n".encode("utf-32"), "the file is UTF-32: save it as UTF-8"),
+        ("t.csv", b"<html><table><tr><td>id</td></tr></table>", "HTML or XML under the name"),
+        ("t.csv", "id;n\npatient-1;1\n".encode("utf-16-be"), "write `read: {encoding: utf-16-be}`"),
         ("t.csv.gz", b"id;n\np1;1\n", "cannot be read (BadGzipFile)"),
         (
             "t.csv.gz",

@@ -143,6 +143,7 @@ def test_a_person_in_two_spellings_is_one_person(mode: str, tmp_path: Path) -> N
         ("Orle\u0301ans".replace("a", "\uff41"), "U+FF41"),
         ("Saint  Étienne", "U+00C9"),
         ("ﬁn", ""),
+        ("Orleans", "Orl"),  # without its accent
     ],
 )
 def test_a_spelling_that_is_not_the_levels_is_shown_beside_it(

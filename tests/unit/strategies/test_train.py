@@ -653,3 +653,16 @@ def test_a_result_that_is_withheld_keeps_its_model(tmp_path: Path) -> None:
     rows["y"] = (np.arange(300) % 30 == 0).astype(int)
     analysis = federations.document(run(MLP, sites_of(tmp_path, rows=rows))).analyses["a"]
     assert analysis.status == "withheld" and analysis.model is None and not analysis.tables
+
+
+@pytest.mark.parametrize("kind", ["logistic", "mlp", "gru"])
+def test_the_first_weights_of_a_study_are_those_of_a_network_of_its_seed(kind: str) -> None:
+    """Also after somebody has written into them: each query of a training asks for them again."""
+    shape = (6, 2) if kind == "gru" else (5,)
+    widths = networks.WIDTHS[kind]  # type: ignore[index]
+    network = networks.Network(kind, shape, widths)  # type: ignore[arg-type]
+    expected = networks.weights(networks.build(network, 7))
+    networks.initial_weights(network, 7)[:] = 3.0
+    np.testing.assert_array_equal(networks.initial_weights(network, 7), expected)
+    if kind != "logistic":  # a logistic model starts at zero
+        assert (networks.initial_weights(network, 8) != expected).any()
