@@ -122,13 +122,14 @@ def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     rows: list[dict[str, Any]] = [
         {"term": "=1+1", "estimate": -0.5, "n": 3, "sure": True},
         {"term": "é; x", "estimate": None, "n": None, "sure": False},
-        *({"term": text} for text in ("+1", "-1", "@x", "\tx", "\rx")),
+        *({"term": text} for text in ("+A1", "-cmd|x", "@x", "\tx", "\rx", "-5-<10")),
     ]
     text = spreadsheet.csv_text(rows, french=True)
     assert text.startswith("\ufeffterm;estimate;n;sure\r\n")
     lines = list(csv.reader(io.StringIO(text[1:], newline=""), delimiter=";"))
     assert lines[1:3] == [["'=1+1", "-0,5", "3", "VRAI"], ["é; x", "", "", "FAUX"]]
-    assert [line[0][0] for line in lines[3:]] == ["'"] * 5
+    assert [line[0][0] for line in lines[3:8]] == ["'"] * 5
+    assert lines[8][0] == "-5-<10"  # a level, and no formula
     plain = spreadsheet.csv_text(rows).splitlines()
     assert plain[1] == "'=1+1,-0.5,3,True"
 
