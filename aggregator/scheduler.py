@@ -249,9 +249,12 @@ class Scheduler:
             audit.write(self.hub.audit, "transcript deleted", number=over.number, why=over.why)
 
     def _resume(self) -> None:
-        """Restarts the studies that were running when the hub stopped. Their former Flower runs are
-        stopped, in case they still run."""
+        """Restarts the studies that were running when the hub stopped, but for those whose result
+        was there already. Their former Flower runs are stopped, in case they still run."""
         for submitted in database.in_states(self.engine, "running"):
+            name = job_name(submitted.number, submitted.attempts)
+            if jobs.read_result(self.hub.jobs, name) is not None:
+                continue  # the next look stores it
             with suppress(errors.SetupError):
                 flower_control.stop(self.control, int(submitted.flower_run or 0))
             self._again(submitted, "the hub was restarted")
@@ -417,12 +420,14 @@ class Scheduler:
         )
 
     def _finish(self, submitted: Submitted, result: Mapping[str, Any]) -> None:
+        """Stores the result, and only then removes the job: a hub that ends in between, or a
+        database that fails, finds the result again."""
+        name = job_name(submitted.number, submitted.attempts)
         if "error" in result:
-            jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
             self._end(submitted, "failed", f"{result['error']}: {result['message']}")
+            jobs.remove(self.hub.jobs, name)
             return
         transcript_hash = self._keep_transcript(submitted)
-        jobs.remove(self.hub.jobs, job_name(submitted.number, submitted.attempts))
         values = {
             **result["document"],
             "receipt": self._receipt(submitted, result["nodes"], transcript_hash),
@@ -439,15 +444,17 @@ class Scheduler:
             run=run,
             sha256=receipts.digest(json.dumps(sealed, sort_keys=True).encode()),
         )
+        jobs.remove(self.hub.jobs, name)
 
     def _keep_transcript(self, submitted: Submitted) -> str | None:
-        """Moves the transcript of a study out of its job. Returns its hash, or None without one."""
+        """Moves the transcript of a study out of its job, unless that was done before the hub was
+        restarted. Returns its hash, or None without one."""
         path = jobs.transcript(self.hub.jobs, job_name(submitted.number, submitted.attempts))
-        if not path.exists():
-            return None
-        self.hub.transcripts.mkdir(mode=0o700, exist_ok=True)
-        stored = path.replace(self.hub.transcripts / f"{submitted.number}.gz")
-        return transcript.digest(stored)
+        stored = self.hub.transcripts / f"{submitted.number}.gz"
+        if path.exists():
+            self.hub.transcripts.mkdir(mode=0o700, exist_ok=True)
+            path.replace(stored)
+        return transcript.digest(stored) if stored.exists() else None
 
     def _receipt(
         self, submitted: Submitted, nodes: Mapping[str, Any], transcript_hash: str | None

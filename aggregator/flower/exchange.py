@@ -124,6 +124,7 @@ def _fleet(news: News) -> APIRouter:
         while True:
             news.events[node_id].clear()
             if await http.is_disconnected():  # another process of the node may ask by now
+                news.events[node_id].set()  # and what woke this one was meant for it
                 return Bundle()
             taken = await run_in_threadpool(_take, news, state, request)
             if taken is not None or time.monotonic() >= until:
@@ -135,9 +136,11 @@ def _fleet(news: News) -> APIRouter:
         pushed = _own_reply(request)
         message = pushed.messages_list[0].metadata
         response = await run_in_threadpool(_give, state, pushed, request.parts)
+        if response is None:
+            return Bundle(flower=PushMessagesResponse().SerializeToString())
         delivery = news.delivered.get(request.node.node_id)
         if delivery is not None and delivery.message_id == message.reply_to_message_id:
-            del news.delivered[request.node.node_id]
+            news.delivered.pop(request.node.node_id, None)
         news.answer(message.reply_to_message_id, message.run_id)
         return Bundle(flower=response.SerializeToString())
 
@@ -182,7 +185,7 @@ def _undelivered(news: News, state: Any, request: Bundle) -> Delivery | None:
     run_id = delivery.response.messages_list[0].metadata.run_id
     is_received = delivery.message_id == request.received
     if is_received or delivery.times >= MAX_DELIVERIES or _is_over(state, run_id):
-        del news.delivered[request.node.node_id]
+        news.delivered.pop(request.node.node_id, None)
         return None
     delivery.times += 1
     return delivery
@@ -200,10 +203,19 @@ def _stored(state: Any, run_id: int, tree: ObjectTree) -> Iterable[tuple[str, by
             yield part.object_id, content
 
 
-def _give(state: Any, pushed: PushMessagesRequest, parts: Iterable[Part]) -> PushMessagesResponse:
+def _give(
+    state: Any, pushed: PushMessagesRequest, parts: Iterable[Part]
+) -> PushMessagesResponse | None:
+    """Flower's response to a reply; None where there is no such query, or it was answered and the
+    hub has the reply. 403 if the query was another node's."""
+    metadata = pushed.messages_list[0].metadata
     with state.session():
+        asked = state.get_valid_message_ins(metadata.reply_to_message_id)
+        if asked is None:
+            return None
+        if (int(asked["dst_node_id"]) - pushed.node.node_id) % 2**64:  # Flower stores it signed
+            raise HTTPException(403, "the query was asked of another node")
         response: PushMessagesResponse = fleet_handlers.push_messages(pushed, state)
-        metadata = pushed.messages_list[0].metadata
         _store(state, metadata.run_id, response, parts)
         state.object_store.delete(metadata.reply_to_message_id)  # the query has been received
     return response

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from flwr.app import Message, Metadata
 from flwr.app.message import make_message
-from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
@@ -261,6 +261,32 @@ def test_a_reply_in_the_name_of_another_node_is_refused(superlink: SuperLink) ->
         other._call(exchange.GIVE, bundle)
     answer_of_node = Message(wire.reply_record(b"yes", b""), reply_to=message)
     node._give(answer_of_node, run_id, 0.0)
+    assert wire.reply_of(Inbox(grid).pull(ids)[ids[0]])[0] == b"yes"
+
+
+def reply_to(node: Exchange, message_id: str) -> Bundle:
+    """A reply in the node's own name to any query, as a lying node may write it."""
+    pushed = PushMessagesRequest(node=Node(node_id=node.node_id))
+    metadata = pushed.messages_list.add().metadata
+    metadata.src_node_id, metadata.reply_to_message_id = node.node_id, message_id
+    pushed.message_object_trees.add()
+    return Bundle(flower=pushed.SerializeToString())
+
+
+def test_a_reply_to_the_query_of_another_node_is_refused_and_one_to_no_query_is_dropped(
+    superlink: SuperLink,
+) -> None:
+    node, other, grid = superlink.node(), superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"q")])
+    taken = node.take(0.0)
+    assert taken is not None
+    message, run_id = node.read(taken)
+    with pytest.raises(httpx.HTTPStatusError, match="403"):
+        other._call(exchange.GIVE, reply_to(other, ids[0]))
+    for message_id in ("", "x" * 100_000, "0" * 64):
+        given = other._call(exchange.GIVE, reply_to(other, message_id))
+        assert not PushMessagesResponse.FromString(given.flower).objects_to_push
+    node._give(Message(wire.reply_record(b"yes", b""), reply_to=message), run_id, 0.0)
     assert wire.reply_of(Inbox(grid).pull(ids)[ids[0]])[0] == b"yes"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import sqlalchemy as sa
 
-from aggregator import database, jobs
+from aggregator import database, jobs, transcript
 from aggregator.document import Document
+from aggregator.flower import control as flower_control
 from aggregator.scheduler import Scheduler
-from federation import audit
+from federation import audit, receipts
 from tests import federations
 from tests.deployments import CONTRACT
 
@@ -109,3 +112,37 @@ def test_transcripts_go_with_the_result_that_they_vouch_for_or_after_their_days(
     entries = list(audit.entries(hub.hub.audit))
     assert [entry["event"] for entry in entries] == ["transcript deleted"] * 5
     assert entries[-1]["number"] == 2 and entries[-1]["why"] == "its 30 days are over"
+
+
+def test_a_result_that_the_database_does_not_take_yet_stays_and_keeps_its_transcript(
+    hub: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a hub that ends while it stores the result: the study does not run again."""
+    keep(jobs.transcript(hub.hub.jobs, "1-1"))
+    values = {"document": document(tmp_path).model_dump(mode="json"), "nodes": {}}
+    (hub.hub.jobs / "1-1.result.json").write_text(json.dumps(values), encoding="utf-8")
+    hashes: list[Any] = []
+    monkeypatch.setattr(
+        Scheduler, "_receipt", lambda self, submitted, nodes, sha256: hashes.append(sha256) or {}
+    )
+    monkeypatch.setattr(receipts, "seal", lambda values, key, certificate: values)
+    hub.hub.pki = tmp_path
+    for name in ("hub.key", "hub.crt"):
+        (tmp_path / name).write_bytes(b"")
+    write = database.write
+    monkeypatch.setattr(database, "write", locked)
+    with pytest.raises(sa.exc.OperationalError):
+        hub._look(database.submitted(hub.engine, 1), time.monotonic())
+    monkeypatch.setattr(database, "write", write)
+    monkeypatch.setattr(flower_control, "stop", lambda control, run: None)
+    hub._resume()  # a hub that was restarted
+    assert database.submitted(hub.engine, 1).state == "running"
+    assert database.submitted(hub.engine, 2).state == "waiting", "it has no result, and runs again"
+    hub._look(database.submitted(hub.engine, 1), time.monotonic())
+    assert database.submitted(hub.engine, 1).state == "complete"
+    assert hashes == [transcript.digest(hub.hub.transcripts / "1.gz")] * 2
+    assert not list(hub.hub.jobs.glob("1-*"))
+
+
+def locked(engine: sa.Engine, document: Document) -> int:
+    raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
