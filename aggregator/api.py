@@ -50,7 +50,7 @@ def routes(scheduler: Scheduler, gate: Gate, planner: Planner) -> dict[str, Rout
     coordination = Coordination(scheduler, gate, planner)
     node, people = ("node",), ("coordinator", "operator")
     answers: dict[str, tuple[Any, tuple[str, ...], Kind]] = {
-        "Enrolment.Enrol": (enrolment_.Enrol, (), "call"),
+        "Enrolment.Enrol": (enrolment_.Enrol, (), "enrol"),
         "Nodes.Watch": (nodes.Watch, node, "stream"),
         "Nodes.Decide": (nodes.Decide, node, "call"),
         "Nodes.Renew": (nodes.Renew, (*node, *people), "call"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import resource
 import socket
 import tempfile
@@ -32,7 +33,9 @@ SILENT_S = 1.0  # a connection that was silent so long may make room for another
 class DoorLimits:
     """`per_address`, `in_all`: connections at one time. `per_second`: new connections of an address
     after a burst of `per_address`. `first_bytes_s`: the longest time to the first FIRST_BYTES,
-    which every handshake has. `idle_s`: the longest time without a byte in either direction."""
+    which every handshake has. `idle_s`: the longest time without a byte in either direction. An
+    address is a network of 64 bits in IPv6, since a household or a rented machine has a whole one.
+    """
 
     per_address: int = 256
     in_all: int = 2000
@@ -82,7 +85,7 @@ class Doorkeeper:
     # -- one connection
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
-        address, now = str(peer[0]) if peer else "", time.monotonic()
+        address, now = source(str(peer[0])) if peer else "", time.monotonic()
         if not self._may_come(address, now) or not self._has_room(address, now):
             self.turned_away[address] += 1
             writer.transport.abort()
@@ -97,11 +100,18 @@ class Doorkeeper:
         except (OSError, asyncio.CancelledError):
             pass  # one end is gone, or the connection made room
         finally:
-            self.open -= 1
-            self.visits[address].remove(visit)
-            if not self.visits[address]:
-                del self.visits[address]
+            self._leave(visit)
             writer.transport.abort()
+
+    def _leave(self, visit: Visit) -> None:
+        """Counts a connection no more; does nothing if it was counted no more already."""
+        same_address = self.visits.get(visit.address, [])
+        if visit not in same_address:
+            return
+        same_address.remove(visit)
+        self.open -= 1
+        if not same_address:
+            del self.visits[visit.address]
 
     async def _forward(
         self, visit: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -148,6 +158,7 @@ class Doorkeeper:
         longest = min(crowded, key=lambda visit: (visit.sent >= FIRST_BYTES, visit.moved))
         if now - longest.moved < SILENT_S:
             return False
+        self._leave(longest)  # at once: the next connection is to find another one
         longest.task.cancel()
         return True
 
@@ -169,6 +180,19 @@ class Doorkeeper:
                 for address, tokens in self.tokens.items()
                 if address in self.visits or now - tokens[1] < 60
             }
+
+
+def source(host: str) -> str:
+    """The address that a connection from `host` is counted under."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))
 
 
 def listen(address: str, key: str) -> socket.socket:

@@ -29,7 +29,8 @@ from federation import contract as contract_files
 from federation import errors, limits
 from federation import study as studies
 
-PLAN_S = 10.0  # of a plan, after which the child ends itself
+PLAN_S = 10.0  # of processor time of a plan, after which the child ends itself
+WALL_S = 60.0  # of a plan, on a machine that is busy; below the client's PLANNED_S
 MEMORY = 2**29  # bytes that a child may use beside what it has loaded
 CHILDREN = 2
 START_S = 60.0
@@ -41,31 +42,44 @@ class Child:
     """A planner's process, started when it is first needed, and again after it has ended."""
 
     plan_s: float = PLAN_S
+    wall_s: float = WALL_S
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        if self.process is None or self.process.poll() is not None:
-            self.stop()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "aggregator.planning", str(self.plan_s)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": str(Path(aggregator.__file__).parent.parent),
-                    "OMP_NUM_THREADS": "1",
-                },
-            )
+        """SetupError if the process does not start."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        self.stop()
+        try:
+            self.process = self._started()
             self._read(START_S)  # it is ready
+        except (OSError, EOFError):
+            self.stop()
+            raise errors.SetupError(
+                "the hub's planner does not start; tell its operator to look at the memory and the"
+                " processes of its machine"
+            ) from None
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "aggregator.planning", str(self.plan_s), str(self.wall_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(Path(aggregator.__file__).parent.parent),
+                "OMP_NUM_THREADS": "1",
+            },
+        )
 
     def ask(self, request: Mapping[str, Any]) -> list[str] | None:
         """The problems of a study. None if the child ended meanwhile."""
+        self.start()
         try:
-            self.start()
             assert self.process is not None and self.process.stdin is not None
             _write(self.process.stdin, request)
-            problems = self._read(self.plan_s + 5)
+            problems = self._read(self.wall_s + 5)
             return None if problems is None else list(map(str, problems))
         except (OSError, EOFError):
             self.stop()
@@ -117,8 +131,8 @@ class Planner:
             self.free.put(child)
         if problems is None:
             raise errors.StudyError(
-                f"the study takes more than {self.plan_s:g} s or {MEMORY // 2**20} MB to plan:"
-                " write fewer terms, derived columns or analyses"
+                f"the study takes more than {self.plan_s:g} s of processor time or"
+                f" {MEMORY // 2**20} MB to plan: write fewer terms, derived columns or analyses"
             )
         if problems:
             raise errors.StudyError(*problems)
@@ -127,7 +141,7 @@ class Planner:
         """Starts a child, so that the first study does not wait for it."""
         child = self.free.get()
         try:
-            with suppress(OSError, EOFError):
+            with suppress(errors.SetupError):  # the study that needs it will report it
                 child.start()
         finally:
             self.free.put(child)
@@ -150,17 +164,23 @@ def main() -> None:
     from strategies import registry
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    plan_s = float(sys.argv[1])
+    plan_s, wall_s = map(float, sys.argv[1:])
     registry.preload()
     _limit_memory()
     source, target = sys.stdin.buffer, sys.stdout.buffer
     _write(target, [])
     while len(head := source.read(8)) == 8:
         request = json.loads(source.read(int.from_bytes(head, "big")))
-        signal.setitimer(signal.ITIMER_REAL, plan_s)  # SIGALRM ends the process
+        _limit_time(plan_s, wall_s)
         problems = _problems(**request)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _limit_time(0, 0)
         _write(target, problems)
+
+
+def _limit_time(processor_s: float, wall_s: float) -> None:
+    """Ends this process, by SIGPROF or SIGALRM, after so long from now; 0: never."""
+    signal.setitimer(signal.ITIMER_PROF, processor_s)
+    signal.setitimer(signal.ITIMER_REAL, wall_s)
 
 
 def _limit_memory() -> None:

@@ -3,7 +3,8 @@ are at a time.
 
 A call is refused before anything of it is read if its key is unknown or revoked, and takes a thread
 only once its whole request is here and keeps the limits of federation/limits.py. A thousand calls
-that send nothing take a thousand small objects, and no thread.
+that send nothing take a thousand small objects, and no thread. An enrolment, which has no key yet,
+is counted once its request is here, so that calls without a request keep nobody from enrolling.
 """
 
 from __future__ import annotations
@@ -40,16 +41,17 @@ log = logging.getLogger("hdh.hub")
 T = TypeVar("T")
 Context = Any  # grpc.aio.ServicerContext
 PACKAGE = "hdh.v1"
-Kind = Literal["call", "stream", "plan", "wait"]
+Kind = Literal["call", "stream", "plan", "wait", "enrol"]
 LARGEST_CALL, LARGEST_ENROLMENT = 16 * 2**20, 64 * 2**10
 REQUEST_S = 10.0  # the longest time in which a request is to arrive, after its headers
 WRITE_S = 60.0  # the longest time in which a receiver takes a message
+LONGEST_TEXT = 4000  # characters of a reason; gRPC drops a call whose headers are too long
 REFUSED_S = 5.0  # how long a refused key is refused without another look
 SLOT_S = 30.0  # the longest time that a call waits for its turn
 MAX_OPEN = {"call": 32, "stream": 64, "plan": 64}  # of one party, waiting ones included
 MAX_PLANS = 2  # of one coordinator at a time
-MAX_ANONYMOUS = 64  # enrolments under way
-THREADS = {"call": 16, "stream": 16, "plan": 32, "wait": 128, "sign in": 4}
+MAX_ANONYMOUS = 64  # enrolments whose requests have arrived
+THREADS = {"call": 16, "stream": 16, "plan": 32, "wait": 128, "enrol": 4, "sign in": 4}
 CODES = {
     errors.InputError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.RefusalError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -122,8 +124,12 @@ class Gate:
             with ExitStack() as stack:
                 caller = await self._caller(context, route) if route.roles else None
                 name = caller.party.name if caller else ""
-                stack.enter_context(self._counted(name, route))
-                request = await self._request(route, context)
+                if caller is None:
+                    request = await self._request(route, context)
+                    stack.enter_context(self._counted(name, route))
+                else:
+                    stack.enter_context(self._counted(name, route))
+                    request = await self._request(route, context)
                 await self._answer(route, request, caller, name, context)
         except Abort as end:
             await context.abort(end.code, end.text)
@@ -136,8 +142,9 @@ class Gate:
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "the hub waits for parts to be taken; try again"
             )
         except errors.HdhError as error:
-            code = next(code for kind, code in CODES.items() if isinstance(error, kind))
-            await context.abort(code, f"{type(error).__name__}|{error}")
+            codes = (code for kind, code in CODES.items() if isinstance(error, kind))
+            text = f"{type(error).__name__}|{error}"[:LONGEST_TEXT]
+            await context.abort(next(codes, grpc.StatusCode.INTERNAL), text)
         except sa.exc.SQLAlchemyError as error:
             log.error("the database is unavailable: %s", type(error).__name__)
             await context.abort(
@@ -164,11 +171,11 @@ class Gate:
         if route.kind == "stream":
             async with aclosing(route.answer(request, caller)) as replies:
                 async for reply in replies:
-                    await asyncio.wait_for(context.write(reply), WRITE_S)
+                    await _write(context, reply)
             return
         async with self._turn(name, route):
             reply = await self.pools.run(route.kind, route.answer, request, caller)
-        await asyncio.wait_for(context.write(reply), WRITE_S)
+        await _write(context, reply)
 
     # -- who
     async def _caller(self, context: Context, route: Route) -> Caller:
@@ -242,6 +249,16 @@ class Gate:
             request = route.request.FromString(content)
             limits.admit(request)
             return request
+
+
+async def _write(context: Context, reply: Any) -> None:
+    """Sends a message, which the receiver is to take in time."""
+    try:
+        await asyncio.wait_for(context.write(reply), WRITE_S)
+    except TimeoutError:
+        raise Abort(
+            grpc.StatusCode.DEADLINE_EXCEEDED, "SetupError|the reply was not taken in time"
+        ) from None
 
 
 def _revoked() -> Abort:

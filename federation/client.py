@@ -32,6 +32,7 @@ from federation.tickets import REHEARSAL, RunTicket, ticket
 
 OVER = ("complete", "partial", "failed", "refused", "cancelled")
 MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
+PLANNED_S = 120.0  # for a call that plans: its turn at the hub, then the plan, then the nodes
 CLOCK_S = 300.0  # by which two clocks may differ
 GivenContract = Contract | Mapping[str, Contract] | Path | str | None
 MAX_RESULT = 2**30  # bytes of result.json
@@ -155,7 +156,7 @@ class Hub:
         with self._calls() as stub:
             request, drafted = self._drafted(stub, study, contract, deadline_s, nodes)
             self._sign(request, drafted)
-            reply = _admitted(stub.Submit(request, timeout=60))
+            reply = _admitted(stub.Submit(request, timeout=PLANNED_S))
         return Run(self, drafted.number, reply.study)
 
     def plan(
@@ -169,7 +170,7 @@ class Hub:
         with self._calls() as stub:
             request, drafted = self._drafted(stub, study, contract, 0.0, nodes, rehearsal=True)
             self._sign(request, replace(drafted, number=REHEARSAL))
-            return _node_states(_admitted(stub.Plan(request, timeout=60)).nodes)
+            return _node_states(_admitted(stub.Plan(request, timeout=PLANNED_S)).nodes)
 
     def datasets(self) -> Sequence[Held]:
         """The datasets that the nodes hold, each with its contract. Nodes that have not announced
@@ -240,7 +241,7 @@ class Hub:
                 name: dataset_contract.canonical() for name, dataset_contract in several.items()
             },
         )
-        draft = _admitted(stub.Draft(request, timeout=60))
+        draft = _admitted(stub.Draft(request, timeout=PLANNED_S))
         hub = credentials.authority_id(self.party.authority)
         drafted = ticket(
             hub, draft.number, loaded.hash, loaded_contract.hash, draft.nodes, draft.deadline

@@ -50,6 +50,8 @@ from aggregator.flower import exchange
 
 Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
+LARGEST_HEAD = 16 * 2**10  # bytes of the first line and the headers of a request
+LARGEST_KEY = 1000  # bytes of a public key; a node's has 178
 BODY_S = 30.0  # in which a body is to arrive
 KEY_S = 5.0  # how long it is believed that a key is registered, or is not
 IDLE_S = 60.0  # a connection without a byte for so long is closed
@@ -241,10 +243,12 @@ class Signers:
             return False
 
     def _is_registered(self, public_key: bytes) -> bool:
+        if len(public_key) >= LARGEST_KEY:
+            return False
         moment = time.monotonic()
         answer, until = self.answers.get(public_key, (False, 0.0))
         if until < moment:
-            answer = len(public_key) < 1000 and self.registered(public_key) is not None
+            answer = self.registered(public_key) is not None
             if len(self.answers) > 10_000:
                 self.answers.clear()
             self.answers[public_key] = (answer, moment + KEY_S)
@@ -297,17 +301,24 @@ def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) ->
     doorkeeper.allow_files()
     limits = DoorLimits(per_address, in_all, idle_s=IDLE_S)
     with doorkeeper.sockets() as behind:
-        outer = uvicorn.Server(
-            uvicorn.Config(
-                FleetOnly(app, signer=Signers(_registered(app))),
-                uds=str(behind / "fleet"),
-                lifespan="off",
-                h11_max_incomplete_event_size=16 * 2**10,
-                **tls,
-            )
-        )
+        nodes_only = FleetOnly(app, signer=Signers(_registered(app)))
+        outer = uvicorn.Server(public_config(nodes_only, behind / "fleet", **tls))
         door = Doorkeeper(doorkeeper.listen(public, "fleet"), behind / "fleet", limits)
         uvloop.run(_both(inner, outer, door))
+
+
+def public_config(app: Asgi, path: Path, **more: Any) -> uvicorn.Config:
+    """The public listener, on a socket at `path`. Of uvicorn's two parsers h11 alone limits the
+    size of headers; no route of nodes is a WebSocket."""
+    return uvicorn.Config(
+        app,
+        uds=str(path),
+        lifespan="off",
+        http="h11",
+        ws="none",
+        h11_max_incomplete_event_size=LARGEST_HEAD,
+        **more,
+    )
 
 
 def _registered(app: Any) -> Callable[[bytes], Any]:

@@ -10,20 +10,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from aggregator import database, doorkeeper, serving
-from federation import errors
+from aggregator import database, doorkeeper, enrolment, serving
+from federation import credentials, errors
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from tests import hub_services
 from tests.deployments import wait
 from tests.hub_services import Service
 
-LATENCY_S = 5.0  # a bound that only a shut port breaks; the ratio is measured by `make soak`
+LATENCY_S = 20.0  # a bound that only a shut port breaks; the ratio is measured by `make soak`
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,8 @@ def test_a_thousand_calls_of_a_revoked_key_take_no_thread_and_keep_nobody_out(
 def test_calls_that_send_no_request_end_by_themselves_on_both_ports(
     service: Service, ana: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Taken first, since later her calls too have one second only to send their request.
+    assert latency_s(service, ana) < LATENCY_S
     monkeypatch.setattr(serving, "REQUEST_S", 1.0)
     for which, party, method in (
         ("enrol", None, "Enrolment/Enrol"),
@@ -103,10 +106,42 @@ def test_calls_that_send_no_request_end_by_themselves_on_both_ports(
     ):
         with service.channel(party, which) as channel:
             calls = [silent(channel, method) for _ in range(4)]
-            assert latency_s(service, ana) < LATENCY_S
             for call, stuck in calls:
                 assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
                 stuck.set()
+
+
+def test_a_hundred_silent_calls_keep_nobody_from_enrolling(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread of the other calls is free either."""
+    monkeypatch.setattr(serving, "REQUEST_S", 120.0)
+    invited = enrolment.invite(service.hub, service.scheduler.engine, "zoe", "coordinator", 1.0)
+    begun: list[serving.Route] = []
+    free, call_ = threading.Event(), serving.Gate.call
+
+    async def call_seen(gate: serving.Gate, route: serving.Route, context: Any) -> None:
+        begun.append(route)
+        await call_(gate, route, context)
+
+    monkeypatch.setattr(serving.Gate, "call", call_seen)
+    for _ in range(serving.THREADS["call"]):
+        service.servers.gate.pools.executors["call"].submit(free.wait, 120)
+    with ExitStack() as stack:
+        calls = []
+        for _ in range(100 // 4):  # a connection of this port has four calls
+            channel = stack.enter_context(service.channel(None, "enrol"))
+            calls += [silent(channel, "Enrolment/Enrol") for _ in range(4)]
+        try:
+            wait(lambda: len(begun) == 100)
+            credentials.enrol(tmp_path, service.hub.file.enrol, invited.to_text(), None, "1")
+        finally:
+            free.set()
+            for call, stuck in calls:
+                call.cancel()
+                stuck.set()
+    party = database.party(service.scheduler.engine, "zoe")
+    assert party is not None and party.role == "coordinator"
 
 
 def test_idle_connections_beyond_the_limit_make_room_for_the_next(

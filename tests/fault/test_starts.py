@@ -176,11 +176,13 @@ PARENT = """
 import os, sys, time
 from pathlib import Path
 from aggregator import child_process
+CHILD = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
 child = child_process.start(
-    [sys.executable, "-c", "import time; time.sleep(60)"],
+    [sys.executable, "-c", CHILD, sys.argv[3]],
     output=Path(sys.argv[1]), environment=os.environ, ends_with_parent=sys.argv[2] == "True",
 )
-time.sleep(1)  # the launcher has made its request by then
+while not Path(sys.argv[3]).exists():  # the launcher has made its request by then
+    time.sleep(0.01)
 print(child.pid, flush=True)
 time.sleep(60)
 """
@@ -199,7 +201,8 @@ def is_running(pid: int) -> bool:
 def test_a_child_ends_with_a_parent_that_is_killed_if_it_was_started_so(
     ends_with_parent: bool, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", PARENT, str(tmp_path / "log"), str(ends_with_parent)]
+    files = [str(tmp_path / name) for name in ("log", "started")]
+    command = [sys.executable, "-c", PARENT, files[0], str(ends_with_parent), files[1]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=HERE) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())

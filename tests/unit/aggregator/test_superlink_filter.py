@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from aggregator.flower.superlink import FleetOnly, Signers
+from aggregator.flower.superlink import FleetOnly, Signers, public_config
 
 
 def request(method: str, path: str, body: bytes = b"", largest: int = 1000) -> tuple[int, bytes]:
@@ -174,3 +178,60 @@ def test_headers_of_flowers_client_are_those_of_a_registered_key_and_of_no_other
     assert not signer(stolen)
     assert not signer({}) and not signer({**headers, b"flwr-timestamp": b"2020-01-01T00:00:00"})
     assert not signer({**headers, b"flwr-signature": b"%"})
+
+
+def test_a_key_larger_than_any_is_of_nobody_and_is_not_kept() -> None:
+    signer = Signers(lambda public_key: 7)
+    assert not signer._is_registered(b"x" * 1000)
+    assert not signer.answers
+
+
+async def listening(server: uvicorn.Server) -> asyncio.Task[None]:
+    task = asyncio.create_task(server._serve())
+    while not server.started and not task.done():
+        await asyncio.sleep(0.01)
+    return task
+
+
+async def answer_to(path: Path, head: bytes) -> tuple[bytes, int]:
+    """The answer of the public listener to the beginning of a request, and the bytes of memory that
+    Python took for it at most."""
+    server = uvicorn.Server(public_config(FleetOnly(nothing), path, log_level="critical"))
+    task = await listening(server)
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    tracemalloc.start()
+    try:
+        writer.write(head)
+        answer = await asyncio.wait_for(reader.read(), 60)
+    except ConnectionError:
+        answer = b""
+    finally:
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        writer.transport.abort()
+        server.should_exit = True
+        await task
+    return answer, most
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health HTTP/1.1\r\nx: %b" % (b"x" * 2**20),
+        b"GET /health HTTP/1.1\r\n%b" % (b"x: 1\r\n" * 2**18),
+        b"GET /%b" % (b"x" * 2**20),
+    ],
+    ids=["a long header", "many headers", "a long path"],
+)
+def test_headers_larger_than_any_end_the_connection_before_they_are_complete(head: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket is short
+        answer, most = asyncio.run(answer_to(Path(folder) / "fleet", head))
+    assert answer == b"" or answer.split()[1] in (b"400", b"431")
+    assert most < 8 * 2**20  # this test's own copy of the head, and a few reads of 256 KiB
+
+
+def test_headers_of_an_ordinary_size_are_answered() -> None:
+    head = b"GET /health HTTP/1.1\r\nhost: hub\r\nconnection: close\r\nx: %b\r\n\r\n"
+    with tempfile.TemporaryDirectory() as folder:
+        answer, _ = asyncio.run(answer_to(Path(folder) / "fleet", head % (b"x" * 8000)))
+    assert answer.split()[1] == b"200"

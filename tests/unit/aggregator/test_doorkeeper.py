@@ -1,0 +1,93 @@
+"""The doorkeeper of a port keeps its limits, however fast connections come."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from aggregator import doorkeeper
+from aggregator.doorkeeper import Doorkeeper, DoorLimits
+
+LIMIT = 8
+FAST = DoorLimits(per_address=LIMIT, in_all=100, per_second=1e9)
+FEW_IN_ALL = DoorLimits(per_address=LIMIT + 1, in_all=LIMIT, per_second=1e9)
+PATIENCE_S = 60.0
+
+
+async def wait(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def storm(limits: DoorLimits, folder: Path) -> tuple[int, int]:
+    """The largest number of open connections that the door counted, and the number that was open in
+    the end, after 200 came at once while LIMIT silent ones were open."""
+    counts: list[int] = []
+
+    async def behind(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        counts.append(door.open)
+        await reader.read()
+        writer.transport.abort()
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    door = Doorkeeper(listener, folder / "behind", limits)
+    server = await asyncio.start_unix_server(behind, str(door.behind), backlog=1024)
+    keeper = asyncio.create_task(door.serve())
+    clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def visit() -> None:
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        stack.callback(writer.transport.abort)
+        clients.append((reader, writer))  # a writer that nobody holds closes itself
+
+    def still_open() -> int:
+        return sum(not reader.at_eof() and reader.exception() is None for reader, _ in clients)
+
+    async with AsyncExitStack() as stack:
+        for _ in range(LIMIT):
+            await visit()
+        await wait(lambda: len(counts) == LIMIT)
+        for visits in door.visits.values():
+            for each in visits:
+                each.moved -= 10 * doorkeeper.SILENT_S
+        await asyncio.gather(*(visit() for _ in range(200)))
+        with suppress(TimeoutError):
+            await wait(lambda: still_open() <= LIMIT)
+        left = still_open()
+    await wait(lambda: not door.open)
+    keeper.cancel()
+    server.close()
+    await asyncio.gather(keeper, return_exceptions=True)
+    return max(counts), left
+
+
+@pytest.mark.parametrize("limits", [FAST, FEW_IN_ALL], ids=["of an address", "in all"])
+def test_200_connections_at_once_at_the_limit_keep_within_it(limits: DoorLimits) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # the path of a socket is short
+        most, left = asyncio.run(storm(limits, Path(folder)))
+    assert most <= LIMIT
+    assert 0 < left <= LIMIT
+
+
+@pytest.mark.parametrize(
+    ("hosts", "counted"),
+    [
+        (("192.0.2.1",), "192.0.2.1"),
+        (("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:ffff::"), "2001:db8::/64"),
+        (("2001:db8:0:1::1",), "2001:db8:0:1::/64"),
+        (("::ffff:192.0.2.1",), "192.0.2.1"),
+        (("fe80::1%eth0", "fe80::2%eth1"), "fe80::/64"),
+        (("",), ""),
+    ],
+)
+def test_connections_are_counted_by_address_and_in_ipv6_by_network(
+    hosts: tuple[str, ...], counted: str
+) -> None:
+    assert {doorkeeper.source(host) for host in hosts} == {counted}
