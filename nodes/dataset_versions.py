@@ -90,8 +90,8 @@ def not_compared(study: Study, contracts: Sequence[Contract]) -> Refusal | None:
         return None
     return Refusal(
         "differencing",
-        f"the versions of {study.dataset} at this node do not name a person by the same kind of "
-        "column, so exact answers on them cannot be compared: use mode dp",
+        f"the versions of {study.dataset} at this node identify people by different kinds "
+        "of column, or by none, so exact answers on them cannot be compared: use mode dp",
     )
 
 

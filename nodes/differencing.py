@@ -50,7 +50,8 @@ NEARLY = Refusal(
 class Group:
     """The people behind a sum.
     `columns`: what is summed over them, or nothing if that is not known. `chosen`: a hash of the
-    study's conditions that chose them; None where the study wrote none."""
+    study's conditions, or its numbers of two values, that chose them; None for columns of a
+    contract."""
 
     print: Words
     columns: frozenset[str] = frozenset()
@@ -144,7 +145,7 @@ def check(
 def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: bool) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     everyone = _print(memory, np.ones(cohort.rows, np.bool_))
-    chosen_by = _hash_of([memory.where] if memory.where else [])
+    chosen_by = _chosen_by(memory)
     whole = Group(everyone, COHORT, chosen_by)
     if support.roles_of(task).apart:
         columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
@@ -162,16 +163,17 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, strict: b
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:
         if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:
-            texts = [piece.sql, *([memory.where] if memory.where else [])]
-            is_written = piece.kind == "condition"
-            by = _hash_of(texts) if is_written else None
+            by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
             groups.append(Group(_print(memory, chosen), names, by))
     return groups
 
 
-def _hash_of(conditions_: Sequence[str]) -> str:
-    """Equal for the same conditions in any order."""
-    return hashlib.sha256(json.dumps(sorted(set(conditions_))).encode()).hexdigest()[:32]
+def _chosen_by(memory: Memory, *texts: str) -> str:
+    """Equal for the same conditions of a study, in any order, on the same dataset. Without a
+    condition it is the same for all datasets about the same people."""
+    written = {*texts, *([memory.where] if memory.where else [])}
+    place = [memory.account.dataset] if written else []
+    return hashlib.sha256(json.dumps([*place, *sorted(written)]).encode()).hexdigest()[:32]
 
 
 def _print(memory: Memory, mask: Mask) -> Words:

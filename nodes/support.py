@@ -235,7 +235,7 @@ def check_study(
     if not any(map(_writes, tasks)):
         return None
     pieces = dict.fromkeys(piece for task in tasks for piece in support.written(task))
-    conditions = [piece for piece in pieces if piece.kind == "condition"]
+    conditions = [piece for piece in pieces if piece.kind in ("condition", "number")]
     if not rules.hub_sees_cells and _alike(
         conditions, cohort, support.all_rows(cohort), rules.min_cell
     ):

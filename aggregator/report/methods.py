@@ -51,7 +51,7 @@ PHRASES: Mapping[str, Callable[[Options], str]] = {
     "glm": _regression,
     "inequality": lambda o: f"the Gini index and Lorenz curve of {o['value']}{_by(o['by'])}",
     "k_means": lambda o: f"k-means with {o['groups']} groups on {', '.join(o['columns'])}",
-    "kaplan_meier": _model("Kaplan-Meier curves and the log-rank test"),
+    "kaplan_meier": _model("Kaplan-Meier curves"),
     "mantel_haenszel": lambda o: (
         f"the Mantel-Haenszel odds ratio of {o['exposure']} and {o['outcome']} over strata of "
         f"{', '.join(o['strata'])}"
@@ -121,11 +121,13 @@ def _analysis(name: str, analysis: AnalysisDocument) -> str:
     phrase = PHRASES[analysis.run](analysis.options)
     people, missing = analysis.n.get("people"), analysis.n.get("missing")
     on = f" on {people} people" if people is not None else ""
+    tables = analysis.tables if analysis.run == "kaplan_meier" else {}
     left_out = f"; {missing} rows with a missing value were left out" if missing else ""
     how = {"exact": "equal to the pooled analysis", "approximate": "an approximation"}.get(
         str(analysis.exactness), "with privacy noise"
     )
-    return f"The analysis {name} is {phrase}{on}{left_out} ({how})."
+    log_rank = ", and compared the groups by the log-rank test" if "log_rank" in tables else ""
+    return f"For {name} we computed {phrase}{on}{log_rank}{left_out} ({how})."
 
 
 def _protection(privacy: Mapping[str, Any]) -> str:
@@ -134,8 +136,13 @@ def _protection(privacy: Mapping[str, Any]) -> str:
     )
     if privacy["mode"] == "exact":
         return f"Numbers on fewer than {privacy['min_cell']} people were withheld.{secure}"
+    by = (
+        "The nodes shared the noise: their sum, which alone the hub saw, gives each person "
+        "differential privacy as long as the assumed number of nodes add their share"
+        if privacy["noise"] == "distributed"
+        else "Each node added noise that gives each of its people differential privacy"
+    )
     return (
-        "Each node added noise that gives differential privacy to a person at this node "
-        f"(epsilon {privacy['study_epsilon']:g}, delta {privacy['delta']:g} for the study); "
+        f"{by} (epsilon {privacy['study_epsilon']:g}, delta {privacy['delta']:g} for the study); "
         f"intervals include the noise.{secure}"
     )

@@ -90,7 +90,9 @@ def _one_contract(name: str, held: Sequence[client.Held]) -> Contract:
         if holding.contract.dataset == name
     }
     if len(contracts) != 1:
-        count = "no node holds it" if not contracts else "the nodes hold it under unlike contracts"
+        count = (
+            "no node holds it" if not contracts else "the nodes hold it under different contracts"
+        )
         raise errors.StudyError(
             f"dataset {name!r}: {count}; see `hdh study datasets`, and give `contract` to "
             "fed.connect"

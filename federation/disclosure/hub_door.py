@@ -242,28 +242,37 @@ def _groups(tables: Sequence[Table], k: int) -> list[list[Row]]:
 
     A group with a small number of people or events is withheld as a whole. As in a line of a
     cross-table, further groups are withheld until no subtraction from the total reveals
-    anything. Nodes may have unlike numbers of groups, such as bands of a score of their own."""
+    anything. Nodes whose groups differ, as bands of a score do that each chose for itself, show
+    none: at an edge that all but one of them have, the total would reveal that one's count."""
     shown: list[list[Row]] = [[] for _ in tables]
     for line in dict.fromkeys(_line(row) for table in tables for row in table.rows):
         each = [[row for row in table.rows if _line(row) == line] for table in tables]
-        most = max(map(len, each))
+        if len({tuple(map(_group, rows)) for rows in each}) > 1:
+            for out, rows in zip(shown, each, strict=True):
+                out += [_blank(row, "withheld") for row in rows]
+            continue
         counts = [
-            np.array([row[name] for row in rows] + [0] * (most - len(rows)), dtype=np.int64)
+            np.array([row[name] for row in rows], dtype=np.int64)
             for rows in each
             for name in ("n", "n_event")
-            if rows and name in rows[0]
+            if name in rows[0]
         ]
         hidden = suppression.suppress_lines(counts, k)
         for out, rows in zip(shown, each, strict=True):
             out += [
                 _blank(row, _why(row, k)) if hide else dict(row)
-                for row, hide in zip(rows, hidden[: len(rows)], strict=True)
+                for row, hide in zip(rows, hidden, strict=True)
             ]
     return shown
 
 
 def _line(row: Row) -> Any:
     return row.get("cause", row.get("indicator"))
+
+
+def _group(row: Row) -> tuple[Any, ...]:
+    """What makes a group the same at two nodes: its place, and the ends of a band of scores."""
+    return row.get("band"), row.get("score_low"), row.get("score_high")
 
 
 def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:

@@ -161,3 +161,29 @@ def test_node_sets_are_compared_over_all_extracts(tmp_path: Path) -> None:
     assert run("first", held) == set()
     assert run("second", held) == set(), "the same nodes"
     assert run("third", held[:3]) == {"node_set"}
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_one_condition_on_two_extracts_is_refused_whether_or_not_it_chooses_the_same_people(
+    others: int, tmp_path: Path
+) -> None:
+    """If only unlike people were refused, the refusal would tell that the extracts differ."""
+    table = rows()
+    later = table.assign(age=table["age"].where(table.index >= others, 20))
+    assert ((table["age"] < 60) != (later["age"] < 60)).sum() <= others
+    here = site(tmp_path, dataset(tmp_path, "of2025", table), dataset(tmp_path, "of2026", later))
+    young = {"cohort": {"where": "age < 60"}}
+    assert ask(here, "of2025", **young) == ""
+    assert ask(here, "of2026", **young) == "differencing"
+
+
+@pytest.mark.parametrize("has_54", [True, False])
+def test_a_number_of_two_values_is_compared_with_a_condition(has_54: bool, tmp_path: Path) -> None:
+    """`floor(age / 55)` is 1 from 55 on: whether somebody is 54 decides nothing that is seen."""
+    table = rows()
+    table["age"] = table["age"].where(table["age"] != 54, 54 if has_54 else 53)
+    assert 0 < int((table["age"] == 54).sum()) < 11 or not has_54
+    here = site(tmp_path, dataset(tmp_path, "people", table))
+    assert ask(here, "people", {"run": "glm", "model": "income ~ I(age >= 54)"}) == ""
+    two = {"run": "glm", "model": "income ~ I(floor(age / 55))"}
+    assert ask(here, "people", two) == "differencing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from datetime import UTC, datetime
@@ -373,3 +374,23 @@ def test_the_curves_of_competing_causes_are_released_at_the_same_times() -> None
         for cause in ("relapse", "death")
     } == {"relapse": [2.0, 4.0], "death": [2.0, 4.0]}
     assert [row["n_event"] for row in shown] == [12, 12, 48, 48]
+
+
+def bands(*edges: float) -> Table:
+    rows = [
+        {"band": i, "score_low": low, "score_high": high, "n": 400, "n_event": 100}
+        for i, (low, high) in enumerate(itertools.pairwise(edges), start=1)
+    ]
+    return Table(rows, door="groups")
+
+
+@pytest.mark.parametrize("other", [(0.0, 0.4, 1.0), (0.0, 0.5, 0.7, 1.0)])
+def test_bands_of_nodes_that_chose_their_own_ends_are_withheld(other: tuple[float, ...]) -> None:
+    """The pooled count at an end that one node has would reveal the other's."""
+    alike = {"a": bands(0.0, 0.5, 1.0), "b": bands(0.0, 0.5, 1.0)}
+    for results, suppressed in ((alike, False), (alike | {"b": bands(*other)}, True)):
+        cleared = hub_door.clear_tables(
+            {node: Result({"bands": table}, N) for node, table in results.items()}, K
+        )
+        shown = [row for tables, _ in cleared.values() for row in tables["bands"]]
+        assert [row["n"] is None for row in shown] == [suppressed] * len(shown)
