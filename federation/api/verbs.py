@@ -6,14 +6,15 @@ verbs with the registry of analyses."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
 
-class Verbs:
+class Verbs(ABC):
+    @abstractmethod
     def add(self, name: str, run: str, **options: Any) -> Self:
         """The study with one more analysis, of any kind."""
-        raise NotImplementedError
 
     def anova(self, name: str, value: str, by: str, **options: Any) -> Self:
         """Means of a number by group, and their analysis of variance."""
