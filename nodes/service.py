@@ -89,23 +89,17 @@ def _answers(
     so that the refusal of a state depends on no row."""
     site, study = context.site, query.study
     states: Mapping[TaskId, State | Refusal] = mine
-    if (
-        query.phase is None or query.phase.name == "advertise"
-    ):  # the later phases carry no state that anything is computed at
-        budget_ledger = Book(
-            context.ledger,
-            context.runs,
-            site.account(study.dataset, now.year),
-            now.isoformat(timespec="seconds"),
-        )
-        states = admission.admit(query, mine, tasks, site.name, budget_ledger)
+    # The later phases of a secure sum carry no state at which anything is computed.
+    if query.phase is None or query.phase.name == "advertise":
+        account, at = site.account(study.dataset, now.year), now.isoformat(timespec="seconds")
+        book = Book(context.ledger, context.runs, account, at)
+        states = admission.admit(query, mine, tasks, site.name, book)
     refusals: dict[TaskId, Answer] = {
         task: as_sent(state, site) for task, state in states.items() if isinstance(state, Refusal)
     }
     admitted = {task: state for task, state in states.items() if isinstance(state, State)}
-    if (
-        refusals and query.phase is not None and study.privacy.mode == "exact"
-    ):  # in all sums of a study or in none
+    one_for_all = query.phase is not None and study.privacy.mode == "exact"
+    if refusals and one_for_all:  # a node is in all sums of a study or in none
         return dict.fromkeys(mine, next(iter(refusals.values())))
     if not admitted:
         return refusals
@@ -117,7 +111,7 @@ def _answers(
         for task in admitted
         if task.analysis in session.absent
     }
-    if refusals and query.phase is not None and study.privacy.mode == "exact":
+    if refusals and one_for_all:
         return dict.fromkeys(mine, next(iter(refusals.values())))
     admitted = {task: state for task, state in admitted.items() if task not in refusals}
     if query.phase is not None:

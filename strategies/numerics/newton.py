@@ -427,44 +427,47 @@ def coefficients(
 ) -> list[Row]:
     """Tidy rows; aliased terms are null. `exponentiate`: the name of the column of exp(estimate),
     such as `hazard_ratio`."""
-    rows: list[Row] = []
-    for name, estimate, variance in zip(names, beta, np.diag(covariance), strict=True):
-        if not variance > 0:
-            rows.append(
-                {
-                    "term": name,
-                    "estimate": None,
-                    "std_error": None,
-                    "statistic": None,
-                    "p_value": None,
-                    "conf_low": None,
-                    "conf_high": None,
-                }
-            )
-            continue
-        error = sqrt(variance)
-        ratio = estimate / error
-        p_value = (
-            2 * special.ndtr(-abs(ratio))
-            if statistic == "normal"
-            else 2 * special.stdtr(df, -abs(ratio))
+
+    def p_value(ratio: float) -> float:
+        tail = (
+            special.ndtr(-abs(ratio)) if statistic == "normal" else special.stdtr(df, -abs(ratio))
         )
-        row: Row = {
-            "term": name,
-            "estimate": float(estimate),
-            "std_error": error,
-            "statistic": float(ratio),
-            "p_value": float(p_value),
-        }
-        row |= {"conf_low": float(estimate - z * error), "conf_high": float(estimate + z * error)}
-        if exponentiate:
-            row |= {
-                exponentiate: _exp(estimate),
-                f"{exponentiate}_low": _exp(row["conf_low"]),
-                f"{exponentiate}_high": _exp(row["conf_high"]),
-            }
-        rows.append(row)
-    return rows
+        return float(2 * tail)
+
+    terms = zip(names, beta, np.diag(covariance), strict=True)
+    return [
+        _coefficient(name, estimate, sqrt(variance), z, exponentiate, p_value)
+        if variance > 0
+        else {"term": name, "estimate": None} | dict.fromkeys(UNCERTAINTY)
+        for name, estimate, variance in terms
+    ]
+
+
+def _coefficient(
+    name: str,
+    estimate: float,
+    error: float,
+    z: float,
+    exponentiate: str,
+    p_value: Callable[[float], float],
+) -> Row:
+    ratio = estimate / error
+    row: Row = {
+        "term": name,
+        "estimate": float(estimate),
+        "std_error": error,
+        "statistic": float(ratio),
+        "p_value": float(p_value(ratio)),
+        "conf_low": float(estimate - z * error),
+        "conf_high": float(estimate + z * error),
+    }
+    if not exponentiate:
+        return row
+    return row | {
+        exponentiate: _exp(estimate),
+        f"{exponentiate}_low": _exp(row["conf_low"]),
+        f"{exponentiate}_high": _exp(row["conf_high"]),
+    }
 
 
 def _exp(value: float) -> float:

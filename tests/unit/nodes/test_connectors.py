@@ -221,7 +221,7 @@ READINGS += [
 ]
 
 
-@pytest.mark.parametrize(("kind", "where", "clipped"), federations.first(READINGS, 2))
+@pytest.mark.parametrize(("kind", "where", "clipped"), federations.first(READINGS))
 def test_columns_and_people_keep_one_order_over_many_row_groups(
     kind: str, where: str | None, clipped: bool, tmp_path: Path
 ) -> None:
