@@ -56,7 +56,10 @@ def check(path: Path, contract_path: Path | None) -> None:
 
 def _hash(study: Study) -> str:
     """The hash under which the hub and the nodes know the study: it covers the coordinator, whose
-    name a submission fills in."""
+    name a submission fills in, and the extensions, whose hashes it fills in."""
+    from strategies import installed
+
+    study = installed.signed(study)
     if study.coordinator == client.LOCAL:
         home = client.home()
         if not credentials.are_there(home):
