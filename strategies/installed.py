@@ -29,7 +29,7 @@ def used(study: Study) -> list[str]:
         keys |= {
             f"{kind}.{name}"
             for kind, name in named.items()
-            if isinstance(name, str) and name not in BUILT_IN[kind]
+            if isinstance(name, str) and name not in BUILT_IN[kind] and ":" not in name
         }
     return sorted(keys)
 

@@ -7,7 +7,7 @@ They need every node's weights in the clear, and stop the run at the first malfo
 tests/unit/strategies/test_train.py compares ours with them.)
 
 A site may install other strategies (`hdh.strategies`). They run at the hub, on what the hub may
-see.
+see. Names with a prefix, as in flwr:Krum, are those of a provider, which only the hub has.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ BUILT_IN = (*OF_SUMS, *OF_EACH)
 
 @dataclass(frozen=True)
 class Update:
-    """The change of the weights (n_weights,) at a node, or the mean of all nodes, and the number of
-    people in training behind it."""
+    """The change of the weights (n_weights,) at a node, or the mean of all nodes; the number of
+    people in training behind it, and their mean loss, where it is known."""
 
     change: Floats
     people: float
+    loss: float = 0.0
 
 
 Memory = Mapping[str, Floats]
@@ -55,17 +56,40 @@ class Recipe:
     options: Options = field(default_factory=dict)
 
 
+FLOWER = "flwr"
+_PROVIDERS: dict[str, Callable[[str], Recipe]] = {}
+
+
+def provide(prefix: str, provider: Callable[[str], Recipe]) -> None:
+    """From here on, PREFIX:NAME is the strategy that `provider` gives for NAME."""
+    _PROVIDERS[prefix] = provider
+
+
+def prefix_of(strategy: Strategy) -> str:
+    """The prefix of a provider, such as flwr; empty without one."""
+    return strategy.partition(":")[0] if ":" in strategy else ""
+
+
+def is_provided_elsewhere(strategy: Strategy) -> bool:
+    """Whether only the hub can say what a strategy is."""
+    return prefix_of(strategy) == FLOWER and FLOWER not in _PROVIDERS
+
+
 def recipe(strategy: Strategy) -> Recipe | None:
     """None for a strategy of this module. ExtensionError if none of this name is installed
-    soundly."""
+    soundly, or provided here."""
     if strategy in BUILT_IN:
         return None
+    if provider := _PROVIDERS.get(prefix_of(strategy)):
+        return provider(strategy.partition(":")[2])
     needs = "a Recipe of strategies.learning.server_optimizers"
     return extensions.imported(f"strategies.{strategy}", Recipe, needs)
 
 
 def needs_each(strategy: Strategy) -> bool:
     """Whether a strategy looks at the update of each node by itself."""
+    if prefix_of(strategy) == FLOWER:
+        return True
     installed = recipe(strategy)
     return strategy in OF_EACH if installed is None else installed.needs_each
 
@@ -88,6 +112,8 @@ def installed_step(
         )
         stepped = np.asarray(given[0], np.float64)
         kept_arrays = {MINE + key: np.asarray(a, np.float64) for key, a in given[1].items()}
+    except errors.ModelError:
+        raise
     except Exception as reason:  # the code of others may fail in any way
         raise errors.ModelError(
             f"strategy {strategy} failed ({type(reason).__name__}); ask its author, or use another"

@@ -35,7 +35,7 @@ from strategies.admissible import Array, Limits, Step
 from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm
-from strategies.learning.server_optimizers import Steps, Strategy, Update
+from strategies.learning.server_optimizers import FLOWER, Steps, Strategy, Update
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
 from strategies.options import Probability
@@ -173,6 +173,8 @@ def _check_names(options: Common) -> None:
     try:
         if options.network not in networks.INPUT:
             networks.recipe(options.network)
+        if server_optimizers.is_provided_elsewhere(options.strategy):
+            return
         installed = server_optimizers.recipe(options.strategy)
     except errors.ExtensionError as error:
         raise ExpressionError(str(error)) from None
@@ -186,13 +188,15 @@ def _check_names(options: Common) -> None:
 
 
 def _check_name(option: str, kind: str, name: str, built_in: tuple[str, ...]) -> None:
-    if name in built_in or extensions.find(f"{kind}.{name}") is not None:
+    is_provided = option == "strategy" and server_optimizers.prefix_of(name) == FLOWER
+    if name in built_in or is_provided or extensions.find(f"{kind}.{name}") is not None:
         return
     near = difflib.get_close_matches(name, built_in, n=1)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
     raise ExpressionError(
-        f"unknown {option} {name!r}; {suggestion}the {kind} are {', '.join(built_in)}, and those"
+        f"unknown {option} {name!r}; {suggestion}the {kind} are {', '.join(built_in)}, those"
         " that `hdh extensions` lists"
+        + (", and Flower's, as in flwr:Krum" if option == "strategy" else "")
     )
 
 
@@ -442,8 +446,8 @@ def _stepped(
 
 
 def _update(total: Total) -> Update:
-    people = float(total.sums["totals"][0])
-    return Update(total.sums["update"] / max(people, 1.0), people)
+    people, loss = (float(number) for number in total.sums["totals"][:2])
+    return Update(total.sums["update"] / max(people, 1.0), people, loss / max(people, 1.0))
 
 
 def _best(weights: Floats, history: Floats, state: HubState) -> tuple[Floats, Floats]:

@@ -30,8 +30,10 @@ def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
 
 
 def check(path: Path, contract_path: Path | None) -> None:
+    from aggregator.flower import strategies as flower_strategies
     from strategies import registry
 
+    flower_strategies.register()
     study, contract, source = load(path, contract_path)
     tasks = registry.plan(study, contract, source)
     studies.check_authorisation(study, datetime.now(UTC).date())
