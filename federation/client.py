@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from html import escape
@@ -173,17 +173,18 @@ class Hub:
             return _node_states(_admitted(stub.Plan(request, timeout=PLANNED_S)).nodes)
 
     def datasets(self) -> Sequence[Held]:
-        """The datasets that the nodes hold, each with its contract. Nodes that have not announced
-        any are left out."""
+        """The datasets that the nodes hold, each with its contract. Those whose contract is missing
+        or cannot be read are left out: one node decides for itself alone."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
             holdings = _admitted(stub.Datasets(hub_pb2.Empty(), timeout=60)).datasets
-        return [
-            Held(holding.node, contracts.parse(holding.contract), holding.people, holding.online)
-            for holding in holdings
-            if holding.contract
-        ]
+        held = []
+        for holding in holdings:
+            with suppress(errors.ContractError):
+                contract = contracts.parse(holding.contract)
+                held.append(Held(holding.node, contract, holding.people, holding.online))
+        return held
 
     def list(self, max_studies: int = 50) -> Sequence[Status]:
         """The studies of a coordinator, or all studies for an operator; newest first."""

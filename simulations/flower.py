@@ -332,7 +332,7 @@ def grant(
     """Each simulated producer grants the study its budget, once."""
     if study.privacy.mode != "dp":
         return
-    for party in databases.enrolled(deployment.engine, "node"):
+    for party in databases.dataset_holders(deployment.engine, "node"):
         if isinstance(contract, Contract):
             _grant(deployment, party.name, study, contract)
             continue
