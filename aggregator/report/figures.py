@@ -89,7 +89,7 @@ def _picture(figure: Figure, label: str) -> Picture:
     return Picture(figure, label)
 
 
-class _Localised(ScalarFormatter):  # type: ignore[misc]
+class _Localised(ScalarFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         return language.number(str(super().__call__(x, pos)))
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from aggregator.report import spreadsheet
 from federation.api.result import Result
 
 Form = Literal["xlsx", "csv", "csv-fr", "svg", "png"]
 
 
 def write(result: Path, out: Path, form: Form) -> None:
-    read = Result.read(result)
-    if form in get_args(spreadsheet.Form):
-        files = read.export(out, form)
+    content = Result.read(result)
+    if form == "svg" or form == "png":
+        files = content.figures(out, form)
     else:
-        files = read.figures(out, form)
+        files = content.export(out, form)
     print(f"{len(files)} file{'s' if len(files) != 1 else ''} in {out}" if form != "xlsx" else out)
