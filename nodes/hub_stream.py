@@ -44,7 +44,6 @@ from strategies import registry
 
 log = logging.getLogger("hdh.node")
 LOOK_S = 0.5  # between two looks for decisions of the staff
-RENEW_DAYS = 60.0
 MAX_SKEW_S = 5.0  # of the clock; beyond it, Flower refuses this node's signatures
 
 
@@ -183,16 +182,9 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
 
 
 def _renew(hub: HubStream, stub: Any) -> None:
-    """Asks for a new certificate for the same key, RENEW_DAYS before the present one expires."""
-    if credentials.days_left(hub.enrolment.certificate) > RENEW_DAYS:
-        return
-    csr = credentials.request(credentials.private_key(hub.enrolment.key))
-    credentials.write_secret(
-        hub.enrolment.folder / "own.crt",
-        stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode(),
-    )
-    hub.context.audit("certificate renewed")
-    log.info("the certificate is renewed")
+    if credentials.renew_if_due(hub.enrolment, stub):
+        hub.context.audit("certificate renewed")
+        log.info("the certificate is renewed")
 
 
 # -- studies
