@@ -23,7 +23,6 @@ from federation import __version__, credentials, errors, limits, receipts
 from federation import study as studies
 from federation.credentials import Credentials
 from federation.messages import LedgerHead, Refusal
-from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
@@ -36,6 +35,7 @@ from nodes import (
     service,
     side_by_side,
     state_folder,
+    verdicts,
 )
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
@@ -348,12 +348,13 @@ def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) 
     if dataset.contract.hash != run.contract_hash:
         asked = dataset_versions.contract_in(link, study.dataset, run.contract_hash)
         return str(service.as_sent(service.of_another_contract(study, site, asked), site))
-    refused = service.admit_study(
-        study, dataset.paying, len(run.nodes), site, now
-    ) or service.unchecked(study, site)
-    if refused is not None:
-        return str(service.as_sent(refused, site))
-    return _over_budget(study, site, now.year, dataset.paying.dataset)
+    try:
+        tasks = registry.plan(study, dataset.contract)
+    except errors.HdhError as error:
+        return f"study: {error}"
+    nodes = len(run.nodes)
+    refused = verdicts.refusal(study, tasks, site, now, nodes=nodes, names=run.nodes)
+    return None if refused is None else str(service.as_sent(refused, site))
 
 
 def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
@@ -368,28 +369,8 @@ def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datet
     role = read.roles[site.name]
     if role == "helper":
         return None
-    return _over_budget(study, site, now.year, read.plan.dataset_of(role))
-
-
-def _over_budget(study: Study, site: Site, year: int, dataset: str) -> str | None:
-    if study.privacy.mode == "exact" or _affordable(study, site, year, dataset):
-        return None
-    return (
-        f"budget: the {year} budget of {dataset} is too small for this"
-        " study; ask for less, or ask its producer for a grant"
-    )
-
-
-def _affordable(study: Study, site: Site, year: int, dataset: str) -> bool:
-    """Whether the rest of the year's budget covers the study, including its earlier charges."""
-    account = site.account(dataset, year)
-    # A ledger of this thread, because an SQLite connection belongs to a thread.
-    budget_ledger = state_folder.open_ledger(site.state)
-    charged = ledger.spent_by(budget_ledger, account.dataset, study.hash)
-    available = ledger.remaining(budget_ledger, account) + accounting.equivalent(
-        charged, study.privacy.delta
-    )
-    return available >= study.privacy.rho
+    refused = verdicts.over_budget(study, site, now.year, read.plan.dataset_of(role))
+    return None if refused is None else str(service.as_sent(refused, site))
 
 
 def _decision(

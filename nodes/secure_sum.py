@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -53,16 +53,19 @@ def admit(query: Query, site: Site) -> Refusal | None:
         return Refusal(
             "secure_sum", "a part leaves in a secure sum if, and only if, the study has one"
         )
-    strangers = (
-        [name for name in query.nodes if name not in site.roster] if query.phase is not None else []
+    return strangers(query.nodes, site) if query.phase is not None else None
+
+
+def strangers(names: Sequence[str], site: Site) -> Refusal | None:
+    """Refuses a sum with nodes whose identity this site's operator has not accepted."""
+    unknown = [name for name in names if name not in site.roster]
+    if not unknown:
+        return None
+    return Refusal(
+        "roster",
+        f"{', '.join(unknown)}: not in the roster that this site's operator has accepted: "
+        "ask them to accept it",
     )
-    if strangers:
-        return Refusal(
-            "roster",
-            f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: "
-            "ask them to accept it",
-        )
-    return None
 
 
 def admit_study(study: Study, nodes: int, site: Site) -> Refusal | None:
