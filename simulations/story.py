@@ -20,6 +20,7 @@ from simulations.pilots import dialysis
 
 HDH = str(Path(sys.executable).parent / "hdh")
 PILOT = Path(str(dialysis.__file__)).parent
+STUDY = Path(__file__).with_name("story.yaml")
 MAX_LINES = 40
 
 
@@ -148,11 +149,11 @@ def _enrol_coordinator(story: Story) -> None:
 
 def _run_study(story: Story, nodes: list[str]) -> None:
     story.scene("The coordinator asks how the nodes would decide, and submits")
-    study = PILOT / "private.yaml"
-    story.says(
-        "coordinator", f"hdh study plan {study} --hub", shown="hdh study plan private.yaml --hub"
-    )
-    story.says("coordinator", f"hdh study submit {study}", shown="hdh study submit private.yaml")
+    for source in (STUDY, PILOT / "dialysis.yaml"):  # the study, and its dataset's contract
+        shutil.copy(source, story.folder / "coordinator" / source.name)
+    story.says("coordinator", f"hdh study check {STUDY.name}")
+    story.says("coordinator", f"hdh study plan {STUDY.name} --hub")
+    story.says("coordinator", f"hdh study submit {STUDY.name}")
     story.says("coordinator", "hdh study status 1")
     for i, name in enumerate(nodes):
         story.scene(f"At {name} a person reads the study, and approves it")
