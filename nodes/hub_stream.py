@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from federation import __version__, credentials, errors, limits, receipts
+from federation import __version__, audit, credentials, errors, limits, receipts
 from federation import study as studies
 from federation.credentials import Credentials
 from federation.messages import LedgerHead, Refusal
@@ -99,7 +99,11 @@ def keep(hub: HubStream) -> None:
 
 def _listen(hub: HubStream, channel: grpc.Channel) -> None:
     stub = hub_pb2_grpc.NodesStub(channel)
-    stream = stub.Watch(_hello(hub.context.site, hub.approvals.open_runs()))
+    hello = _hello(hub.context.site, hub.approvals.open_runs())
+    if hub.context.site.state is not None:
+        log_file = hub.context.site.state / state_folder.AUDIT
+        hello.audit_seq, hello.audit_hash = audit.head(log_file)
+    stream = stub.Watch(hello)
     threading.Thread(target=_cancel_at_stop, args=(hub.stop, stream), daemon=True).start()
     for notice in stream:
         if not _is_admitted(hub, notice):
