@@ -51,6 +51,9 @@ luck: $(DONE) ## the tests of one process with other noise, for tests that pass 
 soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after the other
 	$(BIN)/python -m benchmarks.soak
 
+chaos: $(DONE) ## a hundred SIGKILLs over every process of a federation, and a node stopped for a minute
+	$(BIN)/python -m benchmarks.chaos
+
 gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
 	@$(BIN)/python -m simulations.pilots.gallery
 
@@ -74,4 +77,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check test luck oracle bench slow soak gallery proto bundle federation audit format clean
+.PHONY: help install demo check test luck oracle bench slow soak chaos gallery proto bundle federation audit format clean

@@ -20,7 +20,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, child_process, database, doorkeeper, metrics, settings
+from aggregator import api, child_process, database, doorkeeper, metrics, pki, settings
 from aggregator.flower.control import Control
 from aggregator.planning import Planner
 from aggregator.scheduler import Scheduler
@@ -229,8 +229,9 @@ def environment(folder: Path) -> dict[str, str]:
         )
     )
     home = str(Path(aggregator.__file__).parent.parent)
+    inherited = {name: value for name, value in os.environ.items() if name != pki.PASSWORD}
     return {
-        **loopback.without_proxies(os.environ),  # the children connect to this machine only
+        **loopback.without_proxies(inherited),  # the children connect to this machine only
         **QUIET,
         "PATH": path,
         "FLWR_HOME": str(folder),

@@ -92,7 +92,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
         pace.woken.set()
         why = "idle after a study; restarts" if is_idle else "asked to"
         context.audit("stopped", why=failed[0] if failed else why)
-        _write_status(state, {"running": False})
+        _write_status(state, {"running": False, "ended": failed[0] if failed else ""})
     if failed:
         raise errors.SetupError(failed[0])
     return is_idle

@@ -3,8 +3,9 @@ and its producer's policy."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from nodes import dataset_versions
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
+log = logging.getLogger("hdh.node")
 Mode = Literal["exact", "dp"]
 TEMPORARY = "tmp"  # in the state folder: temporary files of the query engine
 # The name of a dataset, with the version of its contract where several stand side by side.
@@ -376,7 +378,7 @@ def load(path: Path) -> Site:
     }
     versions = _versions(source, entries, file.persons)
     datasets = {name: several[0] for name, several in versions.items()}
-    roster = load_roster(path.parent / file.roster) if file.roster else {}
+    roster = Roster(path.parent / file.roster) if file.roster else {}
     unknown = sorted(file.persons.keys() - datasets.keys())
     if unknown:
         raise errors.SiteError(
@@ -473,7 +475,55 @@ def located(home: Path, source: str) -> str:
     return source if "://" in source else str(home / source)
 
 
+class Roster(Mapping[str, bytes]):
+    """The identities in roster.yaml (Ed25519, 32 bytes), by node; read again when the file changes,
+    so that a running node knows whom its operator accepts. A file that cannot be read changes
+    nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen, self.nodes = self._version(), load_roster(path)
+
+    def _version(self) -> tuple[int, ...]:
+        try:
+            about = self.path.stat()
+        except OSError:
+            return ()
+        return about.st_mtime_ns, about.st_size, about.st_ino
+
+    def _current(self) -> Mapping[str, bytes]:
+        version = self._version()
+        if version != self.seen:
+            self.seen = version
+            try:
+                self.nodes = load_roster(self.path)
+            except errors.SiteError as error:
+                log.error("the roster stays as it was: %s", error)
+        return self.nodes
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._current()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+
 def load_roster(path: Path) -> dict[str, bytes]:
     source = yaml_source.read(path, errors.SiteError, nfc=False)
     file = yaml_source.build(RosterFile, source.values, source, under=(), error=errors.SiteError)
     return {name: bytes.fromhex(key) for name, key in file.nodes.items()}
+
+
+def configuration(path: Path) -> list[Path]:
+    """node.yaml and the files that it names, without its sources."""
+    source = yaml_source.read(path, errors.SiteError, nfc=False)
+    file: Any = yaml_source.build(SiteFile, source.values, source, under=(), error=errors.SiteError)
+    entries = file.datasets.values()
+    contracts_ = [entry.contract for entry in entries]
+    mappings = [entry.mapping for entry in entries if entry.mapping is not None]
+    named = [*contracts_, *mappings, *([file.roster] if file.roster else [])]
+    files = [path, *(path.parent / name for name in named)]
+    return [each for each in dict.fromkeys(files) if each.is_file()]

@@ -126,12 +126,21 @@ def rotate(
         typer.Argument(metavar="NAME", help="The node or coordinator. Default: the hub itself."),
     ] = None,
     hours: Hours = 72.0,
+    authority: Annotated[
+        bool,
+        typer.Option(
+            "--authority", help="Replace the hub's authority; everyone is then invited anew."
+        ),
+    ] = False,
     hub_dir: HubDir = Path(),
 ) -> None:
     """Replace the key of a node or a coordinator by a new invitation, or the hub's server key."""
     from federation.cli.actions import parties
 
-    parties.rotate(hub_dir, name, hours)
+    if authority:
+        parties.renew_authority(hub_dir)
+    else:
+        parties.rotate(hub_dir, name, hours)
 
 
 @audit_app.callback()

@@ -188,6 +188,8 @@ def show_status(path: Path, output: str) -> None:
         party = credentials.load(state / state_folder.HUB)
         days = credentials.days_left(party.certificate)
         print(f"  hub {party.api}: the node's certificate expires in {days:.0f} days")
+    if not status["running"] and status.get("ended"):
+        print(f"  it ended: {status['ended']}")
     if status["running"]:
         for line in _connection(status, path):
             print(f"  {line}")
@@ -227,16 +229,20 @@ def approvals(state: Path) -> Approvals:
 # -- backups
 def backup(path: Path, out: Path) -> None:
     _, state = site_and_state(path)
-    seq = backups.write(state, out)
+    seq = backups.write(state, out, path)
     print(
-        f"{out}: the state of this node, with {_entries(seq)} in its ledger. It contains private "
-        "keys: protect it as you protect them."
+        f"{out}: the state of this node, with {_entries(seq)} in its ledger, and its configuration."
+        " It contains private keys: protect it as you protect them."
     )
 
 
 def restore(path: Path, file: Path) -> None:
+    """Restores what the backup holds. The configuration comes first, since it names the state."""
+    restored = backups.restore_configuration(file, path)
     _, state = site_and_state(path)
     seq = backups.restore(file, state)
+    if restored:
+        print(f"Restored: {', '.join(restored)}")
     print(
         f"Restored: the ledger is intact and has {_entries(seq)}. If the hub has seen a later "
         "entry, the node reports it when it connects, and answers nothing."

@@ -139,6 +139,24 @@ def rotate(folder: Path, name: str | None, hours: float) -> None:
     print("\nThe old key stays valid until the invitation is used.")
 
 
+def renew_authority(folder: Path) -> None:
+    """A new authority; every party then needs a new certificate. SetupError while the hub runs,
+    RefusalError while studies are open, whose tickets name the present authority."""
+    hub, engine = _open(folder)
+    if daemon.is_running(folder):
+        raise errors.SetupError(f"the hub in {folder} runs; stop it first")
+    if under_way := databases.in_states(engine, "waiting", "running"):
+        named = ", ".join(str(study.number) for study in under_way[:20])
+        raise errors.RefusalError(f"studies are open: {named}; wait for their end, or cancel them")
+    former = pki.renew_authority(hub.pki, list(hub.file.hosts))
+    audit.write(hub.audit, "authority renewed", authority=pki.fingerprint(hub.pki).hex())
+    print(f"The hub has a new authority. The former certificate is {former}: keep it, since the")
+    print("receipts of earlier results name it. Start the hub, and invite everyone anew:\n")
+    for party in databases.enrolled(engine, "node", "coordinator", "operator"):
+        if party.revoked is None:
+            print(f"  hdh hub rotate {party.name} --hub-dir {folder}")
+
+
 def _open(folder: Path) -> tuple[HubSettings, sa.Engine]:
     hub = settings.load(folder)
     return hub, databases.open_registry(hub.database)
