@@ -22,6 +22,7 @@ from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
 Mode = Literal["exact", "dp"]
+TEMPORARY = "tmp"  # in the state folder: temporary files of the query engine
 # The name of a dataset, with the version of its contract where several stand side by side.
 Label = Annotated[
     str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}(@[1-9][0-9]{0,8})?$")
@@ -99,10 +100,14 @@ class Policy(Frozen):
 
 
 class Storage(Frozen):
-    """Limits of the node's own query engine."""
+    """Limits of the node's own query engine.
+
+    `temp_directory`: where rows beyond `memory_limit` go, up to `max_temp_directory_size`. A node
+    writes none to its disk unless its node.yaml names one of the two; without `temp_directory` they
+    then go to `tmp` in its state folder, or, outside a node, to the machine's own folder."""
 
     memory_limit: str = pydantic.Field("4GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
-    temp_directory: Path | None = None  # None: a fresh private directory, removed at the end
+    temp_directory: Path | None = None
     max_temp_directory_size: str = pydantic.Field("20GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
 
 
@@ -386,11 +391,22 @@ def load(path: Path) -> Site:
         file.node,
         datasets,
         file.policy,
-        file.storage,
+        _of_node(file.storage, path.parent / file.state),
         path.parent / file.state,
         roster,
         file.persons,
         {name: several for name, several in versions.items() if len(several) > 1},
+    )
+
+
+def _of_node(storage: Storage, state: Path) -> Storage:
+    """The storage of a node, which leaves no row on its disk unless its producer says so."""
+    spills = {"temp_directory", "max_temp_directory_size"} & storage.model_fields_set
+    return storage.model_copy(
+        update={
+            "temp_directory": storage.temp_directory or state / TEMPORARY,
+            "max_temp_directory_size": storage.max_temp_directory_size if spills else "0KB",
+        }
     )
 
 
