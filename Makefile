@@ -15,7 +15,7 @@ $(BASE): pyproject.toml constraints.txt
 
 $(DONE): $(BASE)
 	@echo "Adding torch, Ray and what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,files,postgres,ray,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,dicom,files,postgres,ray,test]'
 	@touch $(DONE)
 
 install: $(DONE) ## make the environment in .venv

@@ -18,6 +18,7 @@ from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
 from federation.study import FORBIDDEN, PURPOSES, Digest, ExtensionKey
 from nodes import dataset_versions
+from nodes.dicom_keys import Dicom
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
@@ -114,8 +115,8 @@ class Storage(Frozen):
 
 class RawSource(Frozen):
     """A raw table of a mapping. `types`: the types of the columns that are not text; a value that
-    cannot be read as its type is an error. `engine`: the database server that runs `query`; its
-    rows are streamed into Parquet files."""
+    cannot be read as its type is an error. `dicom`: the source is a folder of DICOM files.
+    `engine`: the database server that runs `query`; its rows are streamed into Parquet files."""
 
     source: str
     table: str | None = None
@@ -123,6 +124,7 @@ class RawSource(Frozen):
     types: Mapping[Name, Literal["number", "integer", "boolean", "date"]] = {}
     engine: str | None = None
     query: str | None = None
+    dicom: Dicom | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -135,6 +137,8 @@ class RawSource(Frozen):
             raise ValueError("`engine` and `query` belong together")
         if self.engine is not None and self.table is not None:
             raise ValueError("an engine has a `query`, and no `table`")
+        if self.dicom is not None and (self.engine or self.table or self.read != AS_IT_IS):
+            raise ValueError("a folder of DICOM files has no `engine`, `table` or `read`")
         return self
 
 

@@ -29,6 +29,7 @@ ALLOWED = {
     "itertools",
     "math",
     "numpy",
+    "opacus",
     "operator",
     "pydantic",
     "scipy",
