@@ -4,10 +4,10 @@ reading, and `hdh node check` beside SUMMARIZE. A French export needs all of the
 A table of 1,000,000 x 5 in PostgreSQL is read beside the server's own COPY in its binary form,
 which decides no value. Part of that time passes in the server, so it is measured by the clock.
 
-The limits are what the guarantees cost, beside which 1.3 and 1.5 were hoped for. DuckDB takes a file
-whose records have other widths, ends elsewhere, or that is read as 1_000 or `epoch`: a pass over all
-bytes finds these, which is a quarter to a third of DuckDB's own time. A server's binary form has no
-text that the contract could judge: its texts are written to a file, and read again.
+The limits are what the guarantees cost, beside which 1.3 and 1.5 were hoped for. DuckDB takes a
+file whose records have other widths, or whose values it reads as 1_000 or `epoch`: a pass over all
+bytes finds these, in a quarter to a third of DuckDB's own time. A server's binary form has no text
+that the contract could judge: its texts are written to a file, and read again.
 """
 
 from __future__ import annotations

@@ -120,6 +120,20 @@ def refuse_outcome(text: str, response: Sequence[Field], schema: Schema, *, wher
             raise ExpressionError(_made_of_outcome(text, field.name, where, len(outcome) > 1))
 
 
+def weights(name: str | None, response: Sequence[Field], schema: Schema) -> Field | None:
+    """The column of a model's `weights`, if it names one. ExpressionError if it is no number from 0
+    on, or is derived from the outcome."""
+    if name is None:
+        return None
+    field = schema.field(name)
+    if field.kind != "number" or field.interval[0] < 0:
+        raise ExpressionError(
+            f"weights: {name!r} must be a number whose contract range starts at 0 or more"
+        )
+    refuse_outcome(field.name, response, schema, where="in `weights`")
+    return field
+
+
 def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str:
     remedy = (
         "for an effect that changes with time, write start-stop rows, Surv(start, stop, event),"

@@ -120,24 +120,7 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
 
     Identifiers are not among the fields, so that they stand in no condition, derivation, model or
     option of a study."""
-    closed = identifiers(contract)
-    fields = {
-        name: Field(
-            name,
-            c.kind,
-            quote_name(name),
-            c.interval,
-            c.levels,
-            c.step,
-            c.unit,
-            c.within_node,
-            c.shape,
-            terminology=c.terminology,
-            is_whole=c.is_whole,
-        )
-        for name, c in contract.columns.items()
-        if name not in closed
-    }
+    fields = _given(contract)
     sources = {name: frozenset([name]) for name in fields}
     if clashes := [name for name in derive if name in contract.columns]:
         raise DeriveError(
@@ -159,6 +142,28 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
         sources |= {name: compiled.names for name, compiled in derived.items()}
         waiting = {name: waiting[name] for name in failed}
     return Schema(contract, fields, sources)
+
+
+def _given(contract: Contract) -> dict[str, Field]:
+    """The fields of the contract's own columns."""
+    closed = identifiers(contract)
+    return {
+        name: Field(
+            name,
+            column.kind,
+            quote_name(name),
+            column.interval,
+            column.levels,
+            column.step,
+            column.unit,
+            column.within_node,
+            column.shape,
+            terminology=column.terminology,
+            is_whole=column.is_whole,
+        )
+        for name, column in contract.columns.items()
+        if name not in closed
+    }
 
 
 def _derived(

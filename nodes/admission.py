@@ -167,12 +167,7 @@ def _burn(
 
 # -- exact mode: by number
 def _count(
-    key: str,
-    task: AnyTask,
-    limits: Limits,
-    state: State,
-    query: Query,
-    budget_ledger: Book,
+    key: str, task: AnyTask, limits: Limits, state: State, query: Query, budget_ledger: Book
 ) -> str:
     """Counts the distinct states of a task, and returns what is wrong with the next one,
     or nothing.

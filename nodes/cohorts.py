@@ -368,9 +368,8 @@ def open_clipped(
     condition = schema.express(where).sql if where else None
     key = None if contract.person is None else typed[contract.person]
     if only_counts:
-        source = tallies.TallySource(
-            connection, dataset, schema, columns or typed, condition, key, salt
-        )
+        read = columns or typed
+        source = tallies.TallySource(connection, dataset, schema, read, condition, key, salt)
         return Opened(replace(_counted(source, 0, 0), rows_per_person=contract.rows_per_person))
     cohort_table.write(
         connection,

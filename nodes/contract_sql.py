@@ -396,35 +396,33 @@ def judge(
         ]
     broken = []
     if max_rows > contract.rows_per_person:
-        broken.append(
-            Finding(
-                str(contract.person),
-                "duplicate person",
-                max_rows,
-                f"a person has more than {contract.rows_per_person} row(s): remove the "
-                "duplicates, or raise rows_per_person",
-            )
+        remedy = (
+            f"a person has more than {contract.rows_per_person} row(s): remove the "
+            "duplicates, or raise rows_per_person"
         )
+        broken.append(Finding(str(contract.person), "duplicate person", max_rows, remedy))
     for (name, rule), count in counts.items():
         if rule in _REMEDY and count:
             broken.append(Finding(name, rule, count, _REMEDY[rule]))
-        elif rule == "missing" and count and name == contract.person:
-            broken.append(Finding(name, "person missing", count, "every row needs its person"))
-        elif rule == "missing" and count == rows and not contract.columns[name].may_be_empty:
-            broken.append(
-                Finding(
-                    name,
-                    "all missing",
-                    count,
-                    "the column holds no value: check its name and its missing codes, or declare "
-                    "that it `may_be_empty`",
-                )
-            )
-        elif rule == "missing" and count > contract.columns[name].max_missing * rows:
-            broken.append(
-                Finding(name, "too much missing", count, "complete the column or raise max_missing")
-            )
+        elif rule == "missing" and (finding := _missing(contract, name, count, rows)):
+            broken.append(finding)
     return broken
+
+
+def _missing(contract: Contract, name: str, count: int, rows: int) -> Finding | None:
+    if count and name == contract.person:
+        return Finding(name, "person missing", count, "every row needs its person")
+    column = contract.columns[name]
+    if count == rows and not column.may_be_empty:
+        remedy = (
+            "the column holds no value: check its name and its missing codes, or declare "
+            "that it `may_be_empty`"
+        )
+        return Finding(name, "all missing", count, remedy)
+    if count > column.max_missing * rows:
+        remedy = "complete the column or raise max_missing"
+        return Finding(name, "too much missing", count, remedy)
+    return None
 
 
 _REMEDY = {

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from federation import limits
 from federation.disclosure.support import REFUSAL
-from federation.messages import Answer, Query, Refusal, SecAggMessage, State, TaskId
+from federation.messages import Answer, Part, Query, Refusal, SecAggMessage, State, TaskId
 from federation.secagg import packing, participant, terms
 from federation.secagg.errors import SecaggError
 from federation.secagg.masks import Words
@@ -229,28 +229,19 @@ def _to_be_noised(
             "budget",
             "the study's budget is too small for this round: give it more, or ask for less",
         )
-    access = BudgetAccess(
-        context.ledger,
-        context.site.account(query.study.dataset, request.now.year),
-        request.now,
-        context.entropy,
-    )
+    account = context.site.account(query.study.dataset, request.now.year)
+    access = BudgetAccess(context.ledger, account, request.now, context.entropy)
     name = noised_answer.name(query, key[1], state, key[0] if share else noised_answer.WHOLE)
     if refused := _cannot_be_charged(noised_answer.claim(name, query.study, grids), access):
         return refused
     slots = packing.noised_slots(zero, grids)
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)
 
+    def local() -> Part:
+        return task.analysis.local(cohort, task, state)
+
     def vector() -> Words | Refusal:
-        noised = noised_answer.release(
-            name,
-            query.study,
-            grids,
-            zero,
-            lambda: task.analysis.local(cohort, task, state),
-            access,
-            share=share,
-        )
+        noised = noised_answer.release(name, query.study, grids, zero, local, access, share=share)
         if isinstance(noised, Refusal):
             return noised
         return packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))

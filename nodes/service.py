@@ -18,6 +18,7 @@ from federation.study import Study
 from nodes import (
     admission,
     dataset_versions,
+    extension_rules,
     ledger,
     noised_answer,
     secure_sum,
@@ -89,23 +90,17 @@ def _answers(
     so that the refusal of a state depends on no row."""
     site, study = context.site, query.study
     states: Mapping[TaskId, State | Refusal] = mine
-    if (
-        query.phase is None or query.phase.name == "advertise"
-    ):  # the later phases carry no state that anything is computed at
-        budget_ledger = Book(
-            context.ledger,
-            context.runs,
-            site.account(study.dataset, now.year),
-            now.isoformat(timespec="seconds"),
-        )
-        states = admission.admit(query, mine, tasks, site.name, budget_ledger)
+    # The later phases of a secure sum carry no state at which anything is computed.
+    if query.phase is None or query.phase.name == "advertise":
+        account, at = site.account(study.dataset, now.year), now.isoformat(timespec="seconds")
+        book = Book(context.ledger, context.runs, account, at)
+        states = admission.admit(query, mine, tasks, site.name, book)
     refusals: dict[TaskId, Answer] = {
         task: as_sent(state, site) for task, state in states.items() if isinstance(state, Refusal)
     }
     admitted = {task: state for task, state in states.items() if isinstance(state, State)}
-    if (
-        refusals and query.phase is not None and study.privacy.mode == "exact"
-    ):  # in all sums of a study or in none
+    one_for_all = query.phase is not None and study.privacy.mode == "exact"
+    if refusals and one_for_all:  # a node is in all sums of a study or in none
         return dict.fromkeys(mine, next(iter(refusals.values())))
     if not admitted:
         return refusals
@@ -117,7 +112,7 @@ def _answers(
         for task in admitted
         if task.analysis in session.absent
     }
-    if refusals and query.phase is not None and study.privacy.mode == "exact":
+    if refusals and one_for_all:
         return dict.fromkeys(mine, next(iter(refusals.values())))
     admitted = {task: state for task, state in admitted.items() if task not in refusals}
     if query.phase is not None:
@@ -290,6 +285,7 @@ def admit_study(
         _not_authorised(study, site, now)
         or _outside_privacy(study, site)
         or _not_for_its_users(study, contract, site)
+        or extension_rules.refusal(study, site)
         or _not_run_here(study, site)
         or _not_compared(study, contract, site)
         or secure_sum.admit_study(study, nodes, site)
@@ -366,7 +362,7 @@ def _not_for_its_users(study: Study, contract: Contract, site: Site) -> Refusal 
 def _not_run_here(study: Study, site: Site) -> Refusal | None:
     """The analyses must be allowed here, in the installed versions."""
     allowed = registry.NAMES if site.policy.analyses is None else site.policy.analyses
-    refused = study.runs.difference(allowed)
+    refused = study.runs.difference(allowed, extension_rules.analyses_of(study))
     if refused:
         return Refusal(
             "analysis",
@@ -376,7 +372,7 @@ def _not_run_here(study: Study, site: Site) -> Refusal | None:
     absent = [
         f"{entry.run} version {entry.version}"
         for entry in study.analyses.values()
-        if entry.version not in (None, registry.version(entry.run))
+        if entry.version is not None and entry.version != registry.version(entry.run)
     ]
     if absent:
         return Refusal(

@@ -187,35 +187,43 @@ def _recorder(job: jobs.Job, folder: Path, name: str) -> Recorder | None:
     return recorder
 
 
+class _Bar:
+    """The progress of a run: the rounds that are done, of at most `total`, and the phase."""
+
+    def __init__(self, folder: Path, name: str, total: int) -> None:
+        self.folder, self.name, self.total = folder, name, total
+        self.rounds_done, self.round_ended = 0, time.time()
+
+    def advance(self, number: int) -> None:
+        self.rounds_done, self.round_ended = number, time.time()
+        self.enter("")
+
+    def enter(self, phase: str) -> None:
+        progress = Progress(self.rounds_done, self.total, phase, self.round_ended)
+        jobs.write_progress(self.folder, self.name, progress)
+
+
 def _run(post: GridPost) -> Document:
     job, folder, name = post.job, post.folder, post.name
     notes: list[str] = []
     _wait_for_nodes(post.grid, job, job.wait_s)
     started = datetime.now(UTC)
-    rounds_done, round_ended = [0], [time.time()]
     tasks = registry.plan(job.study, job.contract)
-    total = max(task.analysis.limits(task).max_rounds for task in tasks.values())
-
-    def watch(number: int, outcome: Outcome) -> None:
-        rounds_done[0], round_ended[0] = number, time.time()
-        jobs.write_progress(folder, name, Progress(rounds_done[0], total, "", time.time()))
-        save(number, outcome)
-
+    bar = _Bar(folder, name, max(task.analysis.limits(task).max_rounds for task in tasks.values()))
     checkpoint = checkpoints.path(folder / "checkpoints", job.study)
     save = checkpoints.keeper(checkpoint)
     saved = checkpoints.load(checkpoint, job.study, job.contract)
     names = set(job.nodes.values())
+
+    def watch(number: int, outcome: Outcome) -> None:
+        bar.advance(number)
+        save(number, outcome)
+
     send = flower_ask.send_of(post, names, Patience(job.timeout_s), notes.append)
     # A helper's ledger of linked people is of one study, and no other study has seen its head.
     witnesses = {} if job.roles else jobs.witnesses(folder)
-
-    def say(phase: str) -> None:
-        jobs.write_progress(folder, name, Progress(rounds_done[0], total, phase, round_ended[0]))
-
     ask = secure_sum.ask_of(
-        linked.for_lefts(send) if job.roles else send,
-        lambda study: tasks,
-        say,
+        linked.for_lefts(send) if job.roles else send, lambda study: tasks, bar.enter
     )
     if post.recorder:
         ask = post.recorder.asking(ask)
@@ -235,19 +243,16 @@ def _run(post: GridPost) -> Document:
     reports: Sequence[linked.Reported] = ()
     try:
         if job.roles:
-            outcome, reports = linked.run(_linking(post, send, say), run)
+            outcome, reports = linked.run(_linking(post, send, bar.enter), run)
         else:
             outcome = run()
     finally:
         if not job.roles:
             jobs.keep_witnesses(folder, witnesses)
     checkpoint.unlink(missing_ok=True)
+    finished, notes = datetime.now(UTC), [*job.notes, *notes]
     document = release.clear(
-        outcome,
-        started=started,
-        finished=datetime.now(UTC),
-        engine="flower",
-        notes=[*job.notes, *notes],
+        outcome, started=started, finished=finished, engine="flower", notes=notes
     )
     if not job.roles:
         return document

@@ -7,6 +7,7 @@ argument is lost, because click's own constructor resets the attribute that Type
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -91,7 +92,8 @@ class Noun(click.Group):
     def __init__(self, name: str, help_line: str) -> None:
         super().__init__(name, help=help_line)
 
-    def group(self) -> click.Group:  # type: ignore[override]
+    @functools.cache  # noqa: B019 - the nouns are few, and live as long as the process
+    def group(self) -> click.Group:
         module = importlib.import_module(f"federation.cli.{self.name}")
         group = typer.main.get_command(module.app)
         assert isinstance(group, click.Group)

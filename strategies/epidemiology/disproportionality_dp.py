@@ -128,18 +128,16 @@ def _rows(
     of_margins = z * np.sqrt(of_margins) / math.log(2)
     low = ic - np.hypot(np.log2(pair.estimate / pair.low), of_margins)
     high = ic + np.hypot(np.log2(pair.high / pair.estimate), of_margins)
+    noise_sd = np.sqrt(noised) / math.log(2)
+    numbers = {"expected": expected, "ic": ic, "std_error": error, "noise_sd": noise_sd}
+    numbers |= {"ic_low": low, "ic_high": high}
     order = np.argsort(-low, kind="stable")[: task.options.top]
     return [
         {
             "drug": plan.drug.groups[drug[i]],
             "event": plan.event.groups[event[i]],
             "n": max(0, round(a[i])),
-            "expected": float(expected[i]),
-            "ic": float(ic[i]),
-            "std_error": float(error[i]),
-            "noise_sd": float(math.sqrt(noised[i]) / math.log(2)),
-            "ic_low": float(low[i]),
-            "ic_high": float(high[i]),
+            **{name: float(values[i]) for name, values in numbers.items()},
             "signal_ic": "yes" if low[i] > 0 else "no",
         }
         for i in order
@@ -155,13 +153,14 @@ def _clear_reports(sd: float, n_pairs: int) -> float:
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """The number of reports that a pair needs to stand out."""
     sd = noise(State(), "pairs")
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
     min_reports = _clear_reports(sd, task.plan.shape[0] * task.plan.shape[1])
     return [
         {
             "what": f"reports of a pair (it stands out from {min_reports:.0f} on)",
             "sampling_sd": None,
             "noise_sd": sd,
-            "width": 2 * float(special.ndtri(0.975)) * sd,
+            "width": 2 * z * sd,
         }
     ]
 

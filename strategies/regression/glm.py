@@ -23,7 +23,7 @@ from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.lazy_scipy import special
 from federation.messages import Part, State
-from federation.results import Exactness, Result, Table
+from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
@@ -82,14 +82,7 @@ def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"the model {options.model!r} has no term on the right of ~; name at least one"
         )
-    weights = schema.field(options.weights) if options.weights else None
-    if weights and (weights.kind != "number" or weights.interval[0] < 0):
-        raise ExpressionError(
-            f"weights: {options.weights!r} must be a number whose contract range starts at 0 or"
-            " more"
-        )
-    if weights:
-        formula.refuse_outcome(weights.name, model.response, schema, where="in `weights`")
+    weights = formula.weights(options.weights, model.response, schema)
     names = (*(["(Intercept)"] if model.intercept else []), *(term.name for term in model.terms))
     scaled = newton.scaling(model.terms, centred=model.intercept)
     plan = Plan(model, weights, scaled, names, newton.row_norm(model.terms, model.intercept))
@@ -142,8 +135,25 @@ class Rows:
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
     beta = state["beta"]
-    p = len(beta)
-    n_dense, deviance = len(rows.X.at), 0.0
+    sums, sensitivity = _fit_sums(rows, task, beta), _sensitivity(task, beta)
+    if task.options.penalty:
+        sensitivity["third"] = _third_sensitivity(task, sensitivity)
+    if "null_intercept" in state.values:
+        sums["null"] = _null_sums(rows, float(state["null_intercept"][0]))
+        sensitivity["null"] = _null_sensitivity(task, float(state["null_intercept"][0]))
+    if state.step == "moments":
+        sums["moments"] = cohort.once(Key("glm moments", task.name), lambda: _moments(rows))
+        sensitivity["moments"] = _moment_sensitivity(task)
+        if task.plan.model.offset is not None:
+            sums["gram"] = cohort.once(Key("glm gram", task.name), lambda: _gram(rows))
+            sensitivity["gram"] = max_weight(task) * task.plan.norm**2
+    return Part(sums, rows.cells, sensitivity, parameters=len(beta))
+
+
+def _fit_sums(rows: Rows, task: Task[Options, Plan], beta: Floats) -> dict[str, Floats]:
+    """Score (p,), information (p, p) and deviance (1,) at beta (p,), by blocks of rows; under
+    Firth's penalty also the third moments (p, p, p)."""
+    p, n_dense, deviance = len(beta), len(rows.X.at), 0.0
     score, information = np.zeros(n_dense), np.zeros((n_dense, n_dense))
     residuals, variances = np.empty(len(rows.y)), np.empty(len(rows.y))
     third = np.zeros((p, p, p)) if task.options.penalty else None
@@ -169,19 +179,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         "information": rows.X.with_gram(information, variances),
         "deviance": np.array([deviance]),
     }
-    sensitivity = _sensitivity(task, beta)
-    if third is not None:
-        sums["third"], sensitivity["third"] = third, _third_sensitivity(task, sensitivity)
-    if "null_intercept" in state.values:
-        sums["null"] = _null_sums(rows, float(state["null_intercept"][0]))
-        sensitivity["null"] = _null_sensitivity(task, float(state["null_intercept"][0]))
-    if state.step == "moments":
-        sums["moments"] = cohort.once(Key("glm moments", task.name), lambda: _moments(rows))
-        sensitivity["moments"] = _moment_sensitivity(task)
-        if task.plan.model.offset is not None:
-            sums["gram"] = cohort.once(Key("glm gram", task.name), lambda: _gram(rows))
-            sensitivity["gram"] = max_weight(task) * task.plan.norm**2
-    return Part(sums, rows.cells, sensitivity, parameters=p)
+    return sums if third is None else sums | {"third": third}
 
 
 def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
@@ -297,7 +295,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     """The sensitivities, from the contract's ranges and the interval of the linear predictor that
     they imply."""
     plan: Plan = task.plan
-    low, high = newton.predictor_interval(plan.norm, beta, plan.model.intercept)
+    low, high = newton.predictor_interval(plan.scaling, beta, plan.model.intercept)
     if plan.model.offset is not None:
         low, high = low + plan.model.offset.interval[0], high + plan.model.offset.interval[1]
     y_low, y_high = (
@@ -466,27 +464,13 @@ def _identified(total: Total) -> newton.Identified:
 
 
 def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: State) -> Result:
-    plan, step, deviance = task.plan, top.step, float(total.sums["deviance"][0])
+    plan, family, deviance = task.plan, task.options.family, float(total.sums["deviance"][0])
     moments = state["moments"]
-    n, rank = int(total.cells["rows"][0]), int((~step.aliased).sum())
+    n, rank = int(total.cells["rows"][0]), int((~top.step.aliased).sum())
     df = n - rank
-    family = task.options.family
     is_exact = family == "gaussian" and not (df > 0 and deviance > EXACT * moments[2])
     dispersion = deviance / df if family == "gaussian" and df > 0 else 1.0
-    L = newton.unscale(plan.names, plan.scaling, plan.model.intercept)
-    covariance = newton.spread(L, step) * dispersion
-    level = (1 + task.options.conf_level) / 2
-    z = float(special.stdtrit(df, level) if family == "gaussian" else special.ndtri(level))
-    ratio = {"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family]
-    rows = newton.coefficients(
-        plan.names,
-        L @ top.beta,
-        covariance,
-        z=z,
-        exponentiate=ratio,
-        statistic="t" if family == "gaussian" else "normal",
-        df=df,
-    )
+    rows = _coefficients(top, task, dispersion, df)
     if is_exact:
         rows = [row | dict.fromkeys(newton.UNCERTAINTY) for row in rows]
     loglik = _log_likelihood(family, deviance, n, moments)
@@ -505,10 +489,34 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
     counted = counting.reported(total.cells)
     if family == "binomial" and plan.weights is None:
         counted = replace(counted, events=round(min(moments[1], moments[0] - moments[1])))
-    notes = newton.aliased_note(plan.names, step.aliased)
-    if family == "poisson" and moments[-1] > 0:
+    notes = newton.aliased_note(plan.names, top.step.aliased)
+    return Result(tables, counted, Exactness(), notes + _notes(task, moments, is_exact))
+
+
+def _coefficients(
+    top: newton.Top, task: Task[Options, Plan], dispersion: float, df: int
+) -> list[Row]:
+    plan, family = task.plan, task.options.family
+    L = newton.unscale(plan.names, plan.scaling, plan.model.intercept)
+    level = (1 + task.options.conf_level) / 2
+    z = float(special.stdtrit(df, level) if family == "gaussian" else special.ndtri(level))
+    return newton.coefficients(
+        plan.names,
+        L @ top.beta,
+        newton.spread(L, top.step) * dispersion,
+        z=z,
+        exponentiate={"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family],
+        statistic="t" if family == "gaussian" else "normal",
+        df=df,
+    )
+
+
+def _notes(task: Task[Options, Plan], moments: Floats, is_exact: bool) -> list[str]:
+    notes = []
+    if task.options.family == "poisson" and moments[-1] > 0:
+        response = task.plan.model.response[0].name
         notes.append(
-            f"{plan.model.response[0].name!r} has values that are not whole numbers, so they are"
+            f"{response!r} has values that are not whole numbers, so they are"
             " not counts, and the likelihood is not that of a Poisson model;"
             " for times and amounts use offset(), or family gaussian"
         )
@@ -519,7 +527,7 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: Sta
         )
     if task.options.penalty:
         notes.append(firth.NOTE)
-    return Result(tables, counted, Exactness(), notes)
+    return notes
 
 
 def _log_likelihood(family: str, deviance: float, n: int, moments: Floats) -> float:
@@ -621,11 +629,11 @@ def limits(task: Task[Options, Plan]) -> Limits:
     """A gaussian model's sums say the same at any coefficients; the others weigh rows by them."""
     plan: Plan = task.plan
     beta = {"beta": Array((len(plan.names),))}
-    bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
+    reach = newton.reach(plan.scaling, plan.model.intercept)
     rules = (
         ()
         if task.options.family == "gaussian"
-        else (admissible.within_reach("beta", plan.names, bounded),)
+        else (admissible.within_reach("beta", plan.names, reach),)
     )
     memory = newton.MEMORY | {"moments", "at_zero", "null_deviance"}
     null = (

@@ -361,7 +361,7 @@ def _profile(
     With v = (-b, 1), the residual sum of squares is v'Mv. As b minimises it, its first
     derivative is that of M alone."""
     reml, p = task.options.method == "reml", len(task.plan.fixed.names)
-    M, M1, M2 = sums["moments"], sums["moments_1"], sums["moments_2"]
+    M = sums["moments"]
     aliased = values["aliased"] > 0 if "aliased" in values else newton.find_aliased(M[:p, :p])
     fitted = np.flatnonzero(~aliased)
     if not len(fitted):
@@ -378,19 +378,11 @@ def _profile(
             f"{task.name}: the model fits every row exactly, so there is no residual variance to"
             " estimate; use fewer terms"
         )
-    M1_v = np.einsum("kcd,d->kc", M1, v)
-    rss1 = M1_v @ v
-    rss2 = np.einsum("c,klcd,d->kl", v, M2, v) - 2 * M1_v[:, fitted] @ inverse @ M1_v[:, fitted].T
-    deviance = float(sums["log_det"][0]) + df * (1 + math.log(2 * math.pi * rss / df))
-    gradient = sums["log_det_1"] + df * rss1 / rss
-    hessian = sums["log_det_2"] + df * (rss2 / rss - np.outer(rss1, rss1) / rss**2)
+    deviance, gradient, hessian = _derivatives(sums, v, rss, df, fitted, inverse)
     if reml:
-        restricted = _restricted(sums, fitted, inverse)
-        deviance, gradient, hessian = (
-            deviance + restricted[0],
-            gradient + restricted[1],
-            hessian + restricted[2],
-        )
+        of_det, of_gradient, of_hessian = _restricted(sums, fitted, inverse)
+        deviance += of_det
+        gradient, hessian = gradient + of_gradient, hessian + of_hessian
     full_inverse, full_beta = np.full((p, p), np.nan), np.zeros(p)
     full_inverse[np.ix_(fitted, fitted)] = inverse
     full_beta[fitted] = beta
@@ -405,6 +397,21 @@ def _profile(
         values["theta"],
         rounds,
     )
+
+
+def _derivatives(
+    sums: Any, v: Floats, rss: float, df: int, fitted: Ints, inverse: Floats
+) -> tuple[float, Floats, Floats]:
+    """The profiled deviance of n_theta parameters, its gradient (n_theta,) and its Hessian
+    (n_theta, n_theta). v (p + 1,): (-b, 1)."""
+    M1_v = np.einsum("kcd,d->kc", sums["moments_1"], v)
+    rss1 = M1_v @ v
+    rss2 = np.einsum("c,klcd,d->kl", v, sums["moments_2"], v)
+    rss2 = rss2 - 2 * M1_v[:, fitted] @ inverse @ M1_v[:, fitted].T
+    deviance = float(sums["log_det"][0]) + df * (1 + math.log(2 * math.pi * rss / df))
+    gradient = sums["log_det_1"] + df * rss1 / rss
+    hessian = sums["log_det_2"] + df * (rss2 / rss - np.outer(rss1, rss1) / rss**2)
+    return deviance, gradient, hessian
 
 
 def _restricted(sums: Any, fitted: Ints, inverse: Floats) -> tuple[float, Floats, Floats]:

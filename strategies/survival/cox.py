@@ -87,6 +87,25 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             f"penalty: {options.penalty!r} needs `ties: breslow` and excludes `robust`;"
             " write `ties: breslow`, and leave `robust` out"
         )
+    strata = _strata(model, options, schema)
+    weights = formula.weights(options.weights, model.response, schema)
+    within = options.strata == "node" or any(field.within_node for field in strata)
+    names = tuple(term.name for term in model.terms)
+    grid = time_grid.agree(options.grid, model.response[:-1])
+    plan = Plan(
+        model,
+        strata,
+        within,
+        grid,
+        weights,
+        newton.scaling(model.terms, centred=True, levels=False),
+        names,
+    )
+    return Prepared(plan, (*model.fields, *strata, *([weights] if weights else [])))
+
+
+def _strata(model: Model, options: Options, schema: Schema) -> tuple[Field, ...]:
+    """The columns of strata() in the formula and of the option, which may also be `node`."""
     strata = list(model.strata)
     if options.strata and options.strata != "node":
         if options.strata not in schema.fields:
@@ -101,27 +120,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
                 f"strata: {field.name!r} is a {field.kind};"
                 " strata need a category or a yes-or-no column"
             )
-    weights = schema.field(options.weights) if options.weights else None
-    if weights and (weights.kind != "number" or weights.interval[0] < 0):
-        raise ExpressionError(
-            f"weights: {options.weights!r} must be a number"
-            " whose contract range starts at 0 or more"
-        )
-    for field in (*strata, *([weights] if weights else [])):
-        formula.refuse_outcome(field.name, model.response, schema, where="in `strata` or `weights`")
-    within = options.strata == "node" or any(field.within_node for field in strata)
-    names = tuple(term.name for term in model.terms)
-    grid = time_grid.agree(options.grid, model.response[:-1])
-    plan = Plan(
-        model,
-        tuple(strata),
-        within,
-        grid,
-        weights,
-        newton.scaling(model.terms, centred=True),
-        names,
-    )
-    return Prepared(plan, (*model.fields, *strata, *([weights] if weights else [])))
+        formula.refuse_outcome(field.name, model.response, schema, where="in `strata`")
+    return tuple(strata)
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -175,10 +175,8 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     index = np.flatnonzero(keep)
     missing = cohort.rows - len(index)
     if task.options.landmark is not None:
-        start_time = starts[0] if starts else None
-        landmark = landmarks.at(
-            task.options.landmark, start_time, stop, event, cohort.person, index
-        )
+        start, when = starts[0] if starts else None, task.options.landmark
+        landmark = landmarks.at(when, start, stop, event, cohort.person, index)
         index, starts = landmark.rows, []
         stop, event, keep = stop.copy(), event.copy(), np.zeros(cohort.rows, np.bool_)
         stop[index], event[index], keep[index] = landmark.stop, landmark.event, True
@@ -430,9 +428,7 @@ def _sensitivity(
     """The sums over rows that leave, enter and die have a finite sensitivity, because a row falls
     in one cell of each. Sums over risk sets have none: a person is in the risk set of every earlier
     death."""
-    low, high = newton.predictor_interval(
-        newton.row_norm(task.plan.model.terms, False), state["beta"], False
-    )
+    low, high = newton.predictor_interval(task.plan.scaling, state["beta"], False)
     heaviest = task.rows_per_person * (task.plan.weights.interval[1] if task.plan.weights else 1.0)
     top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
     cell = heaviest * top * math.sqrt(1 + p)
@@ -504,25 +500,18 @@ def _newton(
     values: dict[str, Floats],
 ) -> State | Result:
     again = "fit" if task.plan.within_node else "risk"
-    identified = newton.identified(State("newton", values)) or newton.identify(
-        information, math.inf, size
-    )
+    state = State("newton", values)
+    identified = newton.identified(state) or newton.identify(information, math.inf, size)
     if task.options.penalty:
         third = total.sums["third"] + values.get("cubes", 0.0)
         penalty = firth.penalty(information, third, identified.aliased)
         score, log_lik = score + penalty.score, log_lik + penalty.log_lik
     climbed = newton.climb(
-        State("newton", values),
+        state,
         score,
         information,
         log_lik,
-        newton.separated(
-            task.name,
-            task.plan.names,
-            SEPARATED,
-            firth=task.plan.can_penalise,
-            penalised=task.options.penalty is not None,
-        ),
+        _diverged(task),
         design=identified,
         max_rounds=max_rounds(task),
         again=again,
@@ -541,6 +530,16 @@ def _newton(
     if task.options.robust:
         return State("robust", values)
     return _result(total, task, values, None)
+
+
+def _diverged(task: Task[Options, Plan]) -> newton.Diverged:
+    return newton.separated(
+        task.name,
+        task.plan.names,
+        SEPARATED,
+        firth=task.plan.can_penalise,
+        penalised=task.options.penalty is not None,
+    )
 
 
 def max_rounds(task: Task[Options, Plan]) -> int:
@@ -641,9 +640,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     p, cells = len(plan.names), plan.n_strata * plan.grid.size
     beta = {"beta": Array((p,))}
-    rules = (
-        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
-    )
+    rules = (admissible.within_reach("beta", plan.names, newton.reach(plan.scaling, False)),)
     hazards = beta | {"h0": admissible.amounts(cells), "h1": admissible.amounts(cells)}
     increments = {"k0": Array((cells, p)), "k1": Array((cells, p)), "mean": Array((cells, p))}
 

@@ -152,7 +152,9 @@ def grpc_runs() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("grpc_runs", "no_fork")
-@pytest.mark.parametrize(("ends_with_parent", "new_session"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("ends_with_parent", "new_session"), federations.first([(True, False), (False, True)])
+)
 def test_a_hundred_children_of_a_process_with_grpc_reach_their_command(
     ends_with_parent: bool, new_session: bool, tmp_path: Path
 ) -> None:

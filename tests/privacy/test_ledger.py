@@ -388,7 +388,7 @@ def kill_writers(path: Path, kills: int, seed: int) -> None:
 
 
 def test_killed_writers_lose_no_acknowledged_charge(tmp_path: Path) -> None:
-    kill_writers(tmp_path / "ledger.sqlite", 8, seed=1)
+    kill_writers(tmp_path / "ledger.sqlite", 4, seed=1)
 
 
 @pytest.mark.slow

@@ -480,7 +480,7 @@ def kill_nodes(site: Site, tmp_path: Path, kills: int, seed: int) -> None:
 def test_killed_nodes_have_sent_nothing_uncharged_and_send_the_same_again(
     site: Site, tmp_path: Path
 ) -> None:
-    kill_nodes(site, tmp_path, 3, seed=1)
+    kill_nodes(site, tmp_path, 2, seed=1)
 
 
 @pytest.mark.slow

@@ -387,6 +387,7 @@ def test_too_few_people_beside_the_noise_are_told(tmp_path: Path) -> None:
     assert "too few people beside the noise" in task_run.failed
 
 
+@pytest.mark.slow
 def test_with_much_budget_it_learns_what_training_without_noise_learns(tmp_path: Path) -> None:
     sites = sites_of(tmp_path, 3, 6000)
     for options in (

@@ -186,13 +186,19 @@ def texts() -> Iterator[tuple[str, str]]:
             yield name, path.read_text(encoding="utf-8")
 
 
+def literals(pattern: str) -> list[str]:
+    """Of each alternative, the letters without which it matches nowhere: `in` is far faster than a
+    search for a word's boundary."""
+    bare = re.sub(r"\\b|\(.*?\)\??|\\", "", pattern)
+    return bare.split("|")
+
+
 def test_no_retired_word_is_left() -> None:
-    any_of_them = re.compile("|".join(RETIRED))
     left = [
         f"{name}: {match.group()!r} (now: {word})"
         for name, text in texts()
-        if any_of_them.search(text)
         for pattern, word in RETIRED.items()
+        if any(letters in text for letters in literals(pattern))
         for match in re.finditer(pattern, text)
     ]
     assert not left, left

@@ -136,7 +136,7 @@ def check(cohort: Cohort, expected: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("view", "mode"),
-    federations.first([("join", "dp"), *((view, "exact") for view in VIEWS | FURTHER)], 5)
+    federations.first([("join", "dp"), *((view, "exact") for view in VIEWS | FURTHER)], 2)
     + [pytest.param(view, "dp", marks=pytest.mark.slow) for view in [*VIEWS, *FURTHER][1:]],
 )
 def test_a_value_stays_with_its_row(view: str, mode: str, database: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_fit_to_real_voices_is_statsmodels_pooled_one() -> None:
         assert rows[name]["std_error"] == pytest.approx(fit.bse[name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_network_tells_real_eights_better_than_a_line_through_their_pixels() -> None:
     run = running.run("deep_piste", "real")
     digits = load_digits()

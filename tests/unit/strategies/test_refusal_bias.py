@@ -164,7 +164,7 @@ GROUPS = contract_with(
 )
 
 
-@pytest.mark.parametrize("fraction", [0.8, 0.9])
+@pytest.mark.parametrize("fraction", federations.first([0.8, 0.9]))
 def test_rates_and_ratios_at_the_limit_of_the_noise_hold_the_truth(fraction: float) -> None:
     """Person-time of group b is at this fraction of its limit. Ordinary intervals hold the rate 64
     % and 79 % of the time."""
@@ -199,6 +199,7 @@ REPORTS = contract_with(
 )
 
 
+@pytest.mark.slow
 def test_a_pair_of_drug_and_event_at_the_limit_of_the_noise_holds_the_truth() -> None:
     """16 pairs with noise of eight reports: one is shown above 2.73 x 8 = 21.9, and has 14 in
     truth. An ordinary interval holds its information component 66 % of the time."""
@@ -230,6 +231,7 @@ WALKS = federations.contract_of(
 )
 
 
+@pytest.mark.slow
 def test_a_transition_at_the_limit_of_the_noise_holds_the_truth() -> None:
     """15 possible transitions with noise of ten people: a count is shown above 2.71 x 10 = 27.1,
     and is 15 in truth. An ordinary interval holds it 82 % of the time."""
@@ -258,6 +260,7 @@ TABLE = contract_with(
 )
 
 
+@pytest.mark.slow
 def test_a_share_of_a_row_at_the_limit_of_the_noise_holds_the_truth() -> None:
     """The row has 0.8 times the 52 people of its limit, 70 % of them in one cell. An ordinary
     interval holds that share 88 % of the time, and is centred on 0.6."""

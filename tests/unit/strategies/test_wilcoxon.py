@@ -261,6 +261,7 @@ def test_the_stated_noise_of_the_superiority_is_that_of_repeated_releases(
     assert rms == pytest.approx(np.std([result.theta for result in results]), rel=0.04)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", federations.first([200, 400]))
 def test_noise_does_not_move_the_sampling_error_of_the_superiority(n: int) -> None:
     """1 % is five errors of the mean of 3,000. Squares with the noise left in are 2 % too small at
@@ -284,7 +285,7 @@ def test_the_interval_of_the_superiority_holds_the_truth_far_from_one_half() -> 
     assert np.mean(held) == pytest.approx(0.95, abs=0.021)
 
 
-@pytest.mark.parametrize("multiplier", [0.0, 9.3])
+@pytest.mark.parametrize("multiplier", federations.first([9.3, 0.0]))
 def test_true_hypotheses_are_rejected_one_time_in_twenty_and_the_shift_is_held(
     multiplier: float,
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_group_that_drowns_is_named_with_what_to_do() -> None:
         wilcoxon_dp.combine(total, TASK, TASK.analysis.start(TASK))
 
 
+@pytest.mark.slow
 def test_that_a_group_is_refused_by_its_own_count_biases_no_test() -> None:
     """A reference of as many people as the limit asks for passes half of the time. Of those shown,
     one side is rejected as often as the other: 0.025 is three errors of 5 % of 700. Decided on the
