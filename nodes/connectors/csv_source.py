@@ -29,6 +29,13 @@ PIECE_BYTES = 1 << 19  # fits the processor's cache
 MAX_SKIPPED_BYTES = 1 << 22
 CONTROL = re.compile("[\x80-\x9f]")  # nobody writes them: these bytes are letters of cp1252
 HELD = (".csv", ".txt", ".tsv")
+# Texts about a table, which producers lay beside it. They are told by their names alone: a table
+# that was passed over because of what it holds would be rows that nobody misses.
+NOTE = re.compile(
+    r"(a[-_ ]?)?(lire|lisez[-_ ]?moi|read[-_ ]?me|notice|licen[cs]e|change[-_ ]?log|copying)"
+    r"([-_ .].*)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -243,13 +250,20 @@ def _held(archive: zipfile.ZipFile) -> list[str]:
     held = [
         name
         for name in archive.namelist()
-        if name.lower().endswith(HELD) and not name.startswith("__MACOSX/")
+        if name.lower().endswith(HELD)
+        and not name.startswith("__MACOSX/")
+        and not is_note(Path(name))
     ]
     if not held:
         raise MalformedCsvError(
             f"the archive holds no file of {', '.join(HELD)}: unpack it, and name the file"
         )
     return sorted(held)
+
+
+def is_note(path: Path) -> bool:
+    """Is it a text about the tables beside it, by its name?"""
+    return path.suffix.lower() == ".txt" and NOTE.fullmatch(path.stem) is not None
 
 
 def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
