@@ -40,6 +40,7 @@ NOT_UTF8 = (
 NUL_BYTE = "a NUL byte, so the file is damaged or not text: export it again as CSV"
 CUT_OFF = "the file is cut off, or damaged: copy it again"
 END = ": if records end with the delimiter, end the header's line with it, too"
+NOTE = ": if it is a note or a comment, take it out of the file"
 TOO_LONG = (
     "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
 )
@@ -380,11 +381,10 @@ class _Scan:
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
         return [
-            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}{END}")
-            if count == width + 1
-            else (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}")
+            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}{hint}")
             for at, count in zip(starts.tolist(), widths.tolist(), strict=True)
             if count != width
+            for hint in ({width + 1: END, 1: NOTE}.get(count, ""),)
         ]
 
     def _note_endings(self, array: Bytes, ends: Ints) -> None:
