@@ -10,9 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from aggregator.report.intervals import curve_of
+from federation import errors
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+except ModuleNotFoundError:
+    raise errors.SetupError(
+        "figures are drawn by matplotlib, which is not installed:"
+        " pip install 'hdh-federation[simulation]'"
+    ) from None
 
 Rows = Sequence[Mapping[str, Any]]
 # Colour-blind readers can distinguish these colours.
@@ -138,12 +147,6 @@ def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
         va="top",
         color="#555555",
     )
-
-
-def curve_of(row: Mapping[str, Any]) -> str:
-    """The label of the curve that a row belongs to."""
-    words = [str(row["group"])] if row["group"] != "all" or "cause" not in row else []
-    return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])
 
 
 def roc(rows: Rows) -> str:

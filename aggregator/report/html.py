@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
-from aggregator.report import figures, intervals, methods, words
+from aggregator.report import intervals, methods, words
 
 MAX_ROWS = 400
 MAX_COLUMNS = 40  # of a cross-table
@@ -37,13 +38,19 @@ def page(document: Document) -> str:
         is_number=_is_number,
         matrix=_matrix,
     )
+    can_draw = importlib.util.find_spec("matplotlib") is not None
     sections = [
-        {"name": name, "analysis": analysis, "figures": [Markup(svg) for svg in drawn(analysis)]}
+        {
+            "name": name,
+            "analysis": analysis,
+            "figures": [Markup(svg) for svg in drawn(analysis)] if can_draw else [],
+        }
         for name, analysis in document.analyses.items()
     ]
     return environment.get_template("page.html.j2").render(
         document=document,
         sections=sections,
+        can_draw=can_draw,
         noised=_is_noised(document),
         methods=methods.paragraph(document),
     )
@@ -78,7 +85,9 @@ def _is_number(value: Any) -> bool:
 
 
 def drawn(analysis: AnalysisDocument) -> list[str]:
-    """The figures of an analysis, as SVG."""
+    """The figures of an analysis, as SVG. SetupError if matplotlib is not installed."""
+    from aggregator.report import figures
+
     svgs = []
     if curve := analysis.tables.get("curve"):
         svgs.append(figures.curves(curve))
@@ -110,6 +119,8 @@ def _forests(analysis: AnalysisDocument) -> list[str]:
     }
     if not nodes:
         return []
+    from aggregator.report import figures
+
     drawn = []
     for row in terms[:12]:
         columns = intervals.of(row)
