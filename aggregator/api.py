@@ -17,7 +17,7 @@ from typing import Any
 
 from aggregator import database, enrolment, linked_studies, pki, serving
 from aggregator.connections import Outbox
-from aggregator.database import Holders, Party, Submitted
+from aggregator.database import DatasetHolder, Holders, Party, Submitted
 from aggregator.parcels import Address, Part
 from aggregator.planning import Planner
 from aggregator.rounds import check_secure_sum
@@ -86,10 +86,12 @@ class Enrolment:
 class Nodes:
     def __init__(self, scheduler: Scheduler, gate: Gate) -> None:
         self.scheduler, self.gate = scheduler, gate
+        self.greetings: dict[str, asyncio.Lock] = {}
 
     async def Watch(self, request: hub_pb2.Hello, caller: Caller) -> AsyncIterator[hub_pb2.Notice]:
         scheduler, node, run = self.scheduler, caller.party.name, self.gate.pools.run
-        await run("stream", self._greet, node, request)
+        async with self.greetings.setdefault(node, asyncio.Lock()):  # a thread for each node
+            await run("stream", self._greet, node, request)
         outbox = Outbox(asyncio.get_running_loop())
         scheduler.connections.connect(node, outbox)
         log.info("node %s is online (hdh %s)", node, request.version)
@@ -103,8 +105,18 @@ class Nodes:
             log.info("node %s is offline", node)
 
     def _greet(self, node: str, request: hub_pb2.Hello) -> None:
+        """Stores what a node holds. A contract that this hub cannot read is left out, since every
+        coordinator would be sent it."""
         holdings: dict[str, list[Mapping[str, Any]]] = {}
         for holding in request.holdings:
+            if not _is_readable(holding):
+                log.warning(
+                    "node %s: its contract of dataset %s is not one of this version, or not that of"
+                    " its hash; the dataset is not offered until the node sends another",
+                    node,
+                    holding.dataset,
+                )
+                continue
             held = {
                 "contract": holding.contract_hash,
                 "people": holding.people or None,
@@ -196,6 +208,18 @@ class Nodes:
         )
 
 
+def _is_readable(holding: hub_pb2.Holding) -> bool:
+    """Whether the contract of a dataset is the one that its hash and its dataset name. Nodes of an
+    earlier version do not send it."""
+    if not holding.contract:
+        return True
+    try:
+        contract = contracts.parse(holding.contract)
+    except errors.ContractError:
+        return False
+    return (contract.hash, contract.dataset) == (holding.contract_hash, holding.dataset)
+
+
 def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
     """What differs in a contract that a node holds, in brackets; empty if the node did not send
     it."""
@@ -209,6 +233,21 @@ def _differences(contract: Contract, held: Mapping[str, Any]) -> str:
 def _coordinator(caller: Caller) -> str | None:
     """The coordinator whose studies the caller may see; None for an operator, who sees all."""
     return None if caller.party.role == "operator" else caller.party.name
+
+
+def _rehearsed(
+    node: str, decision: hub_pb2.Decision | None, online: bool, people: int
+) -> hub_pb2.NodeState:
+    if decision is None:
+        reason = "did not answer" if online else "is not online"
+        decision = hub_pb2.Decision(verdict="asked", reason=reason)
+    return hub_pb2.NodeState(
+        node=node,
+        verdict=decision.verdict,
+        reason=decision.reason,
+        online=online,
+        people=people,
+    )
 
 
 class Coordination:
@@ -304,7 +343,7 @@ class Coordination:
         contract; of a study of several datasets, those that hold them and the helper of a link."""
         nodes = {
             party.name: party
-            for party in database.enrolled(self.scheduler.engine, "node")
+            for party in database.dataset_holders(self.scheduler.engine, "node")
             if party.revoked is None
         }
         unknown = [name for name in request.nodes if name not in nodes]
@@ -324,7 +363,7 @@ class Coordination:
         study: Study,
         contract: Contract,
         request: hub_pb2.SubmitRequest,
-        nodes: Mapping[str, Party],
+        nodes: Mapping[str, DatasetHolder],
     ) -> list[str]:
         holding = [name for name, party in nodes.items() if party.holds(contract)]
         asked = sorted({*request.nodes}) or sorted(holding)
@@ -357,7 +396,7 @@ class Coordination:
                     people=held.get("people") or 0,
                     online=node.name in online,
                 )
-                for node in database.enrolled(self.scheduler.engine, "node")
+                for node in database.dataset_holders(self.scheduler.engine, "node")
                 if node.revoked is None
                 for name, versions in sorted(node.holdings.items())
                 for held in versions
@@ -435,27 +474,14 @@ class Coordination:
         )
         decisions = self.scheduler.rehearse(proposal, study.hash, asked, REHEARSAL_S)
         online = self.scheduler.connections.online()
+        declared = database.dataset_holders(self.scheduler.engine, "node")
+        names = study.datasets or [study.dataset]
+        people = {node.name: max(node.people(name) for name in names) for node in declared}
         return hub_pb2.PlanReply(
             nodes=[
-                self._rehearsed(node, decisions.get(node), node in online, study) for node in asked
+                _rehearsed(node, decisions.get(node), node in online, people.get(node, 0))
+                for node in asked
             ]
-        )
-
-    def _rehearsed(
-        self, node: str, decision: hub_pb2.Decision | None, online: bool, study: Study
-    ) -> hub_pb2.NodeState:
-        if decision is None:
-            reason = "did not answer" if online else "is not online"
-            decision = hub_pb2.Decision(verdict="asked", reason=reason)
-        party = database.party(self.scheduler.engine, node)
-        names = study.datasets or [study.dataset]
-        people = max((party.people(name) for name in names), default=0) if party else 0
-        return hub_pb2.NodeState(
-            node=node,
-            verdict=decision.verdict,
-            reason=decision.reason,
-            online=online,
-            people=people,
         )
 
     def _study_of(self, request: hub_pb2.StudyRequest, caller: Caller) -> Submitted:

@@ -111,6 +111,8 @@ version = sa.Table(
 
 @dataclass(frozen=True)
 class Party:
+    """Who is enrolled. Every call looks its caller up, so this holds nothing that is large."""
+
     name: str
     role: str
     key_id: str
@@ -121,7 +123,13 @@ class Party:
     revoked: float | None
     seen: float | None
     version: str
-    holdings: Mapping[str, Sequence[Mapping[str, Any]]]  # by dataset, its versions
+
+
+@dataclass(frozen=True)
+class DatasetHolder(Party):
+    """A party with the datasets that it holds. `holdings`: by dataset, its versions."""
+
+    holdings: Mapping[str, Sequence[Mapping[str, Any]]]
 
     def holds(self, contract: Contract) -> bool:
         versions = self.holdings.get(contract.dataset, ())
@@ -161,16 +169,12 @@ class Holders:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A study at the hub; times in seconds since 1970."""
+    """A study at the hub, without its texts; times in seconds since 1970."""
 
     number: int
     study: str
     study_hash: str
     coordinator: str
-    written: str
-    contract: str
-    certificate: str
-    signature: str
     state: str
     reason: str
     submitted: float
@@ -180,22 +184,26 @@ class Submitted:
     attempts: int
     flower_run: str
     run: int | None
-    link: str = ""
 
     @property
     def over(self) -> bool:
         return self.state in OVER
 
+
+@dataclass(frozen=True)
+class SignedStudy(Submitted):
+    """A study with all that its coordinator has signed, which may be megabytes."""
+
+    written: str
+    contract: str
+    certificate: str
+    signature: str
+    link: str = ""
+
     @property
     def holders(self) -> Holders | None:
         """None unless the study has several datasets."""
         return Holders.from_text(self.link) if self.link else None
-
-    @property
-    def parties(self) -> Holders | None:
-        """None unless the study has a link."""
-        holders = self.holders
-        return holders if holders is not None and holders.roles else None
 
 
 @dataclass(frozen=True)
@@ -377,24 +385,30 @@ def enrolled(engine: sa.Engine, *roles: str) -> list[Party]:
     return _parties(engine, parties.c.role.in_(roles))
 
 
-def _parties(engine: sa.Engine, where: Any) -> list[Party]:
-    with engine.connect() as connection:
-        rows = (
-            connection.execute(sa.select(parties).where(where).order_by(parties.c.name))
-            .mappings()
-            .all()
-        )
+def dataset_holders(engine: sa.Engine, *roles: str) -> list[DatasetHolder]:
+    """The parties of these roles with the datasets that they hold, sorted by name."""
+    rows = _rows(engine, sa.select(parties).where(parties.c.role.in_(roles)))
     return [
-        Party(
-            **{
-                **row,
-                "flower_id": int(row["flower_id"]),
-                "former_flower_ids": json.loads(row["former_flower_ids"]),
-                "holdings": _holdings(row["holdings"]),
-            }
-        )
-        for row in rows
+        DatasetHolder(**_party_values(row), holdings=_holdings(row["holdings"])) for row in rows
     ]
+
+
+def _parties(engine: sa.Engine, where: Any) -> list[Party]:
+    small = [column for column in parties.c if column is not parties.c.holdings]
+    return [Party(**_party_values(row)) for row in _rows(engine, sa.select(*small).where(where))]
+
+
+def _rows(engine: sa.Engine, query: sa.Select[Any]) -> Sequence[Mapping[Any, Any]]:
+    with engine.connect() as connection:
+        return connection.execute(query.order_by(parties.c.name)).mappings().all()
+
+
+def _party_values(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in row.items() if name != "holdings"},
+        "flower_id": int(row["flower_id"]),
+        "former_flower_ids": json.loads(row["former_flower_ids"]),
+    }
 
 
 def _holdings(text: str) -> dict[str, list[dict[str, Any]]]:
@@ -520,6 +534,13 @@ def submitted(engine: sa.Engine, number: int) -> Submitted:
     return _studies(engine, studies.c.number == number)[0]
 
 
+def signed(engine: sa.Engine, number: int) -> SignedStudy:
+    """A study with its texts."""
+    query = sa.select(studies).where(studies.c.number == number)
+    with engine.connect() as connection:
+        return SignedStudy(**connection.execute(query).mappings().one())
+
+
 def by_number(engine: sa.Engine, number: int) -> Submitted | None:
     rows = _studies(engine, studies.c.number == number)
     return rows[0] if rows else None
@@ -552,7 +573,9 @@ def in_states(engine: sa.Engine, *states: str) -> list[Submitted]:
 
 
 def _studies(engine: sa.Engine, where: Any, max_studies: int | None = None) -> list[Submitted]:
-    newest_first = sa.select(studies).where(where).order_by(studies.c.number.desc())
+    texts = SignedStudy.__dataclass_fields__.keys() - Submitted.__dataclass_fields__.keys()
+    light = [column for column in studies.c if column.name not in texts]
+    newest_first = sa.select(*light).where(where).order_by(studies.c.number.desc())
     with engine.connect() as connection:
         rows = connection.execute(newest_first.limit(max_studies)).mappings()
         return [Submitted(**row) for row in rows]

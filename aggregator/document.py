@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from federation.contract import Frozen
+from federation.expression import Kind
 
 SCHEMA_VERSION = 1
 
@@ -33,11 +34,21 @@ class ReleasedResult(Frozen):
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
+class ModelColumn(Frozen):
+    """A column of which the terms of a model are made: of the contract, or derived. `levels`: of a
+    category, all of them, in the contract's order."""
+
+    kind: Kind
+    levels: Sequence[str] = ()
+
+
 class AnalysisDocument(ReleasedResult):
-    """`options`: all of them, those that the study leaves out with their defaults."""
+    """`options`: all of them, those that the study leaves out with their defaults. `columns`: those
+    of which the terms are made."""
 
     run: str
     options: Mapping[str, Any] = {}
+    columns: Mapping[str, ModelColumn] = {}
     privacy: Mapping[str, Any]
     nodes: Sequence[Contribution]
     by_node: Mapping[str, ReleasedResult]

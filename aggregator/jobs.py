@@ -6,7 +6,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from federation import study as studies
 from federation.contract import Contract
 from federation.messages import LedgerHead
 from federation.study import Study
+
+KINDS = ("job.json", "round", "asked", "attempt", "result.json", "transcript.gz")
+_OF_JOB = re.compile(rf"(\d+-\d+)\.(?:{'|'.join(map(re.escape, KINDS))})(?:\.part)?")
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,22 @@ def transcript(folder: Path, name: str) -> Path:
 
 
 def remove(folder: Path, name: str) -> None:
-    for kind in ("job.json", "round", "asked", "attempt", "result.json", "transcript.gz"):
+    for kind in KINDS:
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+
+def sweep(folder: Path, under_way: Collection[str], hashes: Collection[str]) -> int:
+    """Removes what a hub that was killed has left: the files of jobs that are not `under_way`, and
+    the checkpoints of studies whose hash is not among `hashes`. Returns their number."""
+    of_jobs = [
+        path
+        for path in folder.glob("*-*.*")
+        if (match := _OF_JOB.fullmatch(path.name)) and match[1] not in under_way
+    ]
+    checkpoints = [path for path in (folder / "checkpoints").glob("*") if path.stem not in hashes]
+    for path in (*of_jobs, *checkpoints):
+        path.unlink(missing_ok=True)
+    return len(of_jobs) + len(checkpoints)
 
 
 def write_progress(folder: Path, name: str, progress: Progress) -> None:

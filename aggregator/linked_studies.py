@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from aggregator import link_corrections
-from aggregator.database import Holders, Party
+from aggregator.database import DatasetHolder, Holders
 from federation import contract as contracts
 from federation import datasets, errors
 from federation.contract import Contract
@@ -41,7 +41,7 @@ def _contracts(study: Study, written: Mapping[str, str]) -> dict[str, Contract]:
 def parties(
     study: Study,
     written: Mapping[str, str],
-    nodes: Mapping[str, Party],
+    nodes: Mapping[str, DatasetHolder],
     named: Collection[str] = (),
 ) -> Holders:
     """The left holders, the right one and the helper, of the enrolled `nodes`. `named`: those that
@@ -67,7 +67,7 @@ def parties(
 def side_by_side(
     study: Study,
     written: Mapping[str, str],
-    nodes: Mapping[str, Party],
+    nodes: Mapping[str, DatasetHolder],
     named: Collection[str] = (),
 ) -> Holders:
     """The dataset of each of the enrolled `nodes` that holds one. `named`: those that the

@@ -19,7 +19,6 @@ from scipy import special
 from federation.arrays import Floats
 from federation.results import Row
 
-Z = 1.959963984540054  # normal quantile of a 95 % interval
 MIN_NODES = 2
 
 
@@ -30,9 +29,12 @@ class PooledEstimate:
     tau2: float
 
 
-def tables(by_node: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Row]]:
+def tables(
+    by_node: Mapping[str, Sequence[Mapping[str, Any]]], conf_level: float
+) -> dict[str, list[Row]]:
     """The tables `meta` and `leave_one_out`, from each node's table `coefficients`. They hold every
-    term that at least MIN_NODES nodes have estimated."""
+    term that at least MIN_NODES nodes have estimated. `conf_level`: of the intervals."""
+    z = float(special.ndtri((1 + conf_level) / 2))
     meta: list[Row] = []
     without: list[Row] = []
     for term in dict.fromkeys(row["term"] for rows in by_node.values() for row in rows):
@@ -46,25 +48,25 @@ def tables(by_node: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list
             continue
         y = np.array([row["estimate"] for row in estimated.values()])
         v = np.array([row["std_error"] for row in estimated.values()]) ** 2
-        pooled = _estimate_row(random_effects(y, v))
+        pooled = _estimate_row(random_effects(y, v), z)
         row = {"term": term, "nodes": len(y), **pooled, **_fixed(y, v), **heterogeneity(y, v)}
         meta.append(row)
         if len(y) > MIN_NODES:
-            without += _without_each(term, list(estimated), y, v)
+            without += _without_each(term, list(estimated), y, v, z)
     return {name: rows for name, rows in (("meta", meta), ("leave_one_out", without)) if rows}
 
 
-def _without_each(term: str, nodes: Sequence[str], y: Floats, v: Floats) -> list[Row]:
+def _without_each(term: str, nodes: Sequence[str], y: Floats, v: Floats, z: float) -> list[Row]:
     rows: list[Row] = []
     for i, node in enumerate(nodes):
         others = np.arange(len(y)) != i
-        pooled = _estimate_row(random_effects(y[others], v[others]))
+        pooled = _estimate_row(random_effects(y[others], v[others]), z)
         rows.append({"term": term, "without": node, **pooled})
     return rows
 
 
-def _estimate_row(pooled: PooledEstimate) -> Row:
-    low, high = pooled.estimate - Z * pooled.error, pooled.estimate + Z * pooled.error
+def _estimate_row(pooled: PooledEstimate, z: float) -> Row:
+    low, high = pooled.estimate - z * pooled.error, pooled.estimate + z * pooled.error
     return {
         "estimate": pooled.estimate,
         "std_error": pooled.error,

@@ -18,6 +18,7 @@ from aggregator.document import (
     ColumnLabel,
     Contribution,
     Document,
+    ModelColumn,
     ReleasedResult,
 )
 from aggregator.rounds import Outcome, TaskRun
@@ -28,7 +29,7 @@ from federation.disclosure import hub_door, rules
 from federation.messages import TaskId
 from federation.privacy import accounting
 from federation.study import Study
-from strategies import budget
+from strategies import budget, installed, options
 from strategies.protocol import AnyTask, Total
 
 
@@ -70,16 +71,34 @@ def _analysis(outcome: Outcome, name: str) -> AnalysisDocument:
         for node, of_node in by_node.items()
         if "coefficients" in of_node.tables
     }
-    tables = {**result.tables, **meta_analysis.tables(coefficients)}
+    task = _task(outcome, name)
+    model, level = _model(pooled, result), options.level_of(task.options)
+    tables = {**result.tables, **meta_analysis.tables(coefficients, level)}
     return AnalysisDocument(
         **(dict(result) | {"tables": tables}),
         run=study.analyses[name].run,
-        options=_task(outcome, name).options.model_dump(mode="json"),
+        options=task.options.model_dump(mode="json"),
+        columns=_columns(task, [result, *by_node.values()], model),
         privacy=_privacy(study, name, outcome),
         nodes=_contributions(outcome, [pooled] if pooled else list(single.values()), k),
         by_node=by_node,
-        model=_model(pooled, result),
+        model=model,
     )
+
+
+def _columns(
+    task: AnyTask, results: Sequence[ReleasedResult], model: Mapping[str, Any] | None
+) -> dict[str, ModelColumn]:
+    """The columns of which the released terms are made: a term begins with the name of a column, or
+    names it after a colon."""
+    tables = [rows for result in results for rows in result.tables.values()]
+    terms = {str(row["term"]) for rows in tables for row in rows if "term" in row}
+    terms |= set(model["about"]["inputs"]) if model else set()
+    return {
+        field.name: ModelColumn(kind=field.kind, levels=field.levels)
+        for field in task.fields
+        if any(term.startswith(field.name) or f":{field.name}" in term for term in terms)
+    }
 
 
 def _task(outcome: Outcome, name: str) -> AnyTask:
@@ -181,7 +200,15 @@ def _provenance(
             {"round": event.round, "node": event.node, "what": event.text}
             for event in outcome.events
         ],
+        **_extensions(outcome.study),
     }
+
+
+def _extensions(study: Study) -> dict[str, Any]:
+    """The code that the study used beside hdh's own."""
+    shown = ("key", "distribution", "version", "digest")
+    used = installed.of(study)
+    return {"extensions": [{key: getattr(e, key) for key in shown} for e in used]} if used else {}
 
 
 def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Contribution]:

@@ -20,22 +20,30 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator import database, enrolment, jobs, linked_studies, retention, transcript, turns
+from aggregator import (
+    database,
+    enrolment,
+    jobs,
+    linked_studies,
+    retention,
+    transcript,
+    turns,
+)
 from aggregator.connections import NodeConnections
-from aggregator.database import Decided, Party, Submitted
+from aggregator.database import Decided, Party, SignedStudy, Submitted
 from aggregator.document import Document, reasons
 from aggregator.flower import control as flower_control
 from aggregator.flower.control import Control
 from aggregator.jobs import Job, Progress
 from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
+from aggregator.under_way import Contracted, UnderWay
 from federation import audit, credentials, errors, receipts
 from federation import contract as contracts
 from federation import study as studies
 from federation.messages import LedgerHead
 from federation.rpc import hub_pb2
 from federation.secagg import keys
-from federation.study import Study
 from federation.tickets import REHEARSAL, RunTicket, ticket
 
 log = logging.getLogger("hdh.hub")
@@ -65,8 +73,10 @@ class Scheduler:
     drafting: threading.Lock = field(default_factory=threading.Lock)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
     parcels: Parcels = field(init=False)
+    under_way: UnderWay = field(init=False)
 
     def __post_init__(self) -> None:
+        self.under_way = UnderWay(self.engine)
         per_study, per_node = (
             int(gigabytes * 2**30)
             for gigabytes in (
@@ -92,7 +102,17 @@ class Scheduler:
     def ticket(self, submitted: Submitted) -> RunTicket:
         """What the coordinator of a study has signed."""
         nodes = [each.node for each in database.decided(self.engine, submitted.number)]
-        return ticket_of(submitted, nodes, self.hub)
+        return self._ticket_with(submitted, nodes)
+
+    def _ticket_with(self, submitted: Submitted, nodes: Sequence[str]) -> RunTicket:
+        return ticket(
+            credentials.authority_id((self.hub.pki / "ca.crt").read_bytes()),
+            submitted.number,
+            submitted.study_hash,
+            self.under_way.contract(submitted.number).hash,
+            nodes,
+            submitted.deadline,
+        )
 
     def submit(self, values: Mapping[str, Any], asked: Sequence[str]) -> Submitted:
         self._check_quota(str(values["coordinator"]))
@@ -106,7 +126,8 @@ class Scheduler:
             coordinator=submitted.coordinator,
             nodes=list(asked),
         )
-        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal_of(submitted, asked)))
+        proposal = self._proposal(submitted.number, asked)
+        self.connections.tell(asked, hub_pb2.Notice(proposal=proposal))
         self.news.set()
         return submitted
 
@@ -188,6 +209,7 @@ class Scheduler:
             self.news.clear()
             try:
                 under_way = database.in_states(self.engine, "waiting", "running")
+                self.under_way.keep_only([submitted.number for submitted in under_way])
                 running = any(submitted.state == "running" for submitted in under_way)
                 ready = [each for each in under_way if self._is_ready(each, tidied)]
                 self._start_in_turn(ready, [each for each in under_way if each.state == "running"])
@@ -258,6 +280,16 @@ class Scheduler:
             with suppress(errors.SetupError):
                 flower_control.stop(self.control, int(submitted.flower_run or 0))
             self._again(submitted, "the hub was restarted")
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes the files of jobs that ended while the hub was stopped between their end and the
+        removal of their files."""
+        self.delete_expired()  # says in the audit log which transcripts go
+        under_way = database.in_states(self.engine, "waiting", "running")
+        names = {job_name(each.number, each.attempts) for each in under_way}
+        if number := jobs.sweep(self.hub.jobs, names, {each.study_hash for each in under_way}):
+            log.info("removed %d files of studies that have ended", number)
 
     def _again(self, submitted: Submitted, why: str) -> None:
         self.parcels.end(submitted.study_hash)
@@ -293,15 +325,14 @@ class Scheduler:
         decisions = database.decided(self.engine, submitted.number)
         approved = [each.node for each in decisions if each.verdict == "approved"]
         undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
-        study = studies.parse(submitted.written)
-        needed = study.min_nodes if submitted.parties else study.min_answers
-        if not _suffice(submitted, study, [*approved, *(each.node for each in undecided)]):
+        needs = self.under_way.requirements(submitted.number)
+        if not needs.suffice([*approved, *(each.node for each in undecided)]):
             if not self._may_still_say(submitted, undecided):
-                self._end(submitted, "refused", _too_few(decisions, needed))
+                self._end(submitted, "refused", _too_few(decisions, needs.needed))
         elif undecided and time.time() < submitted.deadline:
             pass
-        elif not _suffice(submitted, study, approved):
-            why = "the deadline for approvals has passed: " + _too_few(decisions, needed)
+        elif not needs.suffice(approved):
+            why = "the deadline for approvals has passed: " + _too_few(decisions, needs.needed)
             self._end(submitted, "refused", why)
         elif (other := self._same_link(submitted)) is not None:
             reason = f"waits for the end of number {other}, another run of this linked study"
@@ -322,7 +353,8 @@ class Scheduler:
     def _same_link(self, submitted: Submitted) -> int | None:
         """The number of another run of a linked study that is running. They run one after the
         other, because the sealed parts of a link lie at the hub under the study's hash."""
-        running = database.in_states(self.engine, "running") if submitted.parties else []
+        is_linked = self.under_way.requirements(submitted.number).is_linked
+        running = database.in_states(self.engine, "running") if is_linked else []
         same = [other.number for other in running if other.study_hash == submitted.study_hash]
         return next(iter(same), None)
 
@@ -376,10 +408,12 @@ class Scheduler:
             for party in database.enrolled(self.engine, "node")
             if party.revoked is None and party.name in nodes
         ]
-        study, linked = studies.parse(submitted.written), submitted.parties
+        signed = database.signed(self.engine, submitted.number)
+        study, holders = studies.parse(signed.written), signed.holders
+        linked = holders if holders and holders.roles else None
         return Job(
             study,
-            contracts.parse(submitted.contract),
+            contracts.parse(signed.contract),
             {party.flower_id: party.name for party in parties},
             {party.name: party.identity for party in parties},
             WAIT_FOR_NODES_S,
@@ -468,9 +502,9 @@ class Scheduler:
             }
             for each in database.decided(self.engine, submitted.number)
         }
-        run = self.ticket(submitted)
+        run, signed = self.ticket(submitted), database.signed(self.engine, submitted.number)
         return {
-            "study": studies.parse(submitted.written).canonical(),
+            "study": studies.parse(signed.written).canonical(),
             "transcript": transcript_hash,
             "authority": (self.hub.pki / "ca.crt").read_text(),
             "run": {
@@ -481,8 +515,8 @@ class Scheduler:
             },
             "coordinator": {
                 "name": submitted.coordinator,
-                "certificate": submitted.certificate,
-                "signature": submitted.signature,
+                "certificate": signed.certificate,
+                "signature": signed.signature,
             },
             "nodes": {
                 node: {**replies, "approval": approvals[node]} for node, replies in nodes.items()
@@ -523,7 +557,7 @@ class Scheduler:
     def _tell_ended(self, submitted: Submitted) -> None:
         self.parcels.end(submitted.study_hash)
         nodes = [each.node for each in database.decided(self.engine, submitted.number)]
-        run = ticket_of(submitted, nodes, self.hub).digest
+        run = self._ticket_with(submitted, nodes).digest
         self.connections.tell(nodes, hub_pb2.Notice(ended=hub_pb2.Ended(run=run)))
 
     # -- out
@@ -544,13 +578,19 @@ class Scheduler:
         for submitted in database.in_states(self.engine, "waiting", "running"):
             asked = [each.node for each in database.decided(self.engine, submitted.number)]
             if node in asked:
-                proposals.append(proposal_of(submitted, asked))
+                proposals.append(self._proposal(submitted.number, asked))
         return proposals
+
+    def _proposal(self, number: int, asked: Sequence[str]) -> hub_pb2.Proposal:
+        signed = database.signed(self.engine, number)
+        return proposal_of(signed, asked, self.under_way.contract(number))
 
     def attempt_of(self, study_hash: str) -> Attempt | None:
         """The attempt at a link that the run of a linked study has begun; None without one."""
         for submitted in database.in_states(self.engine, "running"):
-            if submitted.study_hash == study_hash and submitted.parties:
+            if submitted.study_hash != study_hash:
+                continue
+            if self.under_way.requirements(submitted.number).is_linked:
                 return jobs.attempt(self.hub.jobs, job_name(submitted.number, submitted.attempts))
         return None
 
@@ -587,31 +627,20 @@ class Scheduler:
             del self.rehearsals[key]
 
 
-def ticket_of(submitted: Submitted, nodes: Sequence[str], hub: HubSettings) -> RunTicket:
-    return ticket(
-        credentials.authority_id((hub.pki / "ca.crt").read_bytes()),
-        submitted.number,
-        submitted.study_hash,
-        contracts.parse(submitted.contract).hash,
-        nodes,
-        submitted.deadline,
-    )
-
-
-def proposal_of(submitted: Submitted, nodes: Sequence[str]) -> hub_pb2.Proposal:
-    contract = contracts.parse(submitted.contract)
+def proposal_of(
+    signed: SignedStudy, nodes: Sequence[str], contract: Contracted
+) -> hub_pb2.Proposal:
+    holders = signed.holders
     return hub_pb2.Proposal(
-        study=submitted.written,
-        number=submitted.number,
+        study=signed.written,
+        number=signed.number,
         contract_hash=contract.hash,
-        certificate=submitted.certificate,
-        signature=bytes.fromhex(submitted.signature),
+        certificate=signed.certificate,
+        signature=bytes.fromhex(signed.signature),
         nodes=sorted(nodes),
-        deadline=submitted.deadline,
-        contracts=submitted.holders.contracts
-        if submitted.holders
-        else {contract.dataset: submitted.contract},
-        roles=submitted.holders.roles if submitted.holders else {},
+        deadline=signed.deadline,
+        contracts=holders.contracts if holders else {contract.dataset: signed.contract},
+        roles=holders.roles if holders else {},
     )
 
 
@@ -649,18 +678,6 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
     content = receipts.decision_content(decision.run, decision.verdict, decision.by, decision.at)
     if not keys.is_signed(bytes.fromhex(node.identity), decision.signature, content):
         raise errors.RefusalError("the decision is not signed by the node's identity")
-
-
-def _suffice(submitted: Submitted, study: Study, nodes: Sequence[str]) -> bool:
-    """Whether these nodes can run the study. A link needs its right holder and its helper, and
-    datasets side by side need a node each."""
-    if submitted.parties is None:
-        held = submitted.holders.held if submitted.holders else {}
-        is_complete = {held[name] for name in nodes if name in held} == set(study.datasets)
-        return len(nodes) >= study.min_answers and is_complete
-    others = {*submitted.parties.named("right"), *submitted.parties.named("helper")}
-    lefts = [name for name in submitted.parties.named("left") if name in nodes]
-    return others <= set(nodes) and len(lefts) >= study.min_answers
 
 
 def _too_few(decisions: Sequence[Decided], needed: int) -> str:

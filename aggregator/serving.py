@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent import futures
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -49,7 +49,7 @@ LONGEST_TEXT = 4000  # characters of a reason; gRPC drops a call whose headers a
 REFUSED_S = 5.0  # how long a refused key is refused without another look
 SLOT_S = 30.0  # the longest time that a call waits for its turn
 MAX_OPEN = {"call": 32, "stream": 64, "plan": 64}  # of one party, waiting ones included
-MAX_PLANS = 2  # of one coordinator at a time
+MAX_TURNS = {"call": 4, "plan": 2}  # of one party: threads at a time
 MAX_ANONYMOUS = 64  # enrolments whose requests have arrived
 THREADS = {"call": 16, "stream": 16, "plan": 32, "wait": 128, "enrol": 4, "sign in": 4}
 CODES = {
@@ -100,8 +100,16 @@ class Pools:
     )
 
     async def run(self, kind: str, function: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executors[kind], partial(function, *arguments))
+        """What the function answers. A call that is cancelled goes on waiting for its thread, and
+        so keeps its place: whoever calls and cancels takes no more threads than whoever waits."""
+        thread = self.executors[kind].submit(function, *arguments)
+        answer = asyncio.wrap_future(thread)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            if not thread.cancel():
+                await asyncio.wait([answer])
+            raise
 
     def stop(self) -> None:
         for executor in self.executors.values():
@@ -116,7 +124,8 @@ class Gate:
     pools: Pools
     refused: dict[str, float] = field(default_factory=dict)  # by key id: until when
     open: Counter[tuple[str, str]] = field(default_factory=Counter)  # by party and kind
-    planning: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    turns: dict[tuple[str, str], asyncio.Semaphore] = field(default_factory=dict)
+    looking_up: dict[str, asyncio.Task[Party | None]] = field(default_factory=dict)  # by key id
 
     async def call(self, route: Route, context: Context) -> None:
         """Answers a call, or aborts it. No text of an exception that is ours leaves the hub."""
@@ -183,7 +192,7 @@ class Gate:
         key_id = _key_id(certificate)
         if self.refused.get(key_id, 0.0) > time.monotonic():
             raise _revoked()
-        party = await self.pools.run("sign in", database.party_by_key, self.engine, key_id)
+        party = await self._party(key_id)
         if party is None or party.revoked is not None:
             self._refuse(key_id)
             raise _revoked()
@@ -192,6 +201,18 @@ class Gate:
                 grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {party.role} may not do this"
             )
         return Caller(party, certificate.decode())
+
+    async def _party(self, key_id: str) -> Party | None:
+        """The party of a key. All calls of one key share a look-up, and so take one thread at
+        most, before they are counted."""
+        looking_up = self.looking_up.get(key_id)
+        if looking_up is None:
+            looking_up = asyncio.create_task(
+                self.pools.run("sign in", database.party_by_key, self.engine, key_id)
+            )
+            self.looking_up[key_id] = looking_up
+            looking_up.add_done_callback(lambda _: self.looking_up.pop(key_id, None))
+        return await asyncio.shield(looking_up)
 
     async def check(self, caller: Caller) -> None:
         """Ends a long call whose party was revoked meanwhile."""
@@ -223,11 +244,12 @@ class Gate:
 
     @asynccontextmanager
     async def _turn(self, name: str, route: Route) -> AsyncIterator[None]:
-        """One of the MAX_PLANS places of a coordinator, for a call that plans a study."""
-        if route.kind != "plan":
+        """One of the threads that a party may have at a time, so that none has all of them."""
+        if not name or route.kind not in MAX_TURNS:
             yield
             return
-        places = self.planning.setdefault(name, asyncio.Semaphore(MAX_PLANS))
+        most = MAX_TURNS[route.kind]
+        places = self.turns.setdefault((name, route.kind), asyncio.Semaphore(most))
         try:
             await asyncio.wait_for(places.acquire(), SLOT_S)
         except TimeoutError:

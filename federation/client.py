@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from html import escape
@@ -45,7 +45,13 @@ def home() -> Path:
     return Path(os.environ.get("HDH_HOME") or Path.home() / ".hdh")
 
 
-def connect(folder: Path | str | None = None) -> Hub:
+def _as_it_is(study: Study) -> Study:
+    return study
+
+
+def connect(
+    folder: Path | str | None = None, *, completed: Callable[[Study], Study] = _as_it_is
+) -> Hub:
     """The hub at which `folder` is enrolled. SetupError if it is not enrolled anywhere."""
     party = credentials.load(Path(folder) if folder is not None else home())
     if party.role == "node":
@@ -53,7 +59,7 @@ def connect(folder: Path | str | None = None) -> Hub:
             f"{party.folder}: a node is enrolled here, and nodes cannot submit studies; give the "
             "folder of a coordinator's keys"
         )
-    return Hub(party, credentials.channel(party))
+    return Hub(party, credentials.channel(party), completed)
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,13 @@ class Status:
 
 @dataclass(frozen=True)
 class Hub:
-    """A connection to a hub. `party`: the credentials of the coordinator who is connected."""
+    """A connection to a hub. `party`: the credentials of the coordinator who is connected.
+    `completed`: adds to a study, before it is signed, what is known on this machine, such as the
+    hashes of extensions."""
 
     party: Credentials
     channel: Any = field(repr=False)
+    completed: Callable[[Study], Study] = field(default=_as_it_is, repr=False)
 
     def submit(
         self,
@@ -173,17 +182,18 @@ class Hub:
             return _node_states(_admitted(stub.Plan(request, timeout=PLANNED_S)).nodes)
 
     def datasets(self) -> Sequence[Held]:
-        """The datasets that the nodes hold, each with its contract. Nodes that have not announced
-        any are left out."""
+        """The datasets that the nodes hold, each with its contract. Those whose contract is missing
+        or cannot be read are left out: one node decides for itself alone."""
         from federation.rpc import hub_pb2
 
         with self._calls() as stub:
             holdings = _admitted(stub.Datasets(hub_pb2.Empty(), timeout=60)).datasets
-        return [
-            Held(holding.node, contracts.parse(holding.contract), holding.people, holding.online)
-            for holding in holdings
-            if holding.contract
-        ]
+        held = []
+        for holding in holdings:
+            with suppress(errors.ContractError):
+                contract = contracts.parse(holding.contract)
+                held.append(Held(holding.node, contract, holding.people, holding.online))
+        return held
 
     def list(self, max_studies: int = 50) -> Sequence[Status]:
         """The studies of a coordinator, or all studies for an operator; newest first."""
@@ -267,6 +277,7 @@ class Hub:
         studies.check_authorisation(study, datetime.now(UTC).date())
         if study.coordinator == LOCAL:
             study = study.model_copy(update={"coordinator": self.party.name})
+        study = self.completed(study)
         if study.datasets:
             several = _load_contracts(study, contract, folder)
             return study, datasets.contract_of(study, several), several

@@ -19,7 +19,7 @@ from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.results import Row
 from federation.study import Study
-from strategies import support
+from strategies import options, support
 from strategies.protocol import AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Sampling
 
 
@@ -245,7 +245,8 @@ def _noise_of(study: Study, task: AnyTask, nodes: int, state: State, array: str)
 
 def forecast(study: Study, tasks: Mapping[str, AnyTask], people: int, nodes: int) -> list[Row]:
     """The intervals to expect with `people` persons at `nodes` nodes, from the contract alone:
-    `sampling_sd`, `noise_sd`, and the `width` of the interval; null if the budget is too small."""
+    `sampling_sd`, `noise_sd`, and the `width` of the interval at its `conf_level`; null if the
+    budget is too small."""
     forecasts: list[Row] = []
     for name, task in tasks.items():
         entry = study.analyses[name]
@@ -260,5 +261,8 @@ def forecast(study: Study, tasks: Mapping[str, AnyTask], people: int, nodes: int
                     "width": None,
                 }
             ]
-        forecasts += [{"analysis": name, "run": entry.run, **row} for row in rows]
+        level = options.level_of(task.options)
+        forecasts += [
+            {"analysis": name, "run": entry.run, **row, "conf_level": level} for row in rows
+        ]
     return forecasts

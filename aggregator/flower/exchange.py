@@ -12,6 +12,7 @@ tests/unit/aggregator/test_flower_contract.py guards them.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -52,6 +53,7 @@ from federation.rpc.exchange_pb2 import Bundle, Part
 MAX_WAIT_S = 20.0  # below the timeout of Flower's clients
 MAX_REMEMBERED = 10_000  # replies that the ServerApp has not asked for
 MAX_PARTS = 64  # of a message that goes in one request
+MAX_RUNS = 100  # whose last replies are kept; fewer run at one time
 MAX_DELIVERIES = 2  # of a query to a node that does not say that it has received it
 
 
@@ -79,11 +81,29 @@ class Delivery:
 @dataclass
 class News:
     """What the routes tell each other. `events`: set when there may be something for a node (by its
-    id) or a run. `answered`: the queries whose replies have come. `delivered`: by node."""
+    id) or a run. `answered`: the queries whose replies have come. `delivered`: by node. `handed`:
+    by run, the last replies, which its ServerApp may not have received; Flower gives them once."""
 
     events: dict[int, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     answered: dict[str, None] = field(default_factory=dict)
     delivered: dict[int, Delivery] = field(default_factory=dict)
+    handed: dict[int, Bundle] = field(default_factory=dict)
+    pulls: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    def lost(self, run_id: int, received: str) -> Bundle | None:
+        """The last replies to a run, if it does not say that it has received them."""
+        bundle = self.handed.get(run_id)
+        return None if bundle is None or bundle.received == received else bundle
+
+    def hand(self, run_id: int, bundle: Bundle) -> None:
+        """Keeps these replies in place of the last ones."""
+        self.handed.pop(run_id, None)
+        bundle.received = secrets.token_hex(8)
+        self.handed[run_id] = bundle
+        while len(self.handed) > MAX_RUNS:
+            run_id = next(iter(self.handed))
+            del self.handed[run_id]
+            self.pulls.pop(run_id, None)
 
     def answer(self, message_id: str, run_id: int) -> None:
         self.answered[message_id] = None
@@ -253,10 +273,14 @@ def _runtime(news: News) -> APIRouter:
     ) -> Bundle:
         pulled = PullAppMessagesRequest.FromString(request.flower)
         wanted = set(pulled.message_ids)
-        await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
-        bundle = await run_in_threadpool(_pull, state, task, pulled)
-        for message_id in wanted:
-            news.answered.pop(message_id, None)
+        async with news.pulls[task.run_id]:  # a request that was given up may still be under way
+            if (lost := news.lost(task.run_id, request.received)) is not None:
+                return lost
+            await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
+            bundle = await run_in_threadpool(_pull, state, task, pulled)
+            news.hand(task.run_id, bundle)
+            for message_id in wanted:
+                news.answered.pop(message_id, None)
         return bundle
 
     return router

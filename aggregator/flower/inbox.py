@@ -56,10 +56,12 @@ class ReplyHeader:
 @dataclass
 class Inbox:
     """`grid`: Flower's HttpGrid. `under_way`: the replies whose bodies are incomplete, by the id of
-    the message that they answer."""
+    the message that they answer. `received`: names the last replies that the SuperLink handed out;
+    it sends again those that never arrived."""
 
     grid: Any
     under_way: dict[str, ReplyHeader] = field(default_factory=dict)
+    received: str = ""
 
     def pull(self, asked: Iterable[str]) -> dict[str, Message | str]:
         """For each of the messages `asked` that is settled now: its reply, or the reason why there
@@ -67,7 +69,8 @@ class Inbox:
         wanted = set(asked)
         self._keep_only(wanted & self.under_way.keys())
         unannounced = wanted - self.under_way.keys()
-        self.under_way |= self._headers(unannounced) if unannounced else {}
+        headers = self._headers(unannounced) if unannounced else {}
+        self.under_way |= {key: header for key, header in headers.items() if key in unannounced}
         settled = self._arrived(time.monotonic() + LOOK_S)
         if self.under_way.keys() - settled.keys():
             settled |= self._stopped(self.under_way.keys() - settled.keys())
@@ -107,9 +110,9 @@ class Inbox:
         request = PullAppMessagesRequest(message_ids=sorted(asked))
         # A look at once where large replies are under way, whose bodies are asked for in turns.
         wait_s = 0.0 if self.under_way else WAIT_S
-        bundle = outbox.call(
-            self.grid, exchange.PULL, Bundle(flower=request.SerializeToString(), wait_s=wait_s)
-        )
+        bundle = Bundle(flower=request.SerializeToString(), wait_s=wait_s, received=self.received)
+        bundle = outbox.call(self.grid, exchange.PULL, bundle)
+        self.received = bundle.received
         pulled, now = PullAppMessagesResponse.FromString(bundle.flower), datetime.now(UTC)
         contents = {part.id: part.content for part in bundle.parts}
         return {

@@ -18,6 +18,7 @@ import base64
 import hashlib
 import hmac
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,9 +48,13 @@ from flwr.superlink.main import create_app
 from aggregator import doorkeeper
 from aggregator.doorkeeper import Doorkeeper, DoorLimits
 from aggregator.flower import exchange
+from federation.exchange import GIVE
 
 Asgi = Callable[..., Awaitable[None]]
 LARGEST_BODY = 16 * 2**20
+LARGEST_ASKING = 64 * 2**10  # bytes of a request that sends no reply
+# What a node sends of its replies; every other route asks for something in a few words.
+SENDING = (GIVE, "/push-messages", "/push-object")
 LARGEST_HEAD = 16 * 2**10  # bytes of the first line and the headers of a request
 LARGEST_KEY = 1000  # bytes of a public key; a node's has 178
 BODY_S = 30.0  # in which a body is to arrive
@@ -119,13 +124,73 @@ def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
     )
 
 
+@dataclass(eq=False)
+class Body:
+    """A body on its way to the application, which holds it until it has answered. `node`: the
+    public key. `deadline`: of its arrival. `size`: the bytes that are counted."""
+
+    node: bytes
+    deadline: asyncio.Timeout
+    content: bytearray = field(default_factory=bytearray)
+    size: int = 0
+    has_arrived: bool = False
+    makes_room: bool = False
+
+    def take(self) -> bytes:
+        """The whole content, which is then held once, by its receiver."""
+        content, self.content = bytes(self.content), bytearray()
+        return content
+
+
+class BusyError(Exception):
+    """A body makes room for those of other nodes."""
+
+
 @dataclass
 class Bodies:
-    """The bytes of the bodies that are held at one time. `largest`: of one body."""
+    """The bodies that are held at one time, by bytes: `largest` of one, `per_node` of one node, and
+    `in_all`. A node that holds more than its share makes room for the others."""
 
     largest: int = LARGEST_BODY
+    per_node: int = 2 * LARGEST_BODY
     in_all: int = 8 * LARGEST_BODY
-    held: int = 0
+    bodies: list[Body] = field(default_factory=list)
+    by_node: Counter[bytes] = field(default_factory=Counter)
+
+    @property
+    def held(self) -> int:
+        return self.by_node.total()
+
+    def add(self, body: Body, chunk: bytes) -> None:
+        """BusyError if there is no room for it."""
+        if body.makes_room:
+            raise BusyError
+        body.content += chunk
+        body.size += len(chunk)
+        self.by_node[body.node] += len(chunk)
+        if self.by_node[body.node] > self.per_node:
+            raise BusyError
+        while self.held > self.in_all:
+            self._make_room(body)
+
+    def _make_room(self, newest: Body) -> None:
+        """Ends the largest body of the node that holds most, among those that have not arrived."""
+        arriving = [body for body in self.bodies if not body.has_arrived]
+        largest = max(arriving, key=lambda body: (self.by_node[body.node], body.size))
+        if largest is newest:
+            raise BusyError
+        largest.makes_room = True
+        largest.deadline.reschedule(asyncio.get_running_loop().time())
+        self.release(largest)
+
+    def release(self, body: Body) -> None:
+        """Counts a body no more; does nothing if it was counted no more already."""
+        if body not in self.bodies:
+            return
+        self.bodies.remove(body)
+        self.by_node[body.node] -= body.size
+        if not self.by_node[body.node]:
+            del self.by_node[body.node]
 
 
 class FleetOnly:
@@ -143,7 +208,7 @@ class FleetOnly:
         body_s: float = BODY_S,
     ) -> None:
         self.app, self.signer, self.body_s = app, signer, body_s
-        self.bodies = Bodies(largest_body, 8 * largest_body)
+        self.bodies = Bodies(largest_body, 2 * largest_body, 8 * largest_body)
 
     async def __call__(
         self,
@@ -174,44 +239,46 @@ class FleetOnly:
         if not self.signer(headers):
             await _refuse(send, 401, b"the key is not that of an enrolled node")
             return
+        key = headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b"")
+        body = Body(base64.b64decode(key), asyncio.timeout(self.body_s))
         try:
-            async with asyncio.timeout(self.body_s):
-                body = await _body(receive, self.bodies)
+            if refusal := await self._arrival(body, receive, _largest(scope["path"], self.bodies)):
+                await _refuse(send, *refusal)
+            elif scope["path"].endswith("/push-messages") and not _sender_is_author(body.content):
+                await _refuse(send, 403, b"the sender is not the node that signed in")
+            else:
+                await self.app(scope, _replay(body.take(), receive), send)
+        finally:
+            self.bodies.release(body)
+
+    async def _arrival(
+        self, body: Body, receive: Callable[[], Awaitable[Any]], largest: int
+    ) -> tuple[int, bytes] | None:
+        """Waits until the body is whole. The status and the reason if it is refused."""
+        self.bodies.bodies.append(body)
+        try:
+            async with body.deadline:
+                while not body.has_arrived:
+                    event = await receive()
+                    self.bodies.add(body, event.get("body", b""))
+                    if len(body.content) > largest:
+                        return 413, b"too large"
+                    more = event.get("more_body", False) and event["type"] == "http.request"
+                    body.has_arrived = not more
         except TimeoutError:
-            await _refuse(send, 408, b"the body did not arrive in time")
-            return
+            if not body.makes_room:
+                return 408, b"the body did not arrive in time"
+            return BUSY
         except BusyError:
-            await _refuse(send, 503, b"too many bodies at once; try again")
-            return
-        if body is None:
-            await _refuse(send, 413, b"too large")
-        elif scope["path"].endswith("/push-messages") and not _sender_is_author(body):
-            await _refuse(send, 403, b"the sender is not the node that signed in")
-        else:
-            await self.app(scope, _replay(body, receive), send)
+            return BUSY
+        return None
 
 
-class BusyError(Exception):
-    """The bodies that are held are as many bytes as may be."""
+BUSY = (503, b"too many bodies at once; try again")
 
 
-async def _body(receive: Callable[[], Awaitable[Any]], bodies: Bodies) -> bytes | None:
-    """The whole body; None if it is too large."""
-    body, more = bytearray(), True
-    try:
-        while more:
-            event = await receive()
-            chunk = event.get("body", b"")
-            body += chunk
-            bodies.held += len(chunk)
-            more = event.get("more_body", False) and event["type"] == "http.request"
-            if len(body) > bodies.largest:
-                return None
-            if bodies.held > bodies.in_all:
-                raise BusyError
-        return bytes(body)
-    finally:
-        bodies.held -= len(body)
+def _largest(path: str, bodies: Bodies) -> int:
+    return bodies.largest if path.endswith(SENDING) else min(LARGEST_ASKING, bodies.largest)
 
 
 @dataclass
@@ -255,9 +322,9 @@ class Signers:
         return answer
 
 
-def _sender_is_author(body: bytes) -> bool:
+def _sender_is_author(body: bytes | bytearray) -> bool:
     try:
-        request = PushMessagesRequest.FromString(body)
+        request = PushMessagesRequest.FromString(bytes(body))
     except Exception:  # protobuf's DecodeError has no stable home
         return False
     return all(

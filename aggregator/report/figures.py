@@ -23,6 +23,8 @@ except ModuleNotFoundError:
         " pip install 'hdh-federation[simulation]'"
     ) from None
 
+from aggregator.report import words
+
 Rows = Sequence[Mapping[str, Any]]
 # Colour-blind readers can distinguish these colours.
 PALETTE = (
@@ -58,7 +60,7 @@ def _svg(figure: Figure, label: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
-def curves(rows: Rows, unit: str = "") -> str:
+def curves(rows: Rows, level: str = "", unit: str = "") -> str:
     """Step curves by group with their intervals, and the numbers at risk below them: of survival,
     or of cumulative incidence if the rows have a `cause`. Of many groups, the first MAX_CURVES."""
     first = 0.0 if "cause" in rows[0] else 1.0
@@ -93,7 +95,7 @@ def curves(rows: Rows, unit: str = "") -> str:
             ylim=(0, 1.02 if first else min(1.02, 1.3 * highest + 0.01)),
             xlim=(0, None),
             xlabel=f"time ({unit})" if unit else "time",
-            ylabel="survival" if first else "cumulative incidence",
+            ylabel=words.with_level("survival" if first else "cumulative incidence", level),
         )
         if len(by_curve) > MAX_CURVES:
             axes.set_title(f"the first {MAX_CURVES} of {len(by_curve)} curves", fontsize=9)
@@ -204,7 +206,12 @@ def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str
         return _svg(figure, f"{ylabel} by {xlabel}")
 
 
-def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], ratio: str) -> str:
+def forest(
+    pooled: Mapping[str, Any],
+    by_node: Mapping[str, Mapping[str, Any]],
+    ratio: str,
+    level: str = "",
+) -> str:
     """One term: the estimates of each node and of all nodes together, with intervals; a ratio on a
     log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
@@ -231,7 +238,8 @@ def forest(pooled: Mapping[str, Any], by_node: Mapping[str, Mapping[str, Any]], 
             _log_axis(axes, ends)
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         _numbers(axes, [(row[ratio or "estimate"], row[low], row[high]) for _, row in lines])
-        axes.set_xlabel(f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}")
+        label = f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}"
+        axes.set_xlabel(words.with_level(label, level))
         return _svg(figure, f"Forest plot of {pooled['term']}")
 
 

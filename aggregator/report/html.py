@@ -33,6 +33,8 @@ def page(document: Document) -> str:
         counts=words.counts,
         options=words.options,
         heading=words.heading,
+        level_of=words.level_of,
+        has_intervals=words.has_intervals,
         columns=report.columns,
         max_rows=MAX_ROWS,
         is_number=_is_number,
@@ -90,7 +92,7 @@ def drawn(analysis: AnalysisDocument) -> list[str]:
 
     svgs = []
     if curve := analysis.tables.get("curve"):
-        svgs.append(figures.curves(curve))
+        svgs.append(figures.curves(curve, words.level_of(analysis)))
     if analysis.run == "pathways" and (edges := analysis.tables.get("edges")):
         svgs.append(figures.pathway(edges))
     if bins := analysis.tables.get("histogram"):
@@ -130,6 +132,7 @@ def _forests(analysis: AnalysisDocument) -> list[str]:
                 row,
                 {node: rows[row["term"]] for node, rows in nodes.items() if row["term"] in rows},
                 ratio,
+                words.level_of(analysis),
             )
         )
     return drawn

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aggregator.document import AnalysisDocument, Document
+from aggregator.report import words
 
 Options = Mapping[str, Any]
 FAMILY = {"gaussian": "linear", "binomial": "logistic", "poisson": "Poisson"}
@@ -126,8 +127,10 @@ def _analysis(name: str, analysis: AnalysisDocument) -> str:
     how = {"exact": "equal to the pooled analysis", "approximate": "an approximation"}.get(
         str(analysis.exactness), "with privacy noise"
     )
+    level = words.level_of(analysis) if words.has_intervals(analysis) else ""
+    intervals = f", with {level} intervals" if level else ""
     log_rank = ", and compared the groups by the log-rank test" if "log_rank" in tables else ""
-    return f"For {name} we computed {phrase}{on}{log_rank}{left_out} ({how})."
+    return f"For {name} we computed {phrase}{on}{intervals}{log_rank}{left_out} ({how})."
 
 
 def _protection(privacy: Mapping[str, Any]) -> str:

@@ -101,9 +101,10 @@ def _workbook(document: Document, path: Path) -> None:
             about.write_string(line, 1, text)
         names: set[str] = {"about"}
         for part, table, rows in tables(document):
+            level = words.level_of(document.analyses[part.partition("@")[0]])
             sheet = workbook.add_worksheet(_sheet_name(f"{part} {table}", names))
             columns = report.columns(rows)
-            sheet.write_row(0, 0, [words.heading(name) for name in columns], bold)
+            sheet.write_row(0, 0, [words.heading(name, level) for name in columns], bold)
             sheet.freeze_panes(1, 0)
             for line, row in enumerate(rows, 1):
                 sheet.write_row(line, 0, [row.get(name) for name in columns])

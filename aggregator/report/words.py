@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from aggregator.document import AnalysisDocument
+from strategies.options import FIXED_LEVEL
+
 
 def say(name: str, value: Any) -> str:
     """A cell of a table: p-values as journals print them, other numbers with a few digits, and an
@@ -77,8 +80,6 @@ def options(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 HEADINGS = {
     "std_error": "std. error",
     "p_value": "p",
-    "conf_low": "95 % low",
-    "conf_high": "95 % high",
     "hazard_ratio": "hazard ratio",
     "hazard_ratio_low": "HR low",
     "hazard_ratio_high": "HR high",
@@ -108,6 +109,10 @@ HEADINGS = {
     "noise_sd": "noise s.d.",
     "rank_noise_sd": "noise s.d. of rank",
     "share_low": "share low",
+    "low_95": "95 % limit low",
+    "high_95": "95 % limit high",
+    "low_998": "99.8 % limit low",
+    "high_998": "99.8 % limit high",
     "share_high": "share high",
     "df_residual": "resid. df",
     "df_null": "null df",
@@ -115,5 +120,32 @@ HEADINGS = {
 }
 
 
-def heading(name: str) -> str:
+def heading(name: str, level: str = "") -> str:
+    """`level`: of the intervals, as `level_of` gives it; without one their ends have no number."""
+    of, _, end = name.rpartition("conf_")
+    if end in ("low", "high") and name.endswith(f"conf_{end}"):
+        return f"{of.replace('_', ' ')}{level or 'interval'} {end}"
     return HEADINGS.get(name, name.replace("_", " "))
+
+
+def has_intervals(analysis: AnalysisDocument) -> bool:
+    """Whether a table has ends of intervals, whose level the reader must know."""
+    results = (analysis, *analysis.by_node.values())
+    rows = [row for result in results for table in result.tables.values() for row in table[:1]]
+    ends = {name for row in rows for name in row if name.endswith("_low")}
+    return bool(analysis.options) and bool(ends)
+
+
+def with_level(label: str, level: str) -> str:
+    return f"{label} ({level} interval)" if level else label
+
+
+USUAL = f"{100 * FIXED_LEVEL:g} %"
+
+
+def level_of(analysis: AnalysisDocument) -> str:
+    """The confidence level of an analysis's intervals, such as `90 %`. Without the option
+    `conf_level` it is 95 %; a document of an earlier version does not hold it, which gives ""."""
+    if not analysis.options:
+        return ""
+    return f"{100 * analysis.options.get('conf_level', FIXED_LEVEL):g} %"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from federation import errors
-from federation.api import features
 from federation.api.figures import Drawing
 from federation.study_result import StudyResult
 
@@ -131,16 +130,21 @@ class AnalysisResult:
         probability of a yes, a number, or the log of a relative risk; for components, a column
         for each. It is missing where a column of the model is.
 
-        `frame`: with the columns of the model, categories as the contract's levels. The rows of the
-        nodes stay with them."""
+        `frame`: with the columns of the model, categories as the contract's levels: 2.0 is the
+        level 2, and a value that is no level is an InputError. The rows of the nodes stay with
+        them."""
         import numpy
         import pandas
+
+        from aggregator.document import AnalysisDocument
+        from federation.api import features
 
         estimator = self.estimator()
         if hasattr(frame, "to_pandas"):
             frame = frame.to_pandas()
         frame = pandas.DataFrame(frame)
-        X = features.of(frame, list(estimator.feature_names_in_), self.name)
+        columns = AnalysisDocument.model_validate(self.content).columns
+        X = features.of(frame, list(estimator.feature_names_in_), columns, self.name)
         is_complete = X.notna().all(axis=1).to_numpy()
         for name, values in _fitted(estimator, X[is_complete]).items():
             column = numpy.full(len(frame), numpy.nan)
@@ -173,7 +177,8 @@ class AnalysisResult:
 
     def forest(self, term: str | None = None) -> Drawing:
         """All estimates with intervals below each other, or one `term` with each node's."""
-        from aggregator.report import figures, intervals
+        from aggregator.document import AnalysisDocument
+        from aggregator.report import figures, intervals, words
 
         self._check_released()
         table, rows = intervals.drawable(self.content["tables"])
@@ -185,9 +190,11 @@ class AnalysisResult:
         columns = intervals.of(rows[0])
         assert columns is not None
         ratio = columns.estimate if columns.is_ratio else ""
+        level = words.level_of(AnalysisDocument.model_validate(self.content))
         if term is not None:
             row = self._row(table, rows, term)
-            return Drawing((figures.forest(row, self._nodes_of(table, term), ratio),))
+            nodes = self._nodes_of(table, term)
+            return Drawing((figures.forest(row, nodes, ratio, level),))
         lines = [
             (
                 intervals.label(row, table),
@@ -199,7 +206,7 @@ class AnalysisResult:
             for row in rows
             if row.get("term") != intervals.INTERCEPT
         ]
-        label = columns.estimate.replace("_", " ")
+        label = words.with_level(columns.estimate.replace("_", " "), level)
         return Drawing((figures.intervals(lines, label, is_ratio=columns.is_ratio),))
 
     def _row(self, table: str, rows: Rows, term: str) -> Mapping[str, Any]:

@@ -93,7 +93,7 @@ class Noun(click.Group):
         super().__init__(name, help=help_line)
 
     @functools.cache  # noqa: B019 - the nouns are few, and live as long as the process
-    def group(self) -> click.Group:  # type: ignore[override]
+    def group(self) -> click.Group:
         module = importlib.import_module(f"federation.cli.{self.name}")
         group = typer.main.get_command(module.app)
         assert isinstance(group, click.Group)

@@ -119,13 +119,14 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     each = np.full(plan.grid.size, people / len(plan.labels) / plan.grid.size)
     _, weights = inequality.Distribution(each, plan.grid.values, None).gini()
     sampling = math.sqrt(float(each @ weights**2))
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
     sd = noise(State(), "amounts") * math.sqrt(float((cumulative.carried(weights) ** 2).sum()))
     return [
         {
             "what": "a Gini coefficient",
             "sampling_sd": sampling,
             "noise_sd": sd,
-            "width": 2 * float(special.ndtri(0.975)) * math.hypot(sampling, sd),
+            "width": 2 * z * math.hypot(sampling, sd),
         }
     ]
 

@@ -153,13 +153,14 @@ def _clear_reports(sd: float, n_pairs: int) -> float:
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
     """The number of reports that a pair needs to stand out."""
     sd = noise(State(), "pairs")
+    z = float(special.ndtri((1 + task.options.conf_level) / 2))
     min_reports = _clear_reports(sd, task.plan.shape[0] * task.plan.shape[1])
     return [
         {
             "what": f"reports of a pair (it stands out from {min_reports:.0f} on)",
             "sampling_sd": None,
             "noise_sd": sd,
-            "width": 2 * float(special.ndtri(0.975)) * sd,
+            "width": 2 * z * sd,
         }
     ]
 

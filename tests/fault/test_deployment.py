@@ -289,6 +289,7 @@ def test_a_cut_network_leaves_the_node_out_and_it_comes_back_by_itself(
             cable.door.close()
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_ledger_answers_nothing_and_costs_nothing(
     deployment: Deployment,
 ) -> None:
@@ -422,6 +423,7 @@ def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deploym
     assert answer.status_code == 401
 
 
+@pytest.mark.slow
 def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(
     deployment: Deployment, tmp_path: Path
 ) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas
 import pytest
 
-from aggregator import linked_studies, release, rounds, scheduler
-from aggregator.database import Party, Submitted
+from aggregator import linked_studies, release, rounds, under_way
+from aggregator.database import DatasetHolder, SignedStudy
 from federation import datasets, errors
 from federation.messages import Refusal
 from federation.tickets import ticket
@@ -254,7 +254,7 @@ def test_a_node_with_both_datasets_answers_for_neither(given, held):
 # -- who is asked
 def party(name, *held_):
     holdings = {dataset: [{"contract": CONTRACTS[dataset].hash}] for dataset in held_}
-    return Party(name, "node", "", "", 0, (), 0.0, None, None, "", holdings)
+    return DatasetHolder(name, "node", "", "", 0, (), 0.0, None, None, "", holdings)
 
 
 def chosen(*parties, named=(), **changes):
@@ -289,10 +289,11 @@ def test_a_study_without_a_node_for_each_dataset_is_not_submitted(there, named, 
 def test_a_study_waits_for_a_node_of_each_dataset():
     study = beside(min_nodes=2)
     link = chosen(ANSM, CNAM, party("nice", "reports"), min_nodes=2).to_text()
-    submitted = Submitted(
-        1, study.study, study.hash, "c", study.canonical(), "", "", "", "waiting", "", 0.0, 0.0,
-        None, None, 0, "", None, link,
+    signed = SignedStudy(
+        1, study.study, study.hash, "c", "waiting", "", 0.0, 0.0, None, None, 0, "", None,
+        study.canonical(), "", "", "", link,
     )  # fmt: skip
-    assert submitted.parties is None
-    assert scheduler._suffice(submitted, study, ["ansm", "cnam"])
-    assert not scheduler._suffice(submitted, study, ["ansm", "nice"])
+    needs = under_way.requirements(signed)
+    assert not needs.is_linked
+    assert needs.suffice(["ansm", "cnam"])
+    assert not needs.suffice(["ansm", "nice"])

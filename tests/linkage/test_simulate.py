@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aggregator import linked_studies
-from aggregator.database import Party
+from aggregator.database import DatasetHolder
 from federation import client, datasets, errors
 from federation.cli.actions import simulate
 from tests.linkage import two_holders
@@ -108,13 +108,13 @@ def test_a_linked_study_without_its_folder_needs_its_contracts_by_name(folder):
 
 
 # -- who is asked
-def party(name: str, dataset: str = "", contract: str = "") -> Party:
+def party(name: str, dataset: str = "", contract: str = "") -> DatasetHolder:
     contract_ = two_holders.CONTRACTS.get(dataset)
     held = {dataset: [{"contract": contract or contract_.hash}]} if contract_ else {}
-    return Party(name, "node", "", "", 0, (), 0.0, None, None, "", held)
+    return DatasetHolder(name, "node", "", "", 0, (), 0.0, None, None, "", held)
 
 
-def nodes(*parties: Party) -> dict[str, Party]:
+def nodes(*parties: DatasetHolder) -> dict[str, DatasetHolder]:
     return {party_.name: party_ for party_ in parties}
 
 

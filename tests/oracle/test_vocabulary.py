@@ -388,7 +388,7 @@ def test_the_meta_analysis_of_the_nodes_is_that_of_metafor() -> None:
         for i, (a, b) in enumerate(zip(y, se, strict=True))
     }
     tables = meta_analysis.tables(
-        rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]}
+        rows | {"too few": [{"term": "x", "estimate": None, "std_error": None}]}, 0.95
     )
     names = {
         "estimate": "estimate",

@@ -186,6 +186,8 @@ def _show_analysis(name: str, analysis: AnalysisDocument, console: Console) -> N
         console.print(analysis.why, style="dim", markup=False)
     if analysis.privacy["mode"] == "dp" and analysis.status == "released":
         console.print(words.privacy(analysis.privacy), style="dim", markup=False)
+    if words.has_intervals(analysis) and words.level_of(analysis) != words.USUAL:
+        console.print(f"intervals: {words.level_of(analysis)}", style="dim", markup=False)
     for note in analysis.notes:
         console.print(note, style="yellow", markup=False)
     for table, rows in analysis.tables.items():
@@ -194,7 +196,8 @@ def _show_analysis(name: str, analysis: AnalysisDocument, console: Console) -> N
         if analysis.run == "crosstab" and table == "counts":
             _show_crosstab(rows, console)
         elif table not in NOT_PRINTED and rows:
-            _show_table(table, transitions(rows) if table == "edges" else rows, console)
+            shown = transitions(rows) if table == "edges" else rows
+            _show_table(table, shown, words.level_of(analysis), console)
 
 
 def transitions(edges: Rows) -> Rows:
@@ -205,10 +208,10 @@ def transitions(edges: Rows) -> Rows:
     )
 
 
-def _show_table(name: str, rows: Rows, console: Console) -> None:
+def _show_table(name: str, rows: Rows, level: str, console: Console) -> None:
     if name == "glance":
         numbers = (
-            f"{words.heading(key)} {words.say(key, value)}"
+            f"{words.heading(key, level)} {words.say(key, value)}"
             for key, value in rows[0].items()
             if value is not None
         )
@@ -223,7 +226,7 @@ def _show_table(name: str, rows: Rows, console: Console) -> None:
     for column in columns:
         numeric = any(isinstance(row.get(column), int | float) for row in rows)
         table.add_column(
-            words.heading(column),
+            words.heading(column, level),
             justify="right" if numeric else "left",
             overflow="ellipsis" if numeric else "fold",
         )

@@ -65,7 +65,7 @@ Invited = tuple[str, str, float]  # name, role, time at which the invitation exp
 
 def show_all(folder: Path, output: str) -> None:
     hub, engine = _open(folder)
-    parties = databases.enrolled(engine, "node", "coordinator", "operator")
+    parties = databases.dataset_holders(engine, "node", "coordinator", "operator")
     invited = databases.open_invitations(engine, time.time())
     if output == "json":
         print(json.dumps(_document(parties, invited), indent=2))
@@ -79,7 +79,9 @@ def show_all(folder: Path, output: str) -> None:
         console.print("The hub is not running.", style="yellow")
 
 
-def _document(parties: Sequence[databases.Party], invited: Sequence[Invited]) -> dict[str, Any]:
+def _document(
+    parties: Sequence[databases.DatasetHolder], invited: Sequence[Invited]
+) -> dict[str, Any]:
     return {
         "parties": [
             {
@@ -101,7 +103,7 @@ def _document(parties: Sequence[databases.Party], invited: Sequence[Invited]) ->
     }
 
 
-def _table(parties: Sequence[databases.Party], invited: Sequence[Invited]) -> Table:
+def _table(parties: Sequence[databases.DatasetHolder], invited: Sequence[Invited]) -> Table:
     table = tables.plain("name", "role", "state", "last seen", "version", "datasets")
     for party in parties:
         table.add_row(

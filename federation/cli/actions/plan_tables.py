@@ -34,7 +34,7 @@ def show(plan: Plan, console: Console) -> None:
     if plan.forecasts:
         console.print(_widths(plan.forecasts))
         console.print(
-            "Expected full widths of 95 % intervals, computed from the contract's ranges and the "
+            "Expected full widths of the intervals, computed from the contract's ranges and the "
             "declared sizes. Assumed: half of all yes/no answers are yes, numbers are spread "
             "evenly, a third of the people have the event. Real data will differ.",
             style="dim",
@@ -121,7 +121,7 @@ def _answer(node: PlannedNode) -> Text:
 
 
 def _widths(forecasts: Forecasts) -> Table:
-    table = tables.plain("analysis", "of", title="\nExpected intervals")
+    table = tables.plain("analysis", "of", "level", title="\nExpected intervals")
     for name in ("sampling s.d.", "noise s.d.", *HEADINGS.values()):
         table.add_column(name, justify="right")
     for rows in zip(*(forecasts[label] for _, label in SCALES), strict=True):
@@ -129,6 +129,7 @@ def _widths(forecasts: Forecasts) -> Table:
         table.add_row(
             row["analysis"],
             row["what"],
+            f"{100 * row['conf_level']:g} %",
             _figure(row["sampling_sd"]),
             _figure(row["noise_sd"]),
             *("no result" if row["width"] is None else _figure(row["width"]) for row in rows),

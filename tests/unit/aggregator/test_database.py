@@ -95,7 +95,7 @@ def test_a_node_holds_several_versions_and_what_an_earlier_release_stored_is_rea
     ):
         database.enrol(engine, name, "node", name, "ab", 7, "0.1", 1.0)
         database.seen(engine, name, 1.0, "0.1", stored)
-    lyon, nice = database.enrolled(engine, "node")
+    lyon, nice = database.dataset_holders(engine, "node")
     assert lyon.holds(CONTRACT) and nice.holds(CONTRACT)
     assert not nice.holds(CONTRACT.model_copy(update={"unit": "stay"}))
     assert (lyon.people("d"), nice.people("d"), nice.people("e")) == (7, 5, 0)

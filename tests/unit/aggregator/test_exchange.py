@@ -244,6 +244,42 @@ def test_a_query_that_was_received_is_not_sent_again(superlink: SuperLink) -> No
     assert node.take(0.0) is None
 
 
+def test_replies_that_never_reached_the_hubs_process_are_handed_out_again(
+    superlink: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request for them was given up: Flower itself hands each reply out once."""
+    node, grid = superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"first"), query(node, grid, b"second")])
+    answer(node, b"reply")
+    box, call = Inbox(grid), outbox.call
+
+    def lost(*request: Any) -> Bundle:
+        call(*request)
+        raise httpx.ReadTimeout("given up")
+
+    monkeypatch.setattr(inbox, "WAIT_S", 0.01)
+    for _ in range(2):
+        monkeypatch.setattr(outbox, "call", lost)
+        with pytest.raises(httpx.ReadTimeout):
+            box.pull(ids)
+        monkeypatch.setattr(outbox, "call", call)
+    first = box.pull(ids)
+    assert [wire.reply_of(reply)[0] for reply in first.values()] == [b"reply"]
+    answer(node, b"another")
+    rest = box.pull(set(ids) - first.keys())
+    assert [wire.reply_of(reply)[0] for reply in rest.values()] == [b"another"]
+    assert box.pull(()) == {}
+
+
+def test_a_reply_that_is_handed_out_again_too_late_is_dropped(superlink: SuperLink) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    early, late = outbox.push(grid, [query(node, grid, b"first"), query(node, grid, b"second")])
+    answer(node, b"reply")
+    assert Inbox(grid).pull([early]).keys() == {early}
+    # Another inbox of the run has received nothing, and waits for the second reply alone.
+    assert Inbox(grid).pull([late]) == {}
+
+
 def test_a_reply_in_the_name_of_another_node_is_refused(superlink: SuperLink) -> None:
     node, other, grid = superlink.node(), superlink.node(), superlink.grid()
     ids = outbox.push(grid, [query(node, grid, b"q")])

@@ -146,3 +146,29 @@ def test_a_result_that_the_database_does_not_take_yet_stays_and_keeps_its_transc
 
 def locked(engine: sa.Engine, document: Document) -> int:
     raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
+
+
+def test_what_a_killed_hub_left_of_ended_jobs_is_swept_at_its_start_and_the_rest_stays(
+    hub: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that is killed between the end of a study and the removal of its job leaves it."""
+    monkeypatch.setattr(flower_control, "stop", lambda control, run: None)
+    folder = hub.hub.jobs
+    for number in (2, 3, 4):
+        database.move(hub.engine, number, "cancelled", out_of=("running",), reason="")
+    kinds = ("job.json", "round", "asked", "attempt", "result.json", "round.part")
+    for name in ("1-1", "2-1", "3-1", "4-2"):
+        for kind in kinds:
+            (folder / f"{name}.{kind}").write_text("{}")
+    for name in ("witnesses.json", "witnesses.lock", "1-1.other"):
+        (folder / name).write_text("{}")
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / f"{STUDY.hash}.checkpoint").write_bytes(b"weights")
+    (checkpoints / f"{'0' * 64}.checkpoint").write_bytes(b"weights")
+    (checkpoints / f"{'0' * 64}.part").write_bytes(b"weights")
+    hub._resume()
+    left = {path.name for path in folder.iterdir() if path.is_file()}
+    of_first = {f"1-1.{kind}" for kind in kinds}
+    assert left == {"witnesses.json", "witnesses.lock", "1-1.other", *of_first}
+    assert [path.name for path in checkpoints.iterdir()] == [f"{STUDY.hash}.checkpoint"]

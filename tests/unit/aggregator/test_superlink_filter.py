@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -17,6 +18,7 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from aggregator.flower import superlink
 from aggregator.flower.superlink import FleetOnly, Signers, public_config
 
 
@@ -128,12 +130,99 @@ def test_a_body_that_does_not_arrive_in_time_ends_and_leaves_no_bytes_behind() -
     assert app_filter.bodies.held == 0
 
 
-def test_many_bodies_at_once_hold_a_limited_number_of_bytes() -> None:
-    app_filter = FleetOnly(nothing, largest_body=1000)
-    app_filter.bodies.held = 8 * 1000 - 500  # of others that are on their way
-    assert answered(app_filter, [part(400, more=False)]) == 200
-    assert answered(app_filter, [part(900, more=False)]) == 503
-    assert app_filter.bodies.held == 8 * 1000 - 500
+def key_of(node: str) -> tuple[bytes, bytes]:
+    return b"flwr-public-key", base64.b64encode(node.encode())
+
+
+class Requests:
+    """Requests under way, of a filter whose largest body is 1000 bytes: their bodies arrive as far
+    as they are written here, and the application answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.filter = FleetOnly(self.application, largest_body=1000)
+        self.may_answer = asyncio.Event()
+        self.statuses: list[int] = []
+
+    async def application(self, scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await self.may_answer.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def begin(
+        self, node: str, events: list[Any], path: str = "/v1/fleet/push-object"
+    ) -> asyncio.Task[int]:
+        """A request whose body arrives in `events`, and then no further."""
+        answer: list[int] = []
+
+        async def receive() -> Any:
+            return events.pop(0) if events else await asyncio.Event().wait()
+
+        async def send(event: Any) -> None:
+            answer.append(event.get("status", 0))
+
+        async def run() -> int:
+            scope = {"type": "http", "method": "POST", "path": path, "headers": [key_of(node)]}
+            await self.filter(scope, receive, send)
+            return answer[0]
+
+        task = asyncio.create_task(run())
+        for _ in range(20):  # until it waits for more of its body, or for the application
+            await asyncio.sleep(0)
+        return task
+
+
+def test_a_node_that_holds_all_its_bytes_keeps_nobody_else_out() -> None:
+    async def play() -> None:
+        requests = Requests()
+        lies = [await requests.begin("liar", [part(1000)]) for _ in range(2)]
+        refused = await requests.begin("liar", [part(1)])
+        honest = await requests.begin("lyon", [part(1000, more=False)])
+        requests.may_answer.set()
+        assert (await refused, await honest) == (503, 200)
+        for lie in lies:
+            assert not lie.done()
+            lie.cancel()
+
+    asyncio.run(play())
+
+
+def test_where_liars_hold_every_byte_the_one_with_most_makes_room() -> None:
+    async def play() -> None:
+        requests = Requests()
+        lies = [
+            await requests.begin(f"liar {number}", [part(1000)])
+            for number in range(4)
+            for _ in range(2)
+        ]
+        assert requests.filter.bodies.held == 8 * 1000
+        honest = [await requests.begin(name, [part(900, more=False)]) for name in ("a", "b", "c")]
+        requests.may_answer.set()
+        assert [await request for request in honest] == [200] * 3
+        ended = [lie for lie in lies if lie.done()]
+        assert [lie.result() for lie in ended] == [503] * 3
+        for lie in lies:
+            lie.cancel()
+
+    asyncio.run(play())
+
+
+def test_a_body_is_counted_until_the_application_has_answered() -> None:
+    async def play() -> None:
+        requests = Requests()
+        held = [await requests.begin("lyon", [part(1000, more=False)]) for _ in range(2)]
+        assert requests.filter.bodies.held == 2000
+        assert await (await requests.begin("lyon", [part(1, more=False)])) == 503
+        requests.may_answer.set()
+        assert [await request for request in held] == [200, 200]
+        assert requests.filter.bodies.held == 0
+
+    asyncio.run(play())
+
+
+def test_a_request_that_asks_for_something_is_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(superlink, "LARGEST_ASKING", 500)
+    assert request("POST", "/v1/fleet/hdh-take", b"x" * 501)[0] == 413
+    assert request("POST", "/v1/fleet/hdh-give", b"x" * 501)[0] == 200
 
 
 def test_health_is_answered_before_the_application() -> None:

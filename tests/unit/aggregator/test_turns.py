@@ -148,6 +148,27 @@ def test_a_study_that_this_version_cannot_read_ends_and_the_others_go_on(hub: Sc
     assert "cannot read the study" in database.submitted(hub.engine, 1).reason
 
 
+def test_a_study_that_waits_is_read_once_however_often_it_is_looked_at(
+    hub: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    signed = database.signed
+
+    def counted(engine: Any, number: int) -> database.SignedStudy:
+        read.append(number)
+        return signed(engine, number)
+
+    monkeypatch.setattr(database, "signed", counted)
+    for number in range(1, 6):
+        submit(hub, number, "ana", "approved", "waiting", "waiting")
+    for _ in range(10):
+        step(hub)
+    assert set(states(hub).values()) == {"waiting"} and sorted(read) == [1, 2, 3, 4, 5]
+    hub.under_way.keep_only([5])
+    step(hub)
+    assert sorted(read) == [1, 1, 2, 2, 3, 3, 4, 4, 5]  # what has ended is forgotten
+
+
 # -- the reasons of a study that does not start
 def test_a_study_that_cannot_start_ends_with_the_word_of_every_connected_node(
     hub: Scheduler,
