@@ -61,6 +61,8 @@ policy:
 
 # Ledger, keys, audit log: back it up (hdh node backup), and never restore an older copy.
 state: state
+# syslog: /dev/log          # the log goes there too; also `otlp: URL` of a collector
+# notify: {{webhook_file: secrets/webhook}}    # who is told that a study waits: docs/operations.md
 # roster: roster.yaml       # the nodes of secure sums (hdh node roster --from-hub)
 """
 

@@ -89,6 +89,14 @@ def unit(
     parties.print_unit(folder, user)
 
 
+@app.command("notify", examples=["hdh hub notify /srv/hub"])
+def notify(folder: Folder = Path()) -> None:
+    """Send a test notice to the webhook and the email addresses of hub.yaml."""
+    from federation.cli.actions import parties
+
+    parties.test_notices(folder)
+
+
 @app.command("invite", examples=["hdh hub invite chu-limoges --hub-dir /srv/hub"])
 def invite(
     node: Annotated[str, typer.Argument(metavar="NODE", help="The name of the new node.")],

@@ -17,7 +17,7 @@ from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
 from aggregator.settings import HubSettings
 from federation import audit, errors, systemd
-from federation.cli.actions import tables
+from federation.cli.actions import channels, tables
 
 MAX_SILENCE_S = 15  # a node heard of within this time is online
 
@@ -58,6 +58,11 @@ def print_unit(folder: Path, user: str) -> None:
         after=["postgresql.service"],
     )
     print(systemd.unit(daemon, user), end="")
+
+
+def test_notices(folder: Path) -> None:
+    hub = settings.load(folder)
+    channels.test(hub.notify, hub.file.hosts[0], folder / settings.FILE)
 
 
 Invited = tuple[str, str, float]  # name, role, time at which the invitation expires
