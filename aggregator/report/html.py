@@ -23,7 +23,7 @@ from aggregator.report import (
     words,
 )
 from aggregator.report.figures import Labels, Picture
-from federation import errors, language
+from federation import errors, language, message_texts
 from federation.language import plural, tr
 
 MAX_ROWS = 400
@@ -98,6 +98,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals.update(
         tr=tr,
+        translated=message_texts.translated,
         plural=plural,
         language=language.current(),
         say=words.say,

@@ -30,6 +30,7 @@ def test_the_wheel_holds_exactly_the_five_packages(tmp_path: Path) -> None:
         "aggregator/report/page.html.j2",
         "aggregator/bundle/pyproject.toml",
         "federation/py.typed",
+        "federation/locale/fr/LC_MESSAGES/hdh.mo",
     ):
         assert needed in names
 
