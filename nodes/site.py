@@ -15,7 +15,7 @@ from federation import contract as contracts
 from federation import errors, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
-from federation.study import FORBIDDEN, PURPOSES
+from federation.study import FORBIDDEN, PURPOSES, Digest, ExtensionKey
 from nodes import dataset_versions
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
@@ -52,10 +52,14 @@ class Policy(Frozen):
     people is refused. `secure_sum: required`: the hub never sees a sum of this node alone. `noise:
     distributed`: under a secure sum this node may add only its share of the noise, provided that at
     least `honest_nodes` nodes add theirs. `colluders`: the minimum number of other nodes that a
-    secure sum must assume to collude with the hub.
+    secure sum must assume to collude with the hub. `extensions`: the networks, analyses and
+    strategies that do not come with hdh and that studies may use here, each with its hash, or `any`
+    for whatever version is installed. In mode dp a network or an analysis needs its hash, because
+    the privacy of people rests on its code.
     """
 
     analyses: tuple[str, ...] | None = None  # None: all that are installed
+    extensions: Mapping[ExtensionKey, Literal["any"] | Digest] = {}
     coordinators: tuple[str, ...] | None = None  # None: any that the hub admits
     coordinator_keys: Mapping[
         str, str

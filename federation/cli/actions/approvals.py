@@ -20,6 +20,7 @@ from federation.study import Study
 from nodes import (
     daemon,
     dataset_versions,
+    extension_rules,
     functionals,
     link_proposals,
     service,
@@ -104,6 +105,7 @@ def show(path: Path, name: str) -> None:
     for line in mappings.lines(opened, study.dataset):
         print(f"# {message_texts.translated(line)}")
     for line in [
+        *extension_rules.describe(study, opened),
         *_version_lines(study, proposed, opened),
         *_datasets_lines(study, proposed, opened),
     ]:
@@ -179,6 +181,10 @@ def _show_sides(study: Study, site: Site) -> None:
             "Conditions over linked people are counted when the study runs, before it answers"
         )
         print(f"# {conditions}")
+        return
+    if (refused := extension_rules.refusal(study, site)) is not None:
+        text = tr("People are not counted, so that no code runs which is not allowed: {reason}")
+        print(f"# {text.format(reason=message_texts.translated(str(refused)))}")
         return
     sides_of = tr(
         "People of this node on each side of every expression of the study (never sent to the hub)"
