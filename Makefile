@@ -61,6 +61,9 @@ proto: $(DONE) ## make the code of federation/rpc from its .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. federation/rpc/exchange.proto
 
+translations: $(DONE) ## bring the French texts up to date with the code, and compile them
+	@$(BIN)/python -m tests.catalogue
+
 bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/flower/client.py knows
 	$(BIN)/python -c "from pathlib import Path; from flwr.cli.build import build_fab_from_disk as build; Path('aggregator/bundle.fab').write_bytes(build(Path('aggregator/bundle')))"
 
@@ -86,4 +89,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check dist dist-test lock test luck oracle bench slow soak chaos gallery proto bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench slow soak chaos gallery proto translations bundle federation audit format clean

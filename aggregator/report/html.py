@@ -15,7 +15,7 @@ from markupsafe import Markup
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
 from aggregator.report import intervals, labels, methods, overview, spreadsheet, words
-from federation import errors, language
+from federation import errors, language, message_texts
 from federation.language import plural, tr
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals.update(
         tr=tr,
+        translated=message_texts.translated,
         plural=plural,
         language=language.current(),
         say=words.say,
