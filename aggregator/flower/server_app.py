@@ -248,6 +248,8 @@ def _run(post: GridPost) -> Document:
         ask = post.recorder.asking(ask)
 
     def run() -> Outcome:
+        if post.recorder:
+            post.recorder.begin_attempt()
         return rounds.run(
             job.study,
             job.contract,
