@@ -17,6 +17,7 @@ from federation.arrays import Floats
 from strategies.numerics.newton import Mask
 
 MAX_ROUNDS = 150
+MAX_PAIRS = 2**18  # numbers, 2 MB
 NOTE = (
     "penalised likelihood (Firth): the estimates are finite even if a level has no event;"
     " its Wald interval is then a rough approximation"
@@ -33,9 +34,20 @@ class Penalty:
 
 def third_moments(X: Floats, slopes: Floats) -> Floats:
     """(p, p, p): the sum over rows of slope * x x x, for X (n_rows, p) and slopes (n_rows,)."""
+    return pair_sums(X, X * slopes[:, None])
+
+
+def pair_sums(X: Floats, values: Floats) -> Floats:
+    """(p, p, p): the sum over rows of x x v, for X and values (n_rows, p). The p * p products of a
+    row are held for some rows at a time."""
     n, p = X.shape
-    pairs = (X[:, :, None] * X[:, None, :]).reshape(n, p * p)
-    return np.asarray(((X * slopes[:, None]).T @ pairs).reshape(p, p, p))
+    at_once = max(1, MAX_PAIRS // max(1, p * p))
+    total = np.zeros((p * p, p))
+    for start in range(0, n, at_once):
+        rows = X[start : start + at_once]
+        pairs = (rows[:, :, None] * rows[:, None, :]).reshape(len(rows), p * p)
+        total += pairs.T @ values[start : start + at_once]
+    return total.reshape(p, p, p)
 
 
 def penalty(information: Floats, third: Floats, aliased: Mask) -> Penalty:

@@ -358,11 +358,9 @@ def _third(rows: Rows, hazard: Floats, h0: Floats, k0: Floats) -> Floats:
     """(p, p, p): the part of the derivative of the information that is a sum over rows. It is the
     sum of x x x times the hazard while at risk, minus, in all three orders, the sum of x x times
     the mean covariates of the risk sets that the row belongs to. k0 is h0 times these means."""
-    p = rows.X.n_columns
     X, exposed = rows.X.dense, hazard * _exposure(rows, h0, np.zeros_like(h0))
     weighted_means = _passed(k0, rows) * hazard[:, None]
-    pairs = (X[:, :, None] * X[:, None, :]).reshape(len(X), p * p)
-    mixed = (pairs.T @ weighted_means).reshape(p, p, p)
+    mixed = firth.pair_sums(X, weighted_means)
     all_orders = mixed + mixed.transpose(0, 2, 1) + mixed.transpose(2, 0, 1)
     return firth.third_moments(X, exposed) - all_orders
 
