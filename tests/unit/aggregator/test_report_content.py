@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +206,19 @@ def test_tables_name_their_columns_and_figures_have_a_text(document: Document) -
         r'<div class="scroll" tabindex="0" role="region" aria-label="[^"]+">', page
     )
     assert page.count("<table>") == len(scrolled)
+
+
+def test_where_matplotlib_is_not_installed_the_page_says_so_and_a_figure_names_the_extra(
+    document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "aggregator.report.figures", raising=False)
+    monkeypatch.delattr("aggregator.report.figures", raising=False)
+    page = html.page(document)
+    assert "<svg" not in page and "hdh-federation[simulation]" in page
+    with pytest.raises(errors.SetupError, match=r"hdh-federation\[simulation\]"):
+        html.drawn(next(iter(document.analyses.values())), {})
