@@ -161,8 +161,10 @@ def _write(pipe: IO[bytes], value: Any) -> None:
 # -- the child
 def main() -> None:
     """Answers requests until its input ends."""
+    from aggregator.flower import strategies as flower_strategies
     from strategies import registry
 
+    flower_strategies.register()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     plan_s, wall_s = map(float, sys.argv[1:])
     registry.preload()

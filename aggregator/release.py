@@ -29,7 +29,7 @@ from federation.disclosure import hub_door, rules
 from federation.messages import TaskId
 from federation.privacy import accounting
 from federation.study import Study
-from strategies import budget, options
+from strategies import budget, installed, options
 from strategies.protocol import AnyTask, Total
 
 
@@ -200,7 +200,15 @@ def _provenance(
             {"round": event.round, "node": event.node, "what": event.text}
             for event in outcome.events
         ],
+        **_extensions(outcome.study),
     }
+
+
+def _extensions(study: Study) -> dict[str, Any]:
+    """The code that the study used beside hdh's own."""
+    shown = ("key", "distribution", "version", "digest")
+    used = installed.of(study)
+    return {"extensions": [{key: getattr(e, key) for key in shown} for e in used]} if used else {}
 
 
 def _contributions(outcome: Outcome, runs: Sequence[TaskRun], k: int) -> list[Contribution]:

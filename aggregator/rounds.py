@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from aggregator import replies
+from aggregator.flower import strategies as flower_strategies
 from aggregator.replies import Event, TaskReplies
 from federation import errors
 from federation.arrays import Floats
@@ -37,6 +38,7 @@ log = logging.getLogger("hdh.hub")
 
 Ask = Callable[[Query], Sequence[Reply]]
 MAX_ROUNDS = 20_000
+flower_strategies.register()
 MAX_MISSED = 3  # rounds in a row that too few nodes answered
 
 

@@ -45,7 +45,13 @@ def home() -> Path:
     return Path(os.environ.get("HDH_HOME") or Path.home() / ".hdh")
 
 
-def connect(folder: Path | str | None = None) -> Hub:
+def _as_it_is(study: Study) -> Study:
+    return study
+
+
+def connect(
+    folder: Path | str | None = None, *, completed: Callable[[Study], Study] = _as_it_is
+) -> Hub:
     """The hub at which `folder` is enrolled. SetupError if it is not enrolled anywhere."""
     party = credentials.load(Path(folder) if folder is not None else home())
     if party.role == "node":
@@ -53,7 +59,7 @@ def connect(folder: Path | str | None = None) -> Hub:
             f"{party.folder}: a node is enrolled here, and nodes cannot submit studies; give the "
             "folder of a coordinator's keys"
         )
-    return Hub(party, credentials.channel(party))
+    return Hub(party, credentials.channel(party), completed)
 
 
 @dataclass(frozen=True)
@@ -132,10 +138,13 @@ class Status:
 
 @dataclass(frozen=True)
 class Hub:
-    """A connection to a hub. `party`: the credentials of the coordinator who is connected."""
+    """A connection to a hub. `party`: the credentials of the coordinator who is connected.
+    `completed`: adds to a study, before it is signed, what is known on this machine, such as the
+    hashes of extensions."""
 
     party: Credentials
     channel: Any = field(repr=False)
+    completed: Callable[[Study], Study] = field(default=_as_it_is, repr=False)
 
     def submit(
         self,
@@ -268,6 +277,7 @@ class Hub:
         studies.check_authorisation(study, datetime.now(UTC).date())
         if study.coordinator == LOCAL:
             study = study.model_copy(update={"coordinator": self.party.name})
+        study = self.completed(study)
         if study.datasets:
             several = _load_contracts(study, contract, folder)
             return study, datasets.contract_of(study, several), several

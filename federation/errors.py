@@ -4,7 +4,8 @@
     ├── InputError     2     a mistake in a study, a contract, a configuration or an option
     │   ├── StudyError
     │   ├── ContractError
-    │   └── SiteError
+    │   ├── SiteError
+    │   └── ExtensionError       a network, analysis or strategy that a site has installed
     ├── DataError      3     the data cannot be read or break their contract
     │   └── SourceError          the source is absent or lacks a column: no row decides it
     ├── RefusalError   4     nodes refused, or too few of them answered: there is no result
@@ -44,6 +45,10 @@ class ContractError(InputError):
 
 
 class SiteError(InputError):
+    pass
+
+
+class ExtensionError(InputError):
     pass
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from federation import derivations, errors, limits, yaml_source
+from federation import derivations, errors, extensions, limits, yaml_source
 from federation.contract import Day, Frozen, Name, Slug
 from federation.privacy import accounting
 from federation.yaml_source import Source
@@ -33,6 +34,25 @@ Title = Annotated[str, pydantic.StringConstraints(max_length=limits.MAX_TITLE), 
 Question = Annotated[
     str, pydantic.StringConstraints(max_length=limits.MAX_QUESTION), limits.Readable
 ]
+
+
+def _extension_key(key: str) -> str:
+    if re.fullmatch(extensions.KEY, key) is None:
+        raise ValueError(
+            f"{limits.shown(key, 80)!r} must be KIND.NAME, as in networks.two_layers, where KIND is"
+            f" {', '.join(extensions.KINDS[:-1])} or {extensions.KINDS[-1]}"
+        )
+    return key
+
+
+def _digest(digest: str) -> str:
+    if re.fullmatch(extensions.DIGEST, digest) is None:
+        raise ValueError("must be 64 hexadecimal digits, as `hdh extensions` prints them")
+    return digest
+
+
+ExtensionKey = Annotated[str, pydantic.AfterValidator(_extension_key)]
+Digest = Annotated[str, pydantic.AfterValidator(_digest)]
 
 
 class Purpose(Frozen):
@@ -219,7 +239,9 @@ class AnalysisEntry(Frozen):
 
 class Study(Frozen):
     """The whole of study.yaml. If there are several datasets, `datasets` replaces `dataset`; the
-    study's own `dataset` is then the name of their combination."""
+    study's own `dataset` is then the name of their combination. `extensions`: the hash of each
+    network, analysis and strategy that does not come with hdh; every node compares it with the code
+    that is installed there."""
 
     study: Slug
     title: Title
@@ -233,6 +255,7 @@ class Study(Frozen):
     min_nodes: int = pydantic.Field(3, ge=1)
     cohort: CohortRule = CohortRule()
     privacy: Privacy = Privacy()
+    extensions: Mapping[ExtensionKey, Digest] = {}
     analyses: Mapping[Slug, AnalysisEntry] = pydantic.Field(
         min_length=1, max_length=limits.MAX_ANALYSES
     )
@@ -295,9 +318,10 @@ class Study(Frozen):
         return max(1, self.min_nodes - self.other_parties)
 
     def canonical(self) -> str:
-        return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        """Without `extensions` where there are none, as in studies of the time before them, whose
+        hash so remains."""
+        values = self.model_dump(mode="json", exclude=None if self.extensions else {"extensions"})
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def joint_name(datasets: Iterable[str]) -> str:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from federation import errors
-from nodes import daemon, ledger, state_folder
+from nodes import daemon, ledger, links, state_folder
+from nodes import site as sites
 
 BASES = (state_folder.LEDGER, daemon.APPROVALS)
 LEFT_OUT = (daemon.LOCK, daemon.STATUS, daemon.METRICS)
@@ -38,10 +39,17 @@ def write(state: Path, out: Path) -> int:
         _add(archive, "backup.json", json.dumps(about).encode())
         for path in sorted(state.rglob("*")):
             name = str(path.relative_to(state))
-            if not path.is_file() or name in LEFT_OUT or name.endswith((".part", "-wal", "-shm")):
+            if not path.is_file() or _is_left_out(path.relative_to(state)):
                 continue
             _add(archive, name, _snapshot(path) if name in BASES else path.read_bytes())
     return seq
+
+
+def _is_left_out(path: Path) -> bool:
+    """`path`: in the state folder. Rows are never backed up: those of linked people are links to
+    a process's memory, and temporary ones end with their process."""
+    is_of_process = str(path) in LEFT_OUT or str(path).endswith((".part", "-wal", "-shm"))
+    return is_of_process or path.parts[0] in (sites.TEMPORARY, links.FOLDER)
 
 
 def _snapshot(path: Path) -> bytes:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from federation import __version__, credentials, errors, lock, logs
+from nodes import row_files, state_folder
 from nodes import site as sites
-from nodes import state_folder
 from nodes.approvals import Approvals
 from nodes.session import NodeContext
 from nodes.site import Site
@@ -60,6 +60,8 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
 
     state = site.state
     assert state is not None
+    if (temporary := site.storage.temp_directory) is not None and row_files.sweep(temporary):
+        log.warning("removed the temporary files of a process that was killed")
     stop, pace = threading.Event(), flower_client.Pace()
     _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)

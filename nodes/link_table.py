@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas
 from numpy.typing import NDArray
 
 from federation.arrays import Floats, Ints
@@ -162,6 +161,8 @@ def write(
     storage: Storage,
 ) -> None:
     """One row a person, sorted by value, under the token that the person had in this attempt."""
+    import pandas  # half a second that a node without links need not spend
+
     is_written = (
         np.ones(len(opened.is_linked), np.bool_) if link.keep == "all" else opened.is_linked
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from federation import text
 from federation.expression import quote_name
-from nodes import connectors
+from nodes import connectors, row_files
 from nodes.connectors import csv_file, csv_source, formats, workbook
 from nodes.connectors.csv_file import DELIMITERS, MalformedCsvError
 from nodes.reading import AS_IT_IS
@@ -227,8 +227,8 @@ def lines_of(dataset: Dataset, storage: Storage, records: Sequence[int]) -> Mapp
     chosen, paths = formats.of(dataset)
     if chosen.name != "CSV" or len(paths) > 1:
         return {record: record + first for record in wanted}
-    with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
-        plain = csv_source.as_utf8(paths[0], dataset, Path(folder))
+    with row_files.folder(storage.temp_directory or Path(tempfile.gettempdir())) as folder:
+        plain = csv_source.as_utf8(paths[0], dataset, folder)
         with csv_source.opened(plain.path) as raw:
             stream = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
             head = stream.readline()

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
 from federation import limits
 from federation.disclosure.support import REFUSAL
@@ -53,9 +54,7 @@ def admit(query: Query, site: Site) -> Refusal | None:
         return Refusal(
             "secure_sum", "a part leaves in a secure sum if, and only if, the study has one"
         )
-    strangers = (
-        [name for name in query.nodes if name not in site.roster] if query.phase is not None else []
-    )
+    strangers = sorted(query.members - site.roster.keys()) if query.phase is not None else []
     if strangers:
         return Refusal(
             "roster",
@@ -263,9 +262,8 @@ def _terms(
     assert secure is not None
     roster = {name: context.site.roster[name] for name in query.nodes}
     release = noised_answer.name(query, key[1], state, f"sum {key[0]}")
-    return Terms(
-        release, roster, query.study.privacy.threshold(len(roster)), secure.colluders, length
-    )
+    threshold = query.study.privacy.threshold(len(roster))
+    return terms.agreed(release, tuple(roster.items()), threshold, secure.colluders, length)
 
 
 def _deal(
@@ -360,9 +358,15 @@ def _unmask(
 
 def _names(message: Mapping[str, bytes]) -> list[str]:
     with limits.parsing("a list of names", SecaggError):
-        names = limits.json_of(message[LIST], max_bytes=64 * limits.MAX_NODES)
-        listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
-        return [limits.named(name, "a name") for name in listed]
+        return list(_parsed_names(message[LIST]))
+
+
+@lru_cache(maxsize=4)
+def _parsed_names(content: bytes) -> tuple[str, ...]:
+    """Kept, since the hub sends one list to all nodes, and many can be in one process."""
+    names = limits.json_of(content, max_bytes=64 * limits.MAX_NODES)
+    listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
+    return tuple(limits.named(name, "a name") for name in listed)
 
 
 _PHASES = {"deal": _deal, "mask": _mask, "sign": _sign, "unmask": _unmask}

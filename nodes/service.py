@@ -18,6 +18,7 @@ from federation.study import Study
 from nodes import (
     admission,
     dataset_versions,
+    extension_rules,
     ledger,
     noised_answer,
     secure_sum,
@@ -284,6 +285,7 @@ def admit_study(
         _not_authorised(study, site, now)
         or _outside_privacy(study, site)
         or _not_for_its_users(study, contract, site)
+        or extension_rules.refusal(study, site)
         or _not_run_here(study, site)
         or dataset_versions.not_compared(study, site.contracts_about_people_of(study.dataset))
         or secure_sum.admit_study(study, nodes, site)
@@ -355,7 +357,7 @@ def _not_for_its_users(study: Study, contract: Contract, site: Site) -> Refusal 
 def _not_run_here(study: Study, site: Site) -> Refusal | None:
     """The analyses must be allowed here, in the installed versions."""
     allowed = registry.NAMES if site.policy.analyses is None else site.policy.analyses
-    refused = study.runs.difference(allowed)
+    refused = study.runs.difference(allowed, extension_rules.analyses_of(study))
     if refused:
         return Refusal(
             "analysis",
@@ -365,7 +367,7 @@ def _not_run_here(study: Study, site: Site) -> Refusal | None:
     absent = [
         f"{entry.run} version {entry.version}"
         for entry in study.analyses.values()
-        if entry.version not in (None, registry.version(entry.run))
+        if entry.version is not None and entry.version != registry.version(entry.run)
     ]
     if absent:
         return Refusal(

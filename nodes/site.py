@@ -15,12 +15,13 @@ from federation import contract as contracts
 from federation import errors, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
-from federation.study import FORBIDDEN, PURPOSES
+from federation.study import FORBIDDEN, PURPOSES, Digest, ExtensionKey
 from nodes import dataset_versions
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
 Mode = Literal["exact", "dp"]
+TEMPORARY = "tmp"  # in the state folder: temporary files of the query engine
 # The name of a dataset, with the version of its contract where several stand side by side.
 Label = Annotated[
     str, pydantic.StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,62}(@[1-9][0-9]{0,8})?$")
@@ -51,10 +52,14 @@ class Policy(Frozen):
     people is refused. `secure_sum: required`: the hub never sees a sum of this node alone. `noise:
     distributed`: under a secure sum this node may add only its share of the noise, provided that at
     least `honest_nodes` nodes add theirs. `colluders`: the minimum number of other nodes that a
-    secure sum must assume to collude with the hub.
+    secure sum must assume to collude with the hub. `extensions`: the networks, analyses and
+    strategies that do not come with hdh and that studies may use here, each with its hash, or `any`
+    for whatever version is installed. In mode dp a network or an analysis needs its hash, because
+    the privacy of people rests on its code.
     """
 
     analyses: tuple[str, ...] | None = None  # None: all that are installed
+    extensions: Mapping[ExtensionKey, Literal["any"] | Digest] = {}
     coordinators: tuple[str, ...] | None = None  # None: any that the hub admits
     coordinator_keys: Mapping[
         str, str
@@ -94,10 +99,14 @@ class Policy(Frozen):
 
 
 class Storage(Frozen):
-    """Limits of the node's own query engine."""
+    """Limits of the node's own query engine.
+
+    `temp_directory`: where rows beyond `memory_limit` go, up to `max_temp_directory_size`. A node
+    writes none to its disk unless its node.yaml names one of the two; without `temp_directory` they
+    then go to `tmp` in its state folder, or, outside a node, to the machine's own folder."""
 
     memory_limit: str = pydantic.Field("4GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
-    temp_directory: Path | None = None  # None: a fresh private directory, removed at the end
+    temp_directory: Path | None = None
     max_temp_directory_size: str = pydantic.Field("20GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
 
 
@@ -390,11 +399,22 @@ def load(path: Path) -> Site:
         file.node,
         datasets,
         file.policy,
-        file.storage,
+        _of_node(file.storage, path.parent / file.state),
         path.parent / file.state,
         roster,
         file.persons,
         {name: several for name, several in versions.items() if len(several) > 1},
+    )
+
+
+def _of_node(storage: Storage, state: Path) -> Storage:
+    """The storage of a node, which leaves no row on its disk unless its producer says so."""
+    spills = {"temp_directory", "max_temp_directory_size"} & storage.model_fields_set
+    return storage.model_copy(
+        update={
+            "temp_directory": storage.temp_directory or state / TEMPORARY,
+            "max_temp_directory_size": storage.max_temp_directory_size if spills else "0KB",
+        }
     )
 
 

@@ -38,6 +38,7 @@ from nodes import ledger, setup, source_checks, state_folder
 from nodes import site as site_files
 from nodes.ledger import Account
 from nodes.site import Dataset, Site
+from strategies import installed
 
 START_S = 60.0
 COORDINATOR = "coordinator"
@@ -151,7 +152,7 @@ class Deployment:
         return Path(f"/proc/{process.pid}").stat().st_mtime
 
     def connect(self, name: str = COORDINATOR) -> client.Hub:
-        return client.connect(self.keys(name))
+        return client.connect(self.keys(name), completed=installed.signed)
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -268,7 +269,12 @@ def site_file(site: Site, folder: Path) -> dict[str, Any]:
             "source": _source(site, dataset, folder),
             "modes": list(dataset.modes or site.policy.modes),
         } | ({"table": dataset.table} if dataset.table else {})
-    policy = {**site.policy.model_dump(mode="json", by_alias=True), "approval": "automatic"}
+    allowed = {each.key: each.digest for each in installed.every() if not each.problem}
+    policy = {
+        **site.policy.model_dump(mode="json", by_alias=True),
+        "approval": "automatic",
+        "extensions": {**allowed, **site.policy.extensions},
+    }
     return {
         "node": site.name,
         "datasets": datasets,

@@ -8,8 +8,7 @@ refusal does not depend on the rows of a node.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.arrays import Floats
-from federation.formula import Term
+from federation.intervals import Interval
 from federation.messages import State
 
 # The limit of a linear predictor over the contract's ranges: no population has odds or hazards
@@ -152,24 +151,19 @@ def position(limits: Limits, state: State) -> int:
 
 
 # -- rules that several analyses share
-def bounded_terms(terms: Iterable[Term], *, intercept: bool = False) -> tuple[bool, ...]:
-    """For each coefficient, whether the contract bounds its scaled column to [-1, 1]."""
-    return (
-        *([True] if intercept else []),
-        *(all(map(math.isfinite, term.interval)) for term in terms),
-    )
-
-
-def within_reach(name: str, names: Sequence[str], bounded: Sequence[bool]) -> Rule:
+def within_reach(name: str, names: Sequence[str], interval: Callable[[Floats], Interval]) -> Rule:
     """The rule that |X beta| is at most MAX_PREDICTOR over the contract's ranges. `name`: the array
-    (..., n_coefficients). `names`: of the coefficients. `bounded`: as `bounded_terms` returns."""
-    is_bounded = np.array(bounded, np.bool_)
+    (n_coefficients,). `names`: of the coefficients. `interval`: of X beta."""
 
     def rule(values: Values) -> str:
-        sizes = np.abs(values[name]) * is_bounded
-        if (sizes.sum(-1) <= MAX_PREDICTOR).all():
+        low, high = interval(values[name])
+        if max(-low, high) <= MAX_PREDICTOR:
             return ""
-        return too_steep(names[int(sizes.reshape(-1, len(is_bounded)).max(0).argmax())])
+        sizes = np.abs(values[name])
+        # The intercept also takes up the centres of the other columns, so it may be large.
+        if len(names) > 1 and names[0] == "(Intercept)" and high - low > MAX_PREDICTOR:
+            sizes[0] = 0.0
+        return too_steep(names[int(sizes.argmax())])
 
     return rule
 

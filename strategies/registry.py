@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
-from federation import errors, formula_parser, yaml_source
+from federation import errors, extensions, formula_parser, yaml_source
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.expression import ExpressionError, Piece
@@ -272,13 +272,36 @@ NAMES = frozenset(ANALYSES)
 PRIVATE = tuple(name for name in ANALYSES if name not in NOT_PRIVATE)
 
 
+# -- analyses that a site installs (`hdh.analyses`)
+_MEMBERS = ("TRAITS", "Options", "prepare", "start", "limits", "local", "combine")
+_EXACT, _PRIVATE = (*_MEMBERS, "roles"), (*_MEMBERS, "rounds", "shares", "forecast")
+_TRAINING = (*_PRIVATE, "sampling", "step_sensitivity", "inside")
+
+
+def row(name: str) -> Row:
+    """The modules of an analysis. ExtensionError if it is neither built in nor installed
+    soundly."""
+    if name in _TABLE:
+        return _TABLE[name]()
+    installed = extensions.imported(f"analyses.{name}", Row, "a Row of strategies.registry")
+    wanted = ((installed.exact, _EXACT), (installed.private, _PRIVATE))
+    for module, members in (*wanted, (installed.training, _TRAINING)):
+        missing = [member for member in members if module and not hasattr(module, member)]
+        if missing:
+            raise errors.ExtensionError(
+                f"analyses.{name}: its module has no {', '.join(missing)}, which"
+                " strategies/protocol.py asks for; ask its author"
+            )
+    return installed
+
+
 def analysis(name: str) -> AnyExactAnalysis:
-    return _TABLE[name]().exact
+    return row(name).exact
 
 
 def private(name: str) -> AnyPrivateAnalysis:
     """The protocol of an analysis under differential privacy. KeyError if it has none."""
-    module = _TABLE[name]().dp
+    module = row(name).dp
     if module is None:
         raise KeyError(name)
     return module
@@ -290,12 +313,15 @@ def preload(names: Iterable[str] = ANALYSES) -> None:
     formula_parser.loaded()
     importlib.import_module("scipy.special")
     for name in NAMES.intersection(names):
-        _TABLE[name]()
+        row(name)
 
 
 def version(name: str) -> int:
     """The trait `version` of an analysis; 0 for a name that is not installed."""
-    return analysis(name).TRAITS.version if name in NAMES else 0
+    try:
+        return analysis(name).TRAITS.version
+    except errors.ExtensionError:
+        return 0
 
 
 def plan(study: Study, contract: Contract, source: Source | None = None) -> dict[str, AnyTask]:
@@ -308,7 +334,7 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
         )
     schema = cohort_schema(study, contract, source)
     tasks: dict[str, AnyTask] = {}
-    problems: list[str] = []
+    problems: list[str] = _other_code(study, source)
     for name, entry in study.analyses.items():
         try:
             tasks[name] = task(
@@ -328,6 +354,17 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
     if problems:
         raise errors.StudyError(*problems)
     return tasks
+
+
+def _other_code(study: Study, source: Source) -> list[str]:
+    """The extensions of a study whose code here is not the one that its coordinator signed."""
+    return [
+        f"{source.at('extensions', key)}: extensions.{key}: another code is installed here, with"
+        f" the hash {installed.digest}; install the version that the study names, or write this"
+        " hash"
+        for key, digest in study.extensions.items()
+        if (installed := extensions.find(key)) is not None and installed.digest != digest
+    ]
 
 
 def cohort_schema(study: Study, contract: Contract, source: Source) -> Schema:
@@ -369,8 +406,8 @@ def task(
     """StudyError with the line and the culprit if the entry cannot be run on these columns."""
     key = ("analyses", name)
     _check_entry(name, entry, source, is_private)
-    row = _TABLE[entry.run]()
-    module = private(entry.run) if is_private else row.exact
+    modules = row(entry.run)
+    module = private(entry.run) if is_private else modules.exact
     options = yaml_source.build(
         module.Options, entry.options, source, under=key, error=errors.StudyError
     )
@@ -386,14 +423,16 @@ def task(
         plan_,
         tuple(dict.fromkeys(fields)),
         schema.contract.rows_per_person,
-        row.dp if is_private else None,
-        row.training if is_private else None,
+        modules.dp if is_private else None,
+        modules.training if is_private else None,
     )
     reason = module.TRAITS.refuses(prepared, secure_sum)
     if reason is not None:
         raise errors.StudyError(f"{source.at(*key, 'run')}: analyses.{name}: {reason}")
     return (
-        prepared if is_private else replace(prepared, where=where, roles=row.exact.roles(prepared))
+        prepared
+        if is_private
+        else replace(prepared, where=where, roles=modules.exact.roles(prepared))
     )
 
 
@@ -401,7 +440,9 @@ def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bo
     """StudyError if this analysis does not exist in this version and mode."""
     key = ("analyses", name)
     run = f"{source.at(*key, 'run')}: analyses.{name}.run"
-    if entry.run not in NAMES:
+    if entry.run not in NAMES and extensions.find(f"analyses.{entry.run}") is not None:
+        _check_installed(entry.run, run, is_private)
+    elif entry.run not in NAMES:
         near = difflib.get_close_matches(entry.run, ANALYSES, n=1)
         suggestion = f"did you mean {near[0]!r}? " if near else ""
         raise errors.StudyError(
@@ -416,6 +457,18 @@ def _check_entry(name: str, entry: AnalysisEntry, source: Source, is_private: bo
     if is_private and entry.run in NOT_PRIVATE:
         raise errors.StudyError(
             f"{run}: {entry.run} is not offered in mode dp: {NOT_PRIVATE[entry.run]}"
+        )
+
+
+def _check_installed(name: str, run: str, is_private: bool) -> None:
+    try:
+        modules = row(name)
+    except errors.ExtensionError as error:
+        raise errors.StudyError(f"{run}: {error}") from None
+    if is_private and modules.dp is None:
+        raise errors.StudyError(
+            f"{run}: {name} is not offered in mode dp: the distribution that brings it has no"
+            " private protocol; use mode exact, or another analysis"
         )
 
 

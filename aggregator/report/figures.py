@@ -8,15 +8,21 @@ import html
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from aggregator.report import words
+from federation import language
+from federation.language import tr
 
 Rows = Sequence[Mapping[str, Any]]
+Labels = Mapping[str, str]  # of terms, in the reader's language
+NO_LABELS: Labels = {}
 # Colour-blind readers can distinguish these colours.
 PALETTE = (
     "#0b5394",
@@ -44,16 +50,54 @@ STYLE = {
 }
 
 
-def _svg(figure: Figure, label: str) -> str:
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+@dataclass(frozen=True)
+class Picture:
+    """A figure, and its text for those who do not see it."""
+
+    figure: Figure = field(repr=False)
+    label: str
+
+    @property
+    def svg(self) -> str:
+        buffer = io.StringIO()
+        with rc_context(STYLE):
+            canvas = FigureCanvasSVG(self.figure)
+            canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
+        svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.DOTALL)
+        label = html.escape(self.label)
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+    def png(self, dots_per_inch: int = 200) -> bytes:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        buffer = io.BytesIO()
+        with rc_context(STYLE):
+            FigureCanvasAgg(self.figure)
+            self.figure.savefig(
+                buffer, format="png", dpi=dots_per_inch, metadata={"Software": None}
+            )
+        return buffer.getvalue()
 
 
-def curves(rows: Rows, level: str = "", unit: str = "") -> str:
+def _picture(figure: Figure, label: str) -> Picture:
+    """With numbers on linear axes as the reader's language writes them."""
+    for axes in figure.axes if language.current() != "en" else ():
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, ScalarFormatter) and axis.get_scale() == "linear":
+                axis.set_major_formatter(_Localised())
+    return Picture(figure, label)
+
+
+class _Localised(ScalarFormatter):
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return language.number(str(super().__call__(x, pos)))
+
+
+def curves(rows: Rows, level: str = "", time: str = "") -> Picture:
     """Step curves by group with their intervals, and the numbers at risk below them: of survival,
-    or of cumulative incidence if the rows have a `cause`. Of many groups, the first MAX_CURVES."""
+    or of cumulative incidence if the rows have a `cause`. Of many groups, the first MAX_CURVES.
+    `time`: the label of the axis."""
     first = 0.0 if "cause" in rows[0] else 1.0
     by_curve: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -85,14 +129,16 @@ def curves(rows: Rows, level: str = "", unit: str = "") -> str:
         axes.set(
             ylim=(0, 1.02 if first else min(1.02, 1.3 * highest + 0.01)),
             xlim=(0, None),
-            xlabel=f"time ({unit})" if unit else "time",
-            ylabel=words.with_level("survival" if first else "cumulative incidence", level),
+            xlabel=time or tr("time"),
+            ylabel=words.with_level(tr("survival") if first else tr("cumulative incidence"), level),
         )
         if len(by_curve) > MAX_CURVES:
-            axes.set_title(f"the first {MAX_CURVES} of {len(by_curve)} curves", fontsize=9)
+            title = tr("the first {shown} of {n} curves").format(shown=MAX_CURVES, n=len(by_curve))
+            axes.set_title(title, fontsize=9)
         axes.legend(frameon=False, loc="lower left" if first else "upper left")
         _numbers_at_risk(figure, axes, rows)
-        return _svg(figure, "Kaplan-Meier curves" if first else "Cumulative incidence curves")
+        label = tr("Kaplan-Meier curves") if first else tr("Cumulative incidence curves")
+        return _picture(figure, label)
 
 
 def at_risk(rows: Rows, times: Sequence[float]) -> dict[str, list[str]]:
@@ -122,7 +168,7 @@ def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
     if len(lines) > MAX_AT_RISK or not has_numbers:
         return
     figure.set_figheight(figure.get_figheight() + 0.22 * (len(lines) + 1))
-    labels = ["at risk", *lines]
+    labels = [tr("at risk"), *lines]
     below = axes.secondary_xaxis(-0.16)
     below.set_xticks(
         [0.0 if time == 0 else time for time in times],
@@ -148,7 +194,7 @@ def curve_of(row: Mapping[str, Any]) -> str:
     return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])
 
 
-def roc(rows: Rows) -> str:
+def roc(rows: Rows) -> Picture:
     """Sensitivity against 1 - specificity, at the released cuts."""
     points = [
         (1 - row["specificity"], row["sensitivity"])
@@ -169,13 +215,13 @@ def roc(rows: Rows) -> str:
         axes.set(
             xlim=(0, 1),
             ylim=(0, 1.02),
-            xlabel="false alarms (1 - specificity)",
-            ylabel="found (sensitivity)",
+            xlabel=tr("false alarms (1 - specificity)"),
+            ylabel=tr("found (sensitivity)"),
         )
-        return _svg(figure, "ROC curve")
+        return _picture(figure, tr("ROC curve"))
 
 
-def losses(rows: Rows) -> str:
+def losses(rows: Rows) -> Picture:
     """The log-loss of each round, in training and in validation."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
@@ -183,14 +229,14 @@ def losses(rows: Rows) -> str:
         for colour, name in zip(PALETTE, ("train_loss", "validation_loss"), strict=False):
             points = [(row["round"], row[name]) for row in rows if row.get(name) is not None]
             if points:
-                label = name.replace("_loss", "")
+                label = tr("training") if name == "train_loss" else tr("validation")
                 axes.plot(*zip(*points, strict=True), color=colour, lw=1.8, label=label)
-        axes.set(xlabel="round", ylabel="log-loss", ylim=(0, None))
+        axes.set(xlabel=tr("round"), ylabel=tr("log-loss"), ylim=(0, None))
         axes.legend(frameon=False)
-        return _svg(figure, "Loss by round")
+        return _picture(figure, tr("Loss by round"))
 
 
-def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str) -> str:
+def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str) -> Picture:
     """Points (x, y, half-width of the interval), with a logarithmic x axis."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
@@ -200,7 +246,7 @@ def trend(points: Sequence[tuple[float, float, float]], xlabel: str, ylabel: str
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
         axes.set_xticks(x, [f"{value:g}" for value in x])
         axes.minorticks_off()
-        return _svg(figure, f"{ylabel} by {xlabel}")
+        return _picture(figure, f"{ylabel} by {xlabel}")
 
 
 def forest(
@@ -208,18 +254,19 @@ def forest(
     by_node: Mapping[str, Mapping[str, Any]],
     ratio: str,
     level: str = "",
-) -> str:
+    labels: Labels = NO_LABELS,
+) -> Picture:
     """One term: the estimates of each node and of all nodes together, with intervals; a ratio on a
     log axis."""
     low, high = f"{ratio}_low" if ratio else "conf_low", f"{ratio}_high" if ratio else "conf_high"
     lines = [
         (node, row) for node, row in by_node.items() if row.get(ratio or "estimate") is not None
-    ] + [("all nodes", pooled)]
+    ] + [(tr("all nodes"), pooled)]
     with rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.32 * len(lines)), layout="constrained")
         axes = figure.add_subplot()
-        for y, (name, row) in enumerate(lines):
-            last = name == "all nodes"
+        for y, (_, row) in enumerate(lines):
+            last = row is pooled
             colour = PALETTE[1] if last else PALETTE[0]
             axes.plot([row[low], row[high]], [-y, -y], color=colour, lw=1.6)
             axes.plot(
@@ -235,9 +282,10 @@ def forest(
             _log_axis(axes, ends)
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         _numbers(axes, [(row[ratio or "estimate"], row[low], row[high]) for _, row in lines])
-        label = f"{ratio.replace('_', ' ') or 'estimate'} of {pooled['term']}"
+        term = labels.get(pooled["term"], pooled["term"])
+        label = f"{words.heading(ratio or 'estimate')}: {term}"
         axes.set_xlabel(words.with_level(label, level))
-        return _svg(figure, f"Forest plot of {pooled['term']}")
+        return _picture(figure, tr("Forest plot of {term}").format(term=term))
 
 
 def _numbers(axes: Any, values: Sequence[tuple[float, float, float]]) -> None:
@@ -245,21 +293,27 @@ def _numbers(axes: Any, values: Sequence[tuple[float, float, float]]) -> None:
     beside = axes.secondary_yaxis("right")
     beside.set_yticks(
         [-y for y in range(len(values))],
-        [f"{_short(x)} ({_short(low)} to {_short(high)})" for x, low, high in values],
+        [
+            tr("{estimate} ({low} to {high})").format(
+                estimate=_short(x), low=_short(low), high=_short(high)
+            )
+            for x, low, high in values
+        ],
     )
     beside.tick_params(length=0)
     beside.spines["right"].set_visible(False)
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:#.4g}".rstrip(".")
+    digits = f"{value:.0f}" if abs(value) >= 10_000 else f"{value:#.4g}".rstrip(".")
+    return language.number(digits)
 
 
 def _log_axis(axes: Any, ends: Sequence[float]) -> None:
     """Makes the x axis logarithmic, except over a narrow range, where it would have no ticks."""
     if max(ends) > 3 * min(ends):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.xaxis.set_major_formatter(lambda x, _: language.number(f"{x:g}"))
 
 
 def intervals(
@@ -267,7 +321,7 @@ def intervals(
     label: str,
     *,
     is_ratio: bool = False,
-) -> str:
+) -> Picture:
     """Estimates with their intervals, one below the other: (name, estimate, low, high, true
     value). Ratios stand on a log axis, beside a line at 1."""
     with rc_context(STYLE):
@@ -284,10 +338,10 @@ def intervals(
         if is_ratio:
             axes.axvline(1, color="#999999", lw=0.8, ls="--")
             _log_axis(axes, [end for _, _, *ends, _ in lines for end in ends])
-        return _svg(figure, f"{label}: estimates and intervals")
+        return _picture(figure, tr("{label}: estimates and intervals").format(label=label))
 
 
-def histogram(rows: Rows, title: str) -> str:
+def histogram(rows: Rows, title: str) -> Picture:
     with rc_context(STYLE):
         figure = Figure(figsize=(3.5, 2.2), layout="constrained")
         axes = figure.add_subplot()
@@ -298,11 +352,11 @@ def histogram(rows: Rows, title: str) -> str:
                 axes.bar(x, row["n"], width=0.95, color=PALETTE[0])
         ends = [rows[0]["column"].split(" to ")[0], rows[-1]["column"].split(" to ")[1]]
         axes.set_xticks([-0.5, len(rows) - 0.5], ends)
-        axes.set(title=title, ylabel="people")
-        return _svg(figure, f"Histogram of {title}")
+        axes.set(title=title, ylabel=tr("people"))
+        return _picture(figure, tr("Histogram of {column}").format(column=title))
 
 
-def pathway(rows: Rows, max_arrows: int = 30) -> str:
+def pathway(rows: Rows, max_arrows: int = 30) -> Picture:
     """The graph of the steps of pathways, from a released table of transitions. The x of a step is
     its mean place in the pathways; the width of an arrow is proportional to the people who take
     it."""
@@ -332,7 +386,7 @@ def pathway(rows: Rows, max_arrows: int = 30) -> str:
             ylim=(min(down.values(), default=0) - 0.6, max(down.values(), default=0) + 0.6),
         )
         axes.axis("off")
-        return _svg(figure, "Graph of the pathways")
+        return _picture(figure, tr("Graph of the pathways"))
 
 
 def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], share: float) -> None:

@@ -2,53 +2,120 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
-from aggregator.report import figures, intervals, methods, words
+from aggregator.report import (
+    figures,
+    intervals,
+    labels,
+    methods,
+    overview,
+    spreadsheet,
+    words,
+)
+from aggregator.report.figures import Labels, Picture
+from federation import errors, language
+from federation.language import plural, tr
 
 MAX_ROWS = 400
 MAX_COLUMNS = 40  # of a cross-table
+MAX_FORESTS = 12  # terms with a figure of their own
+MAX_LINES = 40  # of a forest plot
 
 
 def page(document: Document) -> str:
-    folder = Path(__file__).parent
+    columns = labels.columns(document)
+    sections = [
+        {
+            "name": name,
+            "analysis": analysis,
+            "labels": columns | labels.of_terms(analysis, columns),
+            "figures": [
+                Markup(_with_ids(picture.svg, f"{name}-{i}"))
+                for i, picture in enumerate(drawn(analysis, columns))
+            ],
+        }
+        for name, analysis in document.analyses.items()
+    ]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            document=document,
+            sections=sections,
+            labels=columns,
+            counts_of_all=overview.counts(document),
+            table_one=overview.table_one(document, columns),
+            noised=_is_noised(document),
+            methods=methods.paragraph(document),
+        )
+    )
+
+
+def write_figures(document: Document, folder: Path, form: Literal["svg", "png"]) -> list[Path]:
+    """The files, ANALYSIS-NUMBER.svg or .png. InputError if one of them exists, or if there is
+    nothing to draw."""
+    columns = labels.columns(document)
+    pictures = {
+        folder / f"{name}-{i}.{form}": picture
+        for name, analysis in document.analyses.items()
+        for i, picture in enumerate(drawn(analysis, columns), 1)
+    }
+    if not pictures:
+        raise errors.InputError(
+            f"{document.study}: no analysis has a figure; those that have one are "
+            f"{', '.join(sorted(intervals.FIGURES))}"
+        )
+    for path in pictures:
+        spreadsheet.refuse_existing(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, picture in pictures.items():
+        path.write_bytes(picture.svg.encode() if form == "svg" else picture.png())
+    return list(pictures)
+
+
+def _with_ids(svg: str, prefix: str) -> str:
+    """The drawing with identifiers that no other one on the page has."""
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(
+        tr=tr,
+        plural=plural,
+        language=language.current(),
         say=words.say,
+        shown=words.shown,
         privacy=words.privacy,
         counts=words.counts,
         options=words.options,
         heading=words.heading,
         level_of=words.level_of,
         has_intervals=words.has_intervals,
+        label_of=labels.label,
         columns=report.columns,
         max_rows=MAX_ROWS,
         is_number=_is_number,
         matrix=_matrix,
+        moment=lambda text: language.moment(datetime.fromisoformat(text)),
     )
-    sections = [
-        {"name": name, "analysis": analysis, "figures": [Markup(svg) for svg in drawn(analysis)]}
-        for name, analysis in document.analyses.items()
-    ]
-    return environment.get_template("page.html.j2").render(
-        document=document,
-        sections=sections,
-        noised=_is_noised(document),
-        methods=methods.paragraph(document),
-    )
+    return environment
 
 
 def _is_noised(document: Document) -> bool:
@@ -79,31 +146,58 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def drawn(analysis: AnalysisDocument) -> list[str]:
-    """The figures of an analysis, as SVG."""
-    svgs = []
+def drawn(analysis: AnalysisDocument, columns: Mapping[str, str]) -> list[Picture]:
+    """The figures of an analysis. `columns`: their labels."""
+    pictures = []
     if curve := analysis.tables.get("curve"):
-        svgs.append(figures.curves(curve, words.level_of(analysis)))
+        time = labels.of_time(analysis, columns)
+        pictures.append(figures.curves(curve, words.level_of(analysis), time))
     if analysis.run == "pathways" and (edges := analysis.tables.get("edges")):
-        svgs.append(figures.pathway(edges))
+        pictures.append(figures.pathway(edges))
     if bins := analysis.tables.get("histogram"):
         names = dict.fromkeys(row["row"] for row in bins)
-        svgs += [
-            figures.histogram([row for row in bins if row["row"] == name], name) for name in names
+        pictures += [
+            figures.histogram([row for row in bins if row["row"] == name], columns.get(name, name))
+            for name in names
         ]
     if (roc := analysis.tables.get("roc")) and analysis.run == "train":
-        svgs.append(figures.roc(roc))
+        pictures.append(figures.roc(roc))
     if (losses := analysis.tables.get("history")) and analysis.run == "train":
-        svgs.append(figures.losses(losses))
-    svgs += _forests(analysis)
-    return svgs
+        pictures.append(figures.losses(losses))
+    shown = labels.of_terms(analysis, columns)
+    return [*pictures, *_estimates(analysis, shown), *_forests(analysis, shown)]
 
 
-def _forests(analysis: AnalysisDocument) -> list[str]:
+def _estimates(analysis: AnalysisDocument, shown: Labels) -> list[Picture]:
+    """All estimates below each other; nothing if they are too many to read."""
+    if analysis.run not in intervals.ANALYSES:
+        return []
+    table, rows = intervals.drawable(analysis.tables)
+    rows = [row for row in rows if row.get("term") != intervals.INTERCEPT]
+    return [forest(analysis, table, rows, shown)] if 0 < len(rows) <= MAX_LINES else []
+
+
+def forest(
+    analysis: AnalysisDocument, table: str, rows: Sequence[intervals.Row], shown: Labels
+) -> Picture:
+    """`rows`: of `table`, each with an interval. `shown`: labels of terms."""
+    columns = intervals.of(rows[0])
+    assert columns is not None
+    lines = []
+    for row in rows:
+        name = intervals.label(row, table)
+        ends = (row[columns.estimate], row[columns.low], row[columns.high])
+        lines.append((labels.short(shown.get(name, name)), *ends, None))
+    label = words.with_level(words.heading(columns.estimate), words.level_of(analysis))
+    return figures.intervals(lines, label, is_ratio=columns.is_ratio)
+
+
+def _forests(analysis: AnalysisDocument, shown: Labels) -> list[Picture]:
+    """A figure for each of the first terms, with the estimate of each node."""
     terms = [
         row
         for row in analysis.tables.get("coefficients", ())
-        if row.get("conf_low") is not None and row["term"] != "(Intercept)"
+        if row.get("conf_low") is not None and row["term"] != intervals.INTERCEPT
     ]
     nodes = {
         node: _by_term(result)
@@ -112,19 +206,13 @@ def _forests(analysis: AnalysisDocument) -> list[str]:
     }
     if not nodes:
         return []
-    drawn = []
-    for row in terms[:12]:
+    level, pictures = words.level_of(analysis), []
+    for row in terms[:MAX_FORESTS]:
         columns = intervals.of(row)
         ratio = columns.estimate if columns and columns.is_ratio else ""
-        drawn.append(
-            figures.forest(
-                row,
-                {node: rows[row["term"]] for node, rows in nodes.items() if row["term"] in rows},
-                ratio,
-                words.level_of(analysis),
-            )
-        )
-    return drawn
+        by_node = {node: rows[row["term"]] for node, rows in nodes.items() if row["term"] in rows}
+        pictures.append(figures.forest(row, by_node, ratio, level, shown))
+    return pictures
 
 
 def _by_term(result: ReleasedResult) -> Mapping[str, Mapping[str, Any]]:

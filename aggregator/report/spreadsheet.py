@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +32,20 @@ def csv_text(rows: Rows, *, french: bool = False) -> str:
         buffer.write("\ufeff")
     writer = csv.writer(buffer, delimiter=";" if french else ",")
     writer.writerow([_cell(name, french) for name in names])
-    writer.writerows([_cell(row.get(name), french) for name in names] for row in rows)
+    columns = [_column([row.get(name) for row in rows], french=french) for name in names]
+    writer.writerows(zip(*columns, strict=True))
     return buffer.getvalue()
+
+
+def _column(values: Sequence[Any], *, french: bool) -> Iterable[Any]:
+    """The cells of a column; each text, of which few differ, is looked at once."""
+    kinds = set(map(type, values))
+    if kinds <= {int, float, type(None)} and not (french and float in kinds):
+        return values
+    if kinds <= {str, type(None)}:
+        cells = {value: _cell(value, french) for value in set(values)}
+        return [cells[value] for value in values]
+    return [_cell(value, french) for value in values]
 
 
 def _cell(value: Any, french: bool) -> Any:
@@ -60,7 +72,7 @@ def write(document: Document, path: Path, form: Form) -> list[Path]:
     """The files that were written: one workbook `path`, or in the folder `path` a file for each
     table. InputError if one of them exists."""
     if form == "xlsx":
-        _refuse_existing(path)
+        refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _workbook(document, path)
         return [path]
@@ -69,14 +81,14 @@ def write(document: Document, path: Path, form: Form) -> list[Path]:
         for part, table, rows in tables(document)
     }
     for file in texts:
-        _refuse_existing(file)
+        refuse_existing(file)
     path.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         file.write_text(text, encoding="utf-8", newline="")
     return list(texts)
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
     if path.exists():
         raise errors.InputError(f"--out: {path} exists; name a new file or folder")
 

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from aggregator.document import AnalysisDocument
+from federation import language
+from federation.language import plural, tr
 from strategies.options import FIXED_LEVEL
+
+SHARES = ("row_share", "share_low", "share_high")
+AS_WRITTEN = ("time", "probability", "width", "median")
+USUAL = f"{100 * FIXED_LEVEL:g} %"
 
 
 def say(name: str, value: Any) -> str:
@@ -15,18 +21,20 @@ def say(name: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return tr("yes") if value else tr("no")
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")
     if not isinstance(value, float):
         return str(value)
+    return language.number(_written(name, value))
+
+
+def _written(name: str, value: float) -> str:
     if name.startswith("p_value"):
         return "<0.001" if value < 0.001 else f"{value:.3f}"
-    if name in ("row_share", "share_low", "share_high"):
+    if name in SHARES:
         return f"{100 * value:.1f} %"
-    if name in ("time", "probability", "width", "median"):
-        return f"{value:g}"
-    if name.startswith("conf_") and value.is_integer():
+    if name in AS_WRITTEN or (name.startswith("conf_") and value.is_integer()):
         return f"{value:g}"
     if value != 0 and (abs(value) < 0.001 or abs(value) >= 1e6):
         return f"{value:.3g}"
@@ -37,95 +45,71 @@ def say(name: str, value: Any) -> str:
     return f"{value:,.1f}".replace(",", "\u202f")
 
 
+def shown(number: float, form: str) -> str:
+    """A number in a format of Python, such as `.3g`."""
+    return language.number(format(number, form))
+
+
 def privacy(entry: Mapping[str, Any]) -> str:
     """The protection of an analysis in one line, from its entry `privacy` in result.json."""
-    secure = "; the hub saw only sums over nodes" if entry["secure_sum"] is not None else ""
     if entry["mode"] == "exact":
-        return f"exact sums; small cells (under {entry['min_cell']}) withheld{secure}"
-    return (
-        f"differential privacy: epsilon {entry['epsilon']:.3g} of the study's"
-        f" {entry['study_epsilon']:g}, delta {entry['delta']:g}{secure}"
+        protection = tr("exact sums; small cells (under {min_cell}) withheld")
+        text = protection.format(min_cell=entry["min_cell"])
+    else:
+        protection = tr(
+            "differential privacy: epsilon {epsilon} of the study's {study_epsilon}, delta {delta}"
+        )
+        text = protection.format(
+            epsilon=shown(entry["epsilon"], ".3g"),
+            study_epsilon=shown(entry["study_epsilon"], "g"),
+            delta=shown(entry["delta"], "g"),
+        )
+    secure = entry["secure_sum"] is not None
+    return f"{text}; {tr('the hub saw only sums over nodes')}" if secure else text
+
+
+def count(value: float | None, min_cell: int | None) -> str:
+    """A count that is too small to show is written as less than `min_cell`."""
+    return f"<{min_cell}" if value is None else say("n", value)
+
+
+def counts(n: Mapping[str, Any], min_cell: int | None) -> str:
+    """The people and rows behind an analysis, and those left out, from its counts `n`."""
+    texts = {
+        "people": plural("{n} person", "{n} people", n.get("people") or 2),
+        "rows": plural("{n} row", "{n} rows", n.get("rows") or 2),
+        "events": tr("{n} events (of the rarer kind)"),
+        "missing": tr("{n} rows left out because a value is missing"),
+        "clipped": tr("{n} people whose values were cut to the contract's limits"),
+    }
+    return ", ".join(
+        text.format(n=count(n[name], min_cell)) for name, text in texts.items() if name in n
     )
-
-
-def counts(analysis: Mapping[str, Any], min_cell: int | None) -> str:
-    """The people and rows behind an analysis, and those left out, from its counts `n`. A count that
-    is too small to show is written as less than `min_cell`."""
-
-    def count(name: str, words: str) -> list[str]:
-        if name not in analysis:
-            return []
-        value = analysis[name]
-        return [f"{f'<{min_cell}' if value is None else say(name, value)} {words}"]
-
-    parts = [
-        *count("people", "people"),
-        *count("rows", "rows"),
-        *count("events", "events (of the rarer kind)"),
-        *count("missing", "rows left out because a value is missing"),
-        *count("clipped", "people whose values were cut to the contract's limits"),
-    ]
-    return ", ".join(parts)
 
 
 def options(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The options of an analysis as pairs of name and text, without those that ask for nothing."""
     return [
-        (heading(name), ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+        (
+            name.replace("_", " "),
+            ", ".join(map(str, value)) if isinstance(value, list) else str(value),
+        )
         for name, value in entry.items()
         if value is not None and value != [] and value != {} and value is not False
     ]
 
 
-HEADINGS = {
-    "std_error": "std. error",
-    "p_value": "p",
-    "hazard_ratio": "hazard ratio",
-    "hazard_ratio_low": "HR low",
-    "hazard_ratio_high": "HR high",
-    "odds_ratio": "odds ratio",
-    "odds_ratio_low": "OR low",
-    "odds_ratio_high": "OR high",
-    "rate_ratio": "rate ratio",
-    "rate_ratio_low": "RR low",
-    "rate_ratio_high": "RR high",
-    "n_risk": "at risk",
-    "n_event": "events",
-    "n_censor": "censored",
-    "row_share": "share of row",
-    "statistic_lr": "LR statistic",
-    "p_value_lr": "LR p",
-    "log_lik": "log-lik.",
-    "null_log_lik": "null log-lik.",
-    "true_positive": "found",
-    "false_positive": "false alarms",
-    "false_negative": "missed",
-    "true_negative": "rightly left",
-    "recall_rate": "called back",
-    "auc": "AUC",
-    "asked": "asked for",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "noise_sd": "noise s.d.",
-    "rank_noise_sd": "noise s.d. of rank",
-    "share_low": "share low",
-    "low_95": "95 % limit low",
-    "high_95": "95 % limit high",
-    "low_998": "99.8 % limit low",
-    "high_998": "99.8 % limit high",
-    "share_high": "share high",
-    "df_residual": "resid. df",
-    "df_null": "null df",
-    "smallest_expected": "smallest expected",
-}
-
-
 def heading(name: str, level: str = "") -> str:
-    """`level`: of the intervals, as `level_of` gives it; without one their ends have no number."""
+    """The heading of a column or a table. `level`: of the intervals, as `level_of` gives it;
+    without one their ends have no number."""
     of, _, end = name.rpartition("conf_")
     if end in ("low", "high") and name.endswith(f"conf_{end}"):
-        return f"{of.replace('_', ' ')}{level or 'interval'} {end}"
-    return HEADINGS.get(name, name.replace("_", " "))
+        before = f"{heading(of.rstrip('_'))} " if of else ""
+        ends = tr("{level} low") if end == "low" else tr("{level} high")
+        return before + ends.format(level=level or tr("interval"))
+    from aggregator.report import headings
+
+    return headings.of(name)
 
 
 def has_intervals(analysis: AnalysisDocument) -> bool:
@@ -137,10 +121,9 @@ def has_intervals(analysis: AnalysisDocument) -> bool:
 
 
 def with_level(label: str, level: str) -> str:
-    return f"{label} ({level} interval)" if level else label
-
-
-USUAL = f"{100 * FIXED_LEVEL:g} %"
+    if not level:
+        return label
+    return tr("{label} ({level} interval)").format(label=label, level=level)
 
 
 def level_of(analysis: AnalysisDocument) -> str:
@@ -148,4 +131,4 @@ def level_of(analysis: AnalysisDocument) -> str:
     `conf_level` it is 95 %; a document of an earlier version does not hold it, which gives ""."""
     if not analysis.options:
         return ""
-    return f"{100 * analysis.options.get('conf_level', FIXED_LEVEL):g} %"
+    return f"{shown(100 * analysis.options.get('conf_level', FIXED_LEVEL), 'g')} %"

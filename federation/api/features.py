@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import pandas
 
     from aggregator.document import ModelColumn
+    from aggregator.model_terms import Factors
 
 WHOLE = re.compile(r"(-?\d+)\.0+")
 YES, NO = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 WORDS = dict.fromkeys(YES, "true") | dict.fromkeys(NO, "false")
 MAX_SHOWN = 12  # levels in a message
-Factors = Sequence[tuple[str, str | None]]
 
 
 def of(
@@ -40,10 +40,14 @@ def of(
     the frame lacks, and each value that the model does not know."""
     import pandas
 
+    from aggregator.model_terms import factors_of
+
     read: dict[str, Any] = {}
     features, absent = {}, []
     for name in names:
-        factors = [(name, None)] if name in frame.columns else factors_of(name, columns)
+        factors: Factors | None = [(name, None)]
+        if name not in frame.columns:
+            factors = factors_of(name, columns)
         if factors is None or any(column not in frame.columns for column, _ in factors):
             absent.append(name)
             continue
@@ -61,30 +65,6 @@ def of(
             "is made of a column sex with the contract's levels"
         )
     return pandas.DataFrame(features, index=frame.index)
-
-
-def factors_of(term: str, columns: Mapping[str, ModelColumn]) -> Factors | None:
-    """The columns, each with the level of a category, whose product is the term. None if the model
-    has no such columns. Levels may hold colons and brackets."""
-    for name, column in columns.items():
-        if not term.startswith(name):
-            continue
-        for level, rest in _endings(term[len(name) :], column):
-            if not rest:
-                return [(name, level)]
-            following = factors_of(rest[1:], columns) if rest[0] == ":" else None
-            if following is not None:
-                return [(name, level), *following]
-    return None
-
-
-def _endings(rest: str, column: ModelColumn) -> Iterator[tuple[str | None, str]]:
-    if column.kind != "category":
-        yield None, rest
-        return
-    for level in column.levels:
-        if rest.startswith(f"[{level}]"):
-            yield level, rest[len(level) + 2 :]
 
 
 def _is_level(indices: Any, column: ModelColumn, level: str) -> Any:

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from federation import errors
+
+if TYPE_CHECKING:
+    from aggregator.report.figures import Picture
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """`svg`: the text of the drawing, or of several below each other."""
+    """One picture, or several below each other."""
 
-    svg: tuple[str, ...] = field(repr=False)
+    pictures: tuple[Picture, ...] = field(repr=False)
+
+    @property
+    def svg(self) -> tuple[str, ...]:
+        """The text of each picture."""
+        return tuple(picture.svg for picture in self.pictures)
 
     def save(self, path: Path | str) -> None:
-        """Writes a single drawing as SVG, and several as a page of HTML."""
+        """Writes a single picture as SVG or PNG, and several as a page of HTML."""
         path = Path(path)
-        wanted = ".svg" if len(self.svg) == 1 else ".html"
-        if path.suffix != wanted:
+        endings = (".svg", ".png") if len(self.pictures) == 1 else (".html",)
+        if path.suffix not in endings:
             raise errors.InputError(
-                f"{path.name}: {len(self.svg)} drawings are written as {wanted}; end the name so"
+                f"{path.name}: a file of {len(self.pictures)} drawings ends in "
+                f"{' or '.join(endings)}; end the name so"
             )
-        text = self.svg[0] if wanted == ".svg" else f"<!doctype html>{self._repr_html_()}"
+        if path.suffix == ".png":
+            path.write_bytes(self.pictures[0].png())
+            return
+        text = self.svg[0] if path.suffix == ".svg" else f"<!doctype html>{self._repr_html_()}"
         path.write_text(text, encoding="utf-8")
 
     def _repr_html_(self) -> str:

@@ -20,7 +20,9 @@ def connect(folder: Path | str | None = None, *, contract: GivenContract = None)
     """The hub at which the keys in `folder` are enrolled (by default HDH_HOME, or ~/.hdh).
 
     `contract`: of the studies' dataset; by default the one that the nodes at the hub hold."""
-    return AtHub(client.connect(folder), contract)
+    from strategies import installed
+
+    return AtHub(client.connect(folder, completed=installed.signed), contract)
 
 
 class AtHub:

@@ -16,6 +16,8 @@ from federation.study_result import StudyResult
 if TYPE_CHECKING:
     import pandas
 
+    from aggregator.document import AnalysisDocument
+
 COUNTS = {"people": "n", "events": "n_event"}  # as the columns of tables are named
 Rows = Sequence[Mapping[str, Any]]
 
@@ -66,6 +68,14 @@ class Result(StudyResult):
         from aggregator.report import spreadsheet
 
         return spreadsheet.write(Document.model_validate(self.document), Path(path), form)
+
+    def figures(self, folder: Path | str, form: Literal["svg", "png"] = "svg") -> list[Path]:
+        """Writes each figure of the report as a file, ANALYSIS-NUMBER.svg. Returns the files.
+        InputError if one exists."""
+        from aggregator.document import Document
+        from aggregator.report import html
+
+        return html.write_figures(Document.model_validate(self.document), Path(folder), form)
 
     def methods(self) -> str:
         """The methods of the study in sentences, to paste into an article."""
@@ -136,15 +146,14 @@ class AnalysisResult:
         import numpy
         import pandas
 
-        from aggregator.document import AnalysisDocument
         from federation.api import features
 
         estimator = self.estimator()
         if hasattr(frame, "to_pandas"):
             frame = frame.to_pandas()
         frame = pandas.DataFrame(frame)
-        columns = AnalysisDocument.model_validate(self.content).columns
-        X = features.of(frame, list(estimator.feature_names_in_), columns, self.name)
+        names = list(estimator.feature_names_in_)
+        X = features.of(frame, names, self._analysis().columns, self.name)
         is_complete = X.notna().all(axis=1).to_numpy()
         for name, values in _fitted(estimator, X[is_complete]).items():
             column = numpy.full(len(frame), numpy.nan)
@@ -160,13 +169,12 @@ class AnalysisResult:
 
     def plot(self) -> Drawing:
         """The figures of the report; of an analysis without one, its estimates with intervals."""
-        from aggregator.document import AnalysisDocument
         from aggregator.report import html, intervals
 
         self._check_released()
-        drawn = html.drawn(AnalysisDocument.model_validate(self.content))
-        if drawn:
-            return Drawing(tuple(drawn))
+        pictures = html.drawn(self._analysis(), self._labels())
+        if pictures:
+            return Drawing(tuple(pictures))
         if intervals.drawable(self.content["tables"])[0]:
             return self.forest()
         raise errors.InputError(
@@ -177,8 +185,7 @@ class AnalysisResult:
 
     def forest(self, term: str | None = None) -> Drawing:
         """All estimates with intervals below each other, or one `term` with each node's."""
-        from aggregator.document import AnalysisDocument
-        from aggregator.report import figures, intervals, words
+        from aggregator.report import figures, html, intervals, labels, words
 
         self._check_released()
         table, rows = intervals.drawable(self.content["tables"])
@@ -187,27 +194,28 @@ class AnalysisResult:
                 f"{self.name}: run: {self.content['run']} has no estimates with intervals to draw; "
                 f"the analyses with a forest plot are {', '.join(intervals.ANALYSES)}"
             )
+        analysis = self._analysis()
+        shown = labels.of_terms(analysis, self._labels())
+        if term is None:
+            terms = [row for row in rows if row.get("term") != intervals.INTERCEPT]
+            return Drawing((html.forest(analysis, table, terms, shown),))
         columns = intervals.of(rows[0])
-        assert columns is not None
-        ratio = columns.estimate if columns.is_ratio else ""
-        level = words.level_of(AnalysisDocument.model_validate(self.content))
-        if term is not None:
-            row = self._row(table, rows, term)
-            nodes = self._nodes_of(table, term)
-            return Drawing((figures.forest(row, nodes, ratio, level),))
-        lines = [
-            (
-                intervals.label(row, table),
-                row[columns.estimate],
-                row[columns.low],
-                row[columns.high],
-                None,
-            )
-            for row in rows
-            if row.get("term") != intervals.INTERCEPT
-        ]
-        label = words.with_level(columns.estimate.replace("_", " "), level)
-        return Drawing((figures.intervals(lines, label, is_ratio=columns.is_ratio),))
+        ratio = columns.estimate if columns and columns.is_ratio else ""
+        row, nodes = self._row(table, rows, term), self._nodes_of(table, term)
+        level = words.level_of(analysis)
+        return Drawing((figures.forest(row, nodes, ratio, level, shown),))
+
+    def _analysis(self) -> AnalysisDocument:
+        from aggregator.document import AnalysisDocument
+
+        return AnalysisDocument.model_validate(self.content)
+
+    def _labels(self) -> dict[str, str]:
+        """Of columns, as the contract has them."""
+        from aggregator.document import Document
+        from aggregator.report import labels
+
+        return labels.columns(Document.model_validate(self.document))
 
     def _row(self, table: str, rows: Rows, term: str) -> Mapping[str, Any]:
         from aggregator.report import intervals

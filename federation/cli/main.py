@@ -146,5 +146,16 @@ def doctor(
     action.run(folder)
 
 
+@app.command("extensions", examples=["hdh extensions", "hdh extensions --format json"])
+def extensions(output: Output = "text") -> None:
+    """List the networks, analyses and strategies installed here beside those of hdh.
+
+    Shows the hash that a node's policy and a study name them by, and what is wrong with those that
+    cannot be used. None of them is imported."""
+    from federation.cli.actions import extensions as action
+
+    action.show(output)
+
+
 if __name__ == "__main__":
     main()

@@ -257,17 +257,21 @@ def compare(
     examples=[
         "hdh study export out/result.json --out tables.xlsx",
         "hdh study export out/result.json --out tables-fr --format csv-fr",
+        "hdh study export out/result.json --out figures --format png",
     ],
 )
 def export(
     result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="A result.")],
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help="The workbook or folder.")],
     form: Annotated[
-        Literal["xlsx", "csv", "csv-fr"],
-        typer.Option("--format", help="A workbook, or a folder of CSV; csv-fr for a French Excel."),
+        Literal["xlsx", "csv", "csv-fr", "svg", "png"],
+        typer.Option(
+            "--format",
+            help="A workbook; a folder of CSV, csv-fr for a French Excel; or the figures.",
+        ),
     ] = "xlsx",
 ) -> None:
-    """Write the tables of a result for a spreadsheet."""
+    """Write the tables of a result for a spreadsheet, or its figures."""
     from federation.cli.actions import exports
 
     exports.write(result, out, form)

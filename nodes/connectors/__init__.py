@@ -3,10 +3,8 @@ as one DuckDB relation that holds only the columns in use."""
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,7 @@ import duckdb
 from federation import errors
 from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
-from nodes import reading
+from nodes import reading, row_files
 from nodes.connectors import csv_source, formats, source
 from nodes.connectors.csv_types import NUMBER
 from nodes.connectors.source import Source, require, unreadable
@@ -49,19 +47,27 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
         ":memory:",
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False},
     )
-    directory = storage.temp_directory
-    if directory is None:
-        directory = Path(tempfile.mkdtemp(prefix="hdh-"))  # 0700
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    directory = row_files.of_engine(storage.temp_directory or Path(tempfile.gettempdir()))
     connection.execute(f"SET memory_limit = {quote_text(storage.memory_limit)}")
     connection.execute(f"SET temp_directory = {quote_text(str(directory))}")
     connection.execute(
         f"SET max_temp_directory_size = {quote_text(storage.max_temp_directory_size)}"
     )
+    _encrypt_spilled(connection)
     connection.execute("SET preserve_insertion_order = true")
     # It makes a join of `IN (five values)`, and a join loses the rows' order.
     connection.execute("SET disabled_optimizers = 'in_clause'")
     return _in_utc(connection)
+
+
+def _encrypt_spilled(connection: duckdb.DuckDBPyConnection) -> None:
+    """Encrypts the engine's temporary files with a key that is in memory only.
+
+    Its built-in library draws this key from the time, which an expert can guess, and has to be told
+    to do so; a build with OpenSSL draws it well. So this is a second fence: rows are written to the
+    disk only where node.yaml allows it, and docs/producer.md asks for an encrypted disk."""
+    connection.execute("SET force_mbedtls_unsafe = 'true'")
+    connection.execute("SET temp_file_encryption = true")
 
 
 # By process and limits, at most MAX_ENGINES of a process. A process that was forked makes engines
@@ -121,7 +127,7 @@ def open_rows(
             source = replace(source, types={}) if as_text else source
             _make(connection, dataset, source, columns)
     except duckdb.Error as reason:  # its words can hold a row
-        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+        raise _refused_by_engine(dataset, reason) from None
     return source.is_fixed
 
 
@@ -137,7 +143,18 @@ def open_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset, name: st
             if is_here(connection, "table", copied):
                 connection.execute(f"DROP TABLE {copied}")
     except duckdb.Error as reason:
-        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+        raise _refused_by_engine(dataset, reason) from None
+
+
+def _refused_by_engine(dataset: Dataset, reason: duckdb.Error) -> errors.HdhError:
+    """The engine's own words can hold a row, and are not repeated."""
+    if isinstance(reason, duckdb.OutOfMemoryException):
+        return unreadable(
+            dataset,
+            "within `storage.memory_limit`: raise it in node.yaml, or give"
+            " `storage.max_temp_directory_size`, which lets rows go to an encrypted disk",
+        )
+    return unreadable(dataset, f"({type(reason).__name__}): check its path and format")
 
 
 def is_here(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> bool:
@@ -151,9 +168,8 @@ def is_here(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> bool
 def _scratch(connection: duckdb.DuckDBPyConnection) -> Iterator[Path]:
     """A private folder beside the engine's own temporary files, removed at the end."""
     ((parent,),) = connection.execute("SELECT current_setting('temp_directory')").fetchall()
-    Path(parent).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix="hdh-read-") as folder:  # 0700
-        yield Path(folder)
+    with row_files.folder(Path(parent)) as folder:
+        yield folder
 
 
 def _open_view(
@@ -287,7 +303,7 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
         with _scratch(connection) as folder:
             return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)
     except duckdb.Error as reason:
-        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+        raise _refused_by_engine(dataset, reason) from None
     finally:
         connection.close()
 
@@ -298,8 +314,8 @@ def check_files(datasets: Iterable[Dataset]) -> None:
         if "://" not in dataset.source and Path(dataset.source).exists():
             chosen, paths = formats.of(dataset)
             if chosen.name == "CSV":
-                with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
-                    csv_source.inspect(dataset, paths, Path(folder))
+                with row_files.folder(Path(tempfile.gettempdir())) as folder:
+                    csv_source.inspect(dataset, paths, folder)
 
 
 def _source(

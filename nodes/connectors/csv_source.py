@@ -19,6 +19,7 @@ import numpy as np
 
 from federation import errors
 from federation.expression import quote_name
+from nodes import row_files
 from nodes.connectors import csv_file, csv_types
 from nodes.connectors.csv_file import CUT_OFF, Dialect, Layout, MalformedCsvError
 from nodes.connectors.source import Source, by_name, unreadable
@@ -85,7 +86,7 @@ def _members(path: Path, scratch: Path, number: int) -> list[Path]:
     with _archive(path) as archive:
         names = _held(archive)
         for at, name in enumerate(names if len(names) > 1 else []):
-            copies.append(scratch / f"archive-{number}-{at:05d}.csv")
+            copies.append(row_files.copy(scratch / f"archive-{number}-{at:05d}.csv"))
             try:
                 with archive.open(name) as member, copies[-1].open("wb") as out:
                     shutil.copyfileobj(member, out)
@@ -112,7 +113,7 @@ def _with_one_ending(path: Path, layout: Layout, scratch: Path) -> Path:
 
 
 def _copy_in(scratch: Path) -> Path:
-    return scratch / f"{len(list(scratch.iterdir()))}.csv"
+    return row_files.copy(scratch / f"{len(list(scratch.iterdir()))}.csv")
 
 
 def _dialect(dataset: Dataset, plain: Plain) -> Dialect:

@@ -13,6 +13,7 @@ from typing import Any
 
 from federation import errors, text
 from federation.expression import quote_text
+from nodes import row_files
 from nodes.connectors.source import Source, renamed, require
 from nodes.site import Dataset
 
@@ -88,7 +89,7 @@ def _copy(server: Any, dataset: Dataset, columns: Mapping[str, str], folder: Pat
         sql.SQL("{}::text").format(sql.Identifier(raw)) for raw in columns.values()
     )
     query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
-    path = folder / "rows.csv"
+    path = row_files.copy(folder / "rows.csv")
     with server.cursor() as cursor, path.open("wb") as out:
         with cursor.copy(query.format(listed, _table(dataset))) as blocks:
             for block in blocks:

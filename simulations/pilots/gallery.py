@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.report import figures
+from aggregator.report.figures import Picture
 from federation import study as studies
 from simulations.pilots import comparison, running
 from simulations.pilots.running import PilotResult
@@ -64,9 +65,9 @@ def section(name: str, results: Mapping[str, PilotResult]) -> str:
     if "private" in results and "train" in studies.load(folder / "study.yaml")[0].runs:
         more, text = trained(name)
         pictures, lines = pictures + more, lines + text
-    for label, svg in pictures:
+    for label, picture in pictures:
         path = DOCS / "figures" / f"{name}-{label}.svg"
-        path.write_text(svg, encoding="utf-8")
+        path.write_text(picture.svg, encoding="utf-8")
         lines += ["", f"![{name}, {label.replace('-', ' ')}](figures/{path.name})"]
     return "\n".join([*lines, ""])
 
@@ -82,7 +83,7 @@ def sizes(pilot: Any) -> list[str]:
     ]
 
 
-def trained(name: str) -> tuple[list[tuple[str, str]], list[str]]:
+def trained(name: str) -> tuple[list[tuple[str, Picture]], list[str]]:
     """The gain from training together and the cost of epsilon, on people who are in no training."""
     networks, epsilons = comparison.networks(name), comparison.epsilons(name)
     lines = [
@@ -137,7 +138,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, str]]:
+def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, Picture]]:
     """The figures of the pilot's study, and its estimates beside the truth."""
     pictures = [("estimates", estimates([result.row for result in results.values()]))]
     for key, analysis in results["study"].document.analyses.items():
@@ -150,7 +151,7 @@ def drawn(name: str, results: Mapping[str, PilotResult]) -> list[tuple[str, str]
     return pictures
 
 
-def estimates(rows: Sequence[Mapping[str, Any]]) -> str:
+def estimates(rows: Sequence[Mapping[str, Any]]) -> Picture:
     """The estimates of what the first study estimates, with their intervals, and the planted values
     as dashed lines. After a comma, `what` says how."""
     label = rows[0]["what"].split(",")[0]

@@ -490,8 +490,8 @@ def limits(task: Task[Options, Plan]) -> Limits:
     steps = {f"score:{name}": _within(step, {}, frozenset()) for name, step in score.steps.items()}
     beta = score.steps["newton"].arrays["beta"]
     read = {"score": beta, "treated": admissible.Array((1,), 0.0, 1.0)}
-    bounded = admissible.bounded_terms(plan.score.plan.model.terms, intercept=True)
-    rules = (admissible.within_reach("score", plan.score.plan.names, bounded),)
+    reach = newton.reach(plan.score.plan.scaling, True)
+    rules = (admissible.within_reach("score", plan.score.plan.names, reach),)
     unread = frozenset({"estimate", "error", "sum:*", "cell:*"})
     steps["weigh"] = Step(read, unread, rules=rules)
     effect = cox.limits(plan.effect) if plan.effect is not None else Limits({}, 0)

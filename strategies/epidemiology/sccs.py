@@ -199,7 +199,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     log-likelihood by at most N times the log of the smallest share of a period."""
     plan: Plan = task.plan
     N, reach = max_events(task), plan.reach
-    low, high = newton.predictor_interval(newton.row_norm(plan.model.terms, False), beta, False)
+    low, high = newton.predictor_interval(plan.scaling, beta, False)
     offset_range = plan.offset.interval[1] - plan.offset.interval[0]
     eta_range = (high - low) + offset_range if math.isfinite(offset_range) else math.inf
     return {
@@ -271,9 +271,7 @@ def row_weights(
 
 def limits(task: Task[Options, Plan]) -> Limits:
     rules = (
-        admissible.within_reach(
-            "beta", task.plan.names, admissible.bounded_terms(task.plan.model.terms)
-        ),
+        admissible.within_reach("beta", task.plan.names, newton.reach(task.plan.scaling, False)),
     )
     newton_step = Step(
         {"beta": Array((len(task.plan.names),))},

@@ -18,7 +18,6 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
 from strategies.admissible import Limits
 from strategies.epidemiology import sccs
 from strategies.epidemiology.sccs import Plan
@@ -136,8 +135,8 @@ def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
-    bounded = admissible.bounded_terms(task.plan.model.terms)
+    reach = newton.reach(task.plan.scaling, False)
     return Limits(
-        {"newton": newton_dp.newton_step(task.plan.names, bounded, task.options.rounds)},
+        {"newton": newton_dp.newton_step(task.plan.names, reach, task.options.rounds)},
         task.options.rounds,
     )

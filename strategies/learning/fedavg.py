@@ -117,7 +117,7 @@ def _sensitivity(task: Task[Options, Plan], weights: Floats) -> dict[str, float]
     """With one local step, n * weights is a sum over people of weights - rate * x (mu - y). With
     more steps it has no finite sensitivity."""
     rows, rate, norm = task.rows_per_person, task.options.learning_rate, task.plan.norm
-    low, high = newton.predictor_interval(norm, weights, True)
+    low, high = newton.predictor_interval(task.plan.scaling, weights, True)
     moved = (
         rows * (math.sqrt(weights @ weights) + rate * norm)
         if task.options.local_steps == 1
@@ -177,11 +177,7 @@ def row_weights(
 def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     read = {"weights": Array((len(plan.names),))}
-    rules = (
-        admissible.within_reach(
-            "weights", plan.names, admissible.bounded_terms(plan.model.terms, intercept=True)
-        ),
-    )
+    rules = (admissible.within_reach("weights", plan.names, newton.reach(plan.scaling, True)),)
     return Limits(
         {"train": Step(read, frozenset({"log_loss", "round"}), rules=rules)}, task.options.rounds
     )

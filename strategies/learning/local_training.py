@@ -334,8 +334,8 @@ def own_scale(persons: People, task: AnyTask) -> tuple[Floats, Floats] | None:
 def stay(net: Any) -> dict[str, Any]:
     """A copy of the layers that stay at the node: their weights and statistics."""
     return {
-        f"{i}.{name}": value.clone()
-        for i, layer in enumerate(net)
+        f"{place}.{name}": value.clone()
+        for place, layer in net.named_modules()
         if networks.stays(layer)
         for name, value in layer.state_dict().items()
     }

@@ -1,4 +1,5 @@
-"""The networks that a study can train. A study contains no code; it names one of these.
+"""The networks that a study can train. A study contains no code; it names one of these, or one
+that the sites have installed (`hdh.networks`).
 
 Each returns one number per row, the log-odds of a yes. Torch is imported when the first network is
 built.
@@ -8,16 +9,17 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
+from federation import extensions
 from federation.arrays import Floats
 
-Kind = Literal["logistic", "mlp", "gru", "cnn1d", "cnn"]
+Kind = str  # a key of INPUT, or the name of an installed network
 Norm = Literal["none", "group", "node"]
 INPUT: Mapping[Kind, str] = {
     "logistic": "terms, as in died ~ age + sex",
@@ -49,6 +51,65 @@ class Network:
     norm: Norm = "none"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """A network that a site installs.
+
+    `build(shape, widths)` returns a torch module that takes rows (n_rows, *shape) and returns one
+    number for each, (n_rows, 1); its weights are drawn from torch's seed. A row's number must not
+    depend on other rows. `axes`: of a row, 1 for terms, 2 for a series or an image. `takes`: that
+    input, in the words of a message. `widths`: the default ones."""
+
+    build: Callable[[tuple[int, ...], tuple[int, ...]], Any]
+    axes: int
+    takes: str
+    widths: tuple[int, ...] = ()
+
+
+def recipe(kind: Kind) -> Recipe:
+    """ExtensionError if no such network is installed soundly."""
+    needs = "a Recipe of strategies.learning.networks"
+    return extensions.imported(f"networks.{kind}", Recipe, needs)
+
+
+def axes(kind: Kind) -> int:
+    return AXES[kind] if kind in AXES else recipe(kind).axes
+
+
+def input_of(kind: Kind) -> str:
+    return INPUT[kind] if kind in INPUT else recipe(kind).takes
+
+
+def default_widths(kind: Kind) -> tuple[int, ...]:
+    return WIDTHS[kind] if kind in WIDTHS else recipe(kind).widths
+
+
+def problem(network: Network) -> str | None:
+    """Why an installed network cannot be trained on rows of this shape; None if it can. It is
+    tried on random rows, in training mode."""
+    if network.kind in INPUT:
+        return None
+    import torch
+
+    try:
+        with torch.no_grad():
+            net = build(network).train()
+            rows = torch.rand(3, *network.shape, generator=torch.Generator().manual_seed(0))
+            together, in_pairs = net(rows), torch.cat([net(rows[:2]), net(rows[1:])])
+    except Exception as reason:  # the code of others may fail in any way
+        return f"it fails on rows of shape {network.shape} ({type(reason).__name__})"
+    if together.shape != (3, 1):
+        return f"it gives {tuple(together.shape)} for 3 rows, not (3, 1)"
+    if not shared(net):
+        return "it has no weights that the nodes could train together"
+    if not torch.allclose(together[[0, 1, 1, 2]], in_pairs, rtol=1e-3, atol=1e-4):
+        return (
+            "its number for a row depends on other rows or on chance, as with batch normalisation"
+            " or dropout; group normalisation does not"
+        )
+    return None
+
+
 def is_there() -> bool:
     return importlib.util.find_spec("torch") is not None
 
@@ -73,11 +134,19 @@ def build(network: Network, seed: int = 0) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU, where the layers are created
-        net = torch.nn.Sequential(*_layers(network))
+        net = _module(network)
     if network.kind == "logistic":
         for parameter in net.parameters():
             torch.nn.init.zeros_(parameter)
     return net
+
+
+def _module(network: Network) -> Any:
+    from torch import nn
+
+    if network.kind in INPUT:
+        return nn.Sequential(*_layers(network))
+    return recipe(network.kind).build(network.shape, network.widths)
 
 
 def _layers(network: Network) -> list[Any]:
@@ -194,6 +263,11 @@ def source(network: Network) -> str:
     """Plain PyTorch code that builds the network as `net`, whose state dict takes the released
     file."""
     before = ""
+    if network.kind not in INPUT:
+        return (
+            "from strategies.learning import networks\n\n"
+            f"net = networks.recipe({network.kind!r}).build({network.shape}, {network.widths})"
+        )
     if network.kind == "gru":
         before = (
             "class Last(nn.GRU):\n"

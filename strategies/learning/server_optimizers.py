@@ -5,22 +5,128 @@ update.
 `median` need each node's update, which a secure sum hides. (Flower has classes for most of these.
 They need every node's weights in the clear, and stop the run at the first malformed reply;
 tests/unit/strategies/test_train.py compares ours with them.)
+
+A site may install other strategies (`hdh.strategies`). They run at the hub, on what the hub may
+see. Names with a prefix, as in flwr:Krum, are those of a provider, which only the hub has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from federation import errors, extensions
 from federation.arrays import Floats
 
-Strategy = Literal[
-    "fedavg", "fedprox", "scaffold", "fedavgm", "fedadam", "fedyogi", "trimmed_mean", "median"
-]
+Strategy = str  # one of BUILT_IN, or the name of an installed strategy
+OF_SUMS = ("fedavg", "fedprox", "scaffold", "fedavgm", "fedadam", "fedyogi")
 OF_EACH = ("trimmed_mean", "median")
+BUILT_IN = (*OF_SUMS, *OF_EACH)
+
+
+@dataclass(frozen=True)
+class Update:
+    """The change of the weights (n_weights,) at a node, or the mean of all nodes; the number of
+    people in training behind it, and their mean loss, where it is known."""
+
+    change: Floats
+    people: float
+    loss: float = 0.0
+
+
+Memory = Mapping[str, Floats]
+Options = Mapping[str, float]
+Stepping = Callable[[Floats, Sequence[Update], Memory, Options], tuple[Floats, Memory]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A strategy that a site installs.
+
+    `step(weights, updates, memory, options)` returns the next weights (n_weights,) and the arrays
+    that it wants to find in `memory` at the next round. `needs_each`: `updates` must hold the
+    update of each node by itself, which neither a secure sum nor mode dp gives; otherwise a
+    strategy must also accept the mean as a single update. `options`: the names of its
+    `strategy_options`, with their defaults."""
+
+    step: Stepping
+    needs_each: bool = False
+    options: Options = field(default_factory=dict)
+
+
+FLOWER = "flwr"
+_PROVIDERS: dict[str, Callable[[str], Recipe]] = {}
+
+
+def provide(prefix: str, provider: Callable[[str], Recipe]) -> None:
+    """From here on, PREFIX:NAME is the strategy that `provider` gives for NAME."""
+    _PROVIDERS[prefix] = provider
+
+
+def prefix_of(strategy: Strategy) -> str:
+    """The prefix of a provider, such as flwr; empty without one."""
+    return strategy.partition(":")[0] if ":" in strategy else ""
+
+
+def is_provided_elsewhere(strategy: Strategy) -> bool:
+    """Whether only the hub can say what a strategy is."""
+    return prefix_of(strategy) == FLOWER and FLOWER not in _PROVIDERS
+
+
+def recipe(strategy: Strategy) -> Recipe | None:
+    """None for a strategy of this module. ExtensionError if none of this name is installed
+    soundly, or provided here."""
+    if strategy in BUILT_IN:
+        return None
+    if provider := _PROVIDERS.get(prefix_of(strategy)):
+        return provider(strategy.partition(":")[2])
+    needs = "a Recipe of strategies.learning.server_optimizers"
+    return extensions.imported(f"strategies.{strategy}", Recipe, needs)
+
+
+def needs_each(strategy: Strategy) -> bool:
+    """Whether a strategy looks at the update of each node by itself."""
+    if prefix_of(strategy) == FLOWER:
+        return True
+    installed = recipe(strategy)
+    return strategy in OF_EACH if installed is None else installed.needs_each
+
+
+def installed_step(
+    strategy: Strategy,
+    weights: Floats,
+    updates: Sequence[Update],
+    memory: Memory,
+    options: Options,
+) -> tuple[Floats, dict[str, Floats]]:
+    """The step of an installed strategy. ModelError if it fails, or gives other weights than it was
+    given."""
+    installed = recipe(strategy)
+    assert installed is not None
+    own_memory = {key[len(MINE) :]: memory[key] for key in memory if key.startswith(MINE)}
+    try:
+        given = installed.step(
+            weights.copy(), tuple(updates), own_memory, {**installed.options, **options}
+        )
+        stepped = np.asarray(given[0], np.float64)
+        kept_arrays = {MINE + key: np.asarray(a, np.float64) for key, a in given[1].items()}
+    except errors.ModelError:
+        raise
+    except Exception as reason:  # the code of others may fail in any way
+        raise errors.ModelError(
+            f"strategy {strategy} failed ({type(reason).__name__}); ask its author, or use another"
+        ) from None
+    if stepped.shape != weights.shape:
+        raise errors.ModelError(
+            f"strategy {strategy} gave weights of shape {stepped.shape}, not {weights.shape}; ask"
+            " its author, or use another"
+        )
+    return stepped, kept_arrays
+
+
+MINE = "strategy "  # before the names of what an installed strategy keeps in the hub's memory
 
 
 @dataclass(frozen=True)
@@ -34,11 +140,11 @@ class Steps:
     tau: float
 
 
-RATES: Mapping[Strategy, float] = {"fedadam": 0.1, "fedyogi": 0.01}  # Flower's; 1 for the others
+RATES: Mapping[str, float] = {"fedadam": 0.1, "fedyogi": 0.01}  # Flower's; 1 for the others
 
 
 def step(
-    strategy: Strategy, weights: Floats, update: Floats, memory: Mapping[str, Floats], steps: Steps
+    strategy: Strategy, weights: Floats, update: Floats, memory: Memory, steps: Steps
 ) -> tuple[Floats, dict[str, Floats]]:
     """The next weights, and the memory of the strategy. `update`: the mean over nodes of (their
     weights - `weights`)."""

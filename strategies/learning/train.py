@@ -12,6 +12,7 @@ Nodes may come and go: a node that does not answer a round is asked again in the
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pydantic
 
-from federation import errors, formula
+from federation import errors, extensions, formula
 from federation.arrays import Floats
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
@@ -34,7 +35,7 @@ from strategies.admissible import Array, Limits, Step
 from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm
-from strategies.learning.server_optimizers import Steps, Strategy
+from strategies.learning.server_optimizers import FLOWER, Steps, Strategy, Update
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
 from strategies.options import Probability
@@ -48,14 +49,15 @@ T = TypeVar("T")
 
 class Common(Frozen):
     """The options of training in every mode. `model`: such as `died ~ age + sex`, or `cancer ~
-    image` with an array on the right. `network`: one of `networks.py`. `widths`: of its inner
-    layers. `rows`: each row of a person has an answer (examples), or the rows are views of one
-    thing (views). `server_learning_rate`, and for fedavgm, fedadam and fedyogi `server_momentum`,
-    `beta_2`, `tau`: of the hub's step. `validation`: the share of people who are not trained on.
-    `threshold` and `recall_rates`: the cuts of the scores in the report."""
+    image` with an array on the right. `network`: one of `networks.py`, or an installed one.
+    `widths`: of its inner layers. `rows`: each row of a person has an answer (examples), or the
+    rows are views of one thing (views). `server_learning_rate`, and for fedavgm, fedadam and
+    fedyogi `server_momentum`, `beta_2`, `tau`: of the hub's step. `validation`: the share of people
+    who are not trained on. `threshold` and `recall_rates`: the cuts of the scores in the report.
+    `strategy_options`: of an installed strategy."""
 
     model: str
-    network: Kind = "mlp"
+    network: Kind = pydantic.Field("mlp", json_schema_extra={"examples": [*networks.INPUT]})
     widths: tuple[int, ...] | None = None
     rows: Literal["examples", "views"] = "examples"
     rounds: int = pydantic.Field(20, ge=1, le=10_000)
@@ -68,7 +70,10 @@ class Common(Frozen):
     threshold: float = pydantic.Field(0.5, gt=0, lt=1)
     recall_rates: tuple[Probability, ...] = (0.03, 0.05, 0.1, 0.2)
     seed: int = pydantic.Field(0, ge=0)
-    strategy: Strategy = "fedavg"
+    strategy: Strategy = pydantic.Field(
+        "fedavg", json_schema_extra={"examples": [*server_optimizers.BUILT_IN]}
+    )
+    strategy_options: Mapping[str, float] = {}
 
 
 class Options(Common):
@@ -130,6 +135,7 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
             "training needs torch, which comes with the extra `deep`:"
             " pip install 'hdh-federation[deep]'"
         )
+    _check_names(options)
     outcome, array, terms, fields = _inputs(options, schema)
     if outcome.kind != "boolean":
         raise ExpressionError(
@@ -137,9 +143,9 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
             " which the study may derive"
         )
     shape = (len(terms),) if array is None else array.shape
-    if len(shape) != networks.AXES[options.network]:
+    if len(shape) != networks.axes(options.network):
         raise ExpressionError(
-            f"network {options.network} takes {networks.INPUT[options.network]}, but"
+            f"network {options.network} takes {networks.input_of(options.network)}, but"
             f" {options.model!r} does not give that"
         )
     low, high = (0.0, 1.0) if array is None else array.interval
@@ -149,9 +155,49 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
         _widths(options),
         norm if options.network in ("cnn", "cnn1d") else "none",
     )
+    if (problem := networks.problem(network)) is not None:
+        raise ExpressionError(
+            f"network {options.network!r} cannot be trained: {problem}; ask its author, or use"
+            " another network"
+        )
     scaling = newton.scaling(terms, centred=True)
     plan = Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2)
     return Prepared(plan, (outcome, *fields))
+
+
+def _check_names(options: Common) -> None:
+    """ExpressionError for a network or a strategy that is neither built in nor installed, and for
+    an option that the strategy does not have."""
+    _check_name("network", "networks", options.network, tuple(networks.INPUT))
+    _check_name("strategy", "strategies", options.strategy, server_optimizers.BUILT_IN)
+    try:
+        if options.network not in networks.INPUT:
+            networks.recipe(options.network)
+        if server_optimizers.is_provided_elsewhere(options.strategy):
+            return
+        installed = server_optimizers.recipe(options.strategy)
+    except errors.ExtensionError as error:
+        raise ExpressionError(str(error)) from None
+    names = () if installed is None else tuple(installed.options)
+    unknown = sorted(set(options.strategy_options) - set(names))
+    if unknown:
+        raise ExpressionError(
+            f"strategy {options.strategy} has no option {unknown[0]!r}; its strategy_options are"
+            f" {', '.join(names) or 'none'}"
+        )
+
+
+def _check_name(option: str, kind: str, name: str, built_in: tuple[str, ...]) -> None:
+    is_provided = option == "strategy" and server_optimizers.prefix_of(name) == FLOWER
+    if name in built_in or is_provided or extensions.find(f"{kind}.{name}") is not None:
+        return
+    near = difflib.get_close_matches(name, built_in, n=1)
+    suggestion = f"did you mean {near[0]!r}? " if near else ""
+    raise ExpressionError(
+        f"unknown {option} {name!r}; {suggestion}the {kind} are {', '.join(built_in)}, those"
+        " that `hdh extensions` lists"
+        + (", and Flower's, as in flwr:Krum" if option == "strategy" else "")
+    )
 
 
 def _inputs(
@@ -180,16 +226,17 @@ def _inputs(
 
 
 def _widths(options: Common) -> tuple[int, ...]:
-    widths = networks.WIDTHS[options.network] if options.widths is None else options.widths
+    default = networks.default_widths(options.network)
+    widths = default if options.widths is None else options.widths
     max_layers = {"logistic": 0, "gru": 1}.get(options.network, 8)
     if (
         len(widths) > max_layers
-        or (not widths and max_layers and options.network != "mlp")
+        or (not widths and options.network in ("gru", "cnn", "cnn1d"))
         or any(not 1 <= width <= 4096 for width in widths)
     ):
         raise ExpressionError(
             f"network {options.network} takes at most {max_layers} widths, each from 1 to 4096,"
-            f" as in widths: {list(networks.WIDTHS[options.network])}"
+            f" as in widths: {list(default)}"
         )
     return widths
 
@@ -197,7 +244,7 @@ def _widths(options: Common) -> tuple[int, ...]:
 def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
     """The reason why the analysis cannot run under a secure sum, or None."""
     options = task.options
-    if secure_sum and options.strategy in server_optimizers.OF_EACH:
+    if secure_sum and server_optimizers.needs_each(options.strategy):
         return (
             f"{options.strategy} needs each node's update, which a secure sum hides:"
             " use another strategy, or leave out secure_sum"
@@ -364,17 +411,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         )
     best, lowest = _best(weights, history, state)
     values = {"round": state["round"] + 1}
-    if options.strategy in server_optimizers.OF_EACH:
-        update = server_optimizers.of_each(
-            options.strategy,
-            [node.sums["update"] / max(node.sums["totals"][0], 1.0) for node in nodes],
-            options.trim,
-        )
-    else:
-        update = total.sums["update"] / n
-    values["weights"], memory = server_optimizers.step(
-        options.strategy, weights, update, state.memory, steps_of(options)
-    )
+    values["weights"], memory = _stepped(nodes, total, task, state)
     if options.strategy == "scaffold":
         values["control"] = total.sums["control"] / n
     memory = {"history": history, "best": best, "lowest": lowest, **memory}
@@ -383,6 +420,34 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         return HubState("train", values, memory=memory)
     chosen = best if options.patience else values["weights"]
     return HubState("score", {"weights": chosen, "round": values["round"]}, memory=memory)
+
+
+def _stepped(
+    nodes: list[Total], total: Total, task: Task[Options, Plan], state: HubState
+) -> tuple[Floats, dict[str, Floats]]:
+    """The next weights, and the memory of the strategy."""
+    options, weights = task.options, state["weights"]
+    if options.strategy not in server_optimizers.BUILT_IN:
+        return server_optimizers.installed_step(
+            options.strategy,
+            weights,
+            [_update(node) for node in nodes if node.sums["totals"][0] > 0],
+            state.memory,
+            options.strategy_options,
+        )
+    if options.strategy in server_optimizers.OF_EACH:
+        changes = [_update(node).change for node in nodes]
+        update = server_optimizers.of_each(options.strategy, changes, options.trim)
+    else:
+        update = _update(total).change
+    return server_optimizers.step(
+        options.strategy, weights, update, state.memory, steps_of(options)
+    )
+
+
+def _update(total: Total) -> Update:
+    people, loss = (float(number) for number in total.sums["totals"][:2])
+    return Update(total.sums["update"] / max(people, 1.0), people, loss / max(people, 1.0))
 
 
 def _best(weights: Floats, history: Floats, state: HubState) -> tuple[Floats, Floats]:

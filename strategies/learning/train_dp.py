@@ -44,6 +44,7 @@ from strategies.learning import (
     train,
 )
 from strategies.learning.local_training import People
+from strategies.learning.server_optimizers import Update
 from strategies.learning.train import Common, Plan
 from strategies.protocol import HubState, Noise, Prepared, Sampling, Task, Total, Traits
 
@@ -51,6 +52,7 @@ COUNT_SHARE = (
     0.03  # of the budget, for how many people there are; what training leaves is for the scores
 )
 TOO_NOISY = 0.2  # a standard deviation of the area under the curve, from which on it says nothing
+STRATEGIES = ("fedavg", "fedavgm", "fedadam", "fedyogi")  # of those that are built in
 # of a clipped sum in 32-bit floats: rounding in sums of up to 128 people, and in lengths that are
 # certain
 SLACK = 2.0**-7
@@ -61,7 +63,6 @@ class Options(Common):
     a person; `local_steps`: steps that a node takes by itself in each round."""
 
     norm: Literal["none", "group"] = "group"
-    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     local_steps: int = pydantic.Field(1, ge=1, le=10_000)
     sampling: float = pydantic.Field(0.05, gt=0, le=1)
     clip: float = pydantic.Field(1.0, gt=0)
@@ -74,7 +75,23 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             "momentum is of the steps that a node takes by itself; with local_steps:"
             " 1 take strategy fedavgm and server_momentum"
         )
-    return train.compiled(options, schema, options.norm)
+    if options.strategy in server_optimizers.BUILT_IN and options.strategy not in STRATEGIES:
+        raise ExpressionError(
+            f"strategy {options.strategy!r} is not offered in mode dp; use"
+            f" {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}"
+        )
+    prepared = train.compiled(options, schema, options.norm)
+    if options.network not in networks.INPUT:
+        raise ExpressionError(
+            f"network {options.network!r} is not offered in mode dp, where the gradient of each"
+            " person must be known; use a network of hdh, or mode exact"
+        )
+    if server_optimizers.needs_each(options.strategy):
+        raise ExpressionError(
+            f"strategy {options.strategy!r} needs each node's update, and in mode dp the hub steps"
+            " on noised sums; use another strategy, or mode exact"
+        )
+    return prepared
 
 
 def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:
@@ -307,9 +324,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         )
     else:
         update = total.sums["update"] / total.sums["weight"][0]
-    weights, momentum = server_optimizers.step(
-        options.strategy, state["weights"], update, state.memory, train.steps_of(options)
-    )
+    weights, momentum = _stepped(update, task, state)
     if not np.isfinite(weights).all():
         raise errors.ModelError(
             f"{task.name}: the weights became NaN: lower the learning rate,"
@@ -320,6 +335,23 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     if round_[0] < options.rounds:
         return HubState(state.step, {"weights": weights, "round": round_}, memory=memory)
     return HubState("score", {"weights": weights}, memory=memory)
+
+
+def _stepped(
+    update: Floats, task: Task[Options, Plan], state: HubState
+) -> tuple[Floats, dict[str, Floats]]:
+    options = task.options
+    if options.strategy in STRATEGIES:
+        return server_optimizers.step(
+            options.strategy, state["weights"], update, state.memory, train.steps_of(options)
+        )
+    return server_optimizers.installed_step(
+        options.strategy,
+        state["weights"],
+        [Update(update, float(state.memory["people"][0]))],
+        state.memory,
+        options.strategy_options,
+    )
 
 
 def _result(total: Total, task: Task[Options, Plan], state: HubState) -> Result:

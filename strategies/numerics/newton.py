@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite, sqrt
 
 import numpy as np
@@ -19,6 +20,8 @@ from federation.lazy_scipy import special
 from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
+from strategies.numerics import predictors
+from strategies.numerics.predictors import Columns
 
 BLOCK = 4096  # rows: with 20 columns, a block of float64 fits a core's cache
 # A column is aliased if the columns before it leave less than this share of its sum of squares.
@@ -51,17 +54,23 @@ class Scaling:
 
     centre: Floats
     scale: Floats
+    columns: Columns
 
 
-def scaling(terms: Sequence[Term], *, centred: bool) -> Scaling:
-    """The scaling of each term; a column without a range in the contract is not scaled."""
+def scaling(terms: Sequence[Term], *, centred: bool, levels: bool = True) -> Scaling:
+    """The scaling of each term; a column without a range in the contract is not scaled.
+
+    `levels`: whether columns of levels are centred, too. Without an intercept or a baseline to take
+    up the sum of their centres, the predictor of a factor of 1,000 levels would leave every
+    range."""
     centre, scale = np.zeros(len(terms)), np.ones(len(terms))
     for j, term in enumerate(terms):
         low, high = term.interval
         if isfinite(low) and isfinite(high) and low < high:
-            centre[j] = (low + high) / 2 if centred else 0.0
+            moves = centred and (levels or any(factor.level is None for factor in term.factors))
+            centre[j] = (low + high) / 2 if moves else 0.0
             scale[j] = max(high - centre[j], centre[j] - low)
-    return Scaling(centre, scale)
+    return Scaling(centre, scale, predictors.columns_of(terms))
 
 
 def row_norm(terms: Sequence[Term], intercept: bool) -> float:
@@ -72,15 +81,23 @@ def row_norm(terms: Sequence[Term], intercept: bool) -> float:
     return sqrt(len(terms) + intercept)
 
 
-def predictor_interval(norm: float, beta: Floats, intercept: bool) -> Interval:
-    """The interval of the linear predictor over all scaled rows, whose L2 norm is at most
-    `norm`."""
-    if norm == inf:
-        return (-inf, inf)
-    slopes = beta[1:] if intercept else beta
-    reach = float(np.abs(slopes).sum())
-    middle = float(beta[0]) if intercept else 0.0
-    return (middle - reach, middle + reach)
+def predictor_interval(scaling: Scaling, beta: Floats, intercept: bool) -> Interval:
+    """The interval of the linear predictor of scaled coefficients beta over all rows that the
+    contract allows; infinite if it does not bound every term."""
+    return _reach(scaling, intercept, beta) if scaling.columns.is_bounded else (-inf, inf)
+
+
+def reach(scaling: Scaling, intercept: bool) -> Callable[[Floats], Interval]:
+    """The interval of the linear predictor as a function of the scaled coefficients, over the terms
+    that the contract bounds."""
+    return partial(_reach, scaling, intercept)
+
+
+def _reach(scaling: Scaling, intercept: bool, beta: Floats) -> Interval:
+    slopes = beta[int(intercept) :] / scaling.scale
+    middle = (float(beta[0]) if intercept else 0.0) - float(scaling.centre @ slopes)
+    low, high = scaling.columns.interval(slopes)
+    return middle + low, middle + high
 
 
 def blocks(rows: int) -> Iterator[slice]:

@@ -10,13 +10,14 @@ information, propagated through the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from federation import errors
 from federation.arrays import Floats
+from federation.intervals import Interval
 from federation.messages import State
 from federation.results import Row
 from strategies import admissible
@@ -126,13 +127,13 @@ def _admitted(
 
 
 def newton_step(
-    names: Sequence[str], bounded: Sequence[bool], rounds: int, *, first: int = 0
+    names: Sequence[str], reach: Callable[[Floats], Interval], rounds: int, *, first: int = 0
 ) -> Step:
-    """The limits of a round. `names`: of the coefficients. `bounded`: whether each coefficient's
-    column lies in [-1, 1]."""
+    """The limits of a round. `names`: of the coefficients. `reach`: the interval of the linear
+    predictor at coefficients."""
     arrays = {"beta": Array((len(names),)), "round": admissible.counter(rounds)}
     return Step(
-        arrays, first=first, round="round", rules=(admissible.within_reach("beta", names, bounded),)
+        arrays, first=first, round="round", rules=(admissible.within_reach("beta", names, reach),)
     )
 
 

@@ -295,7 +295,7 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     """The sensitivities, from the contract's ranges and the interval of the linear predictor that
     they imply."""
     plan: Plan = task.plan
-    low, high = newton.predictor_interval(plan.norm, beta, plan.model.intercept)
+    low, high = newton.predictor_interval(plan.scaling, beta, plan.model.intercept)
     if plan.model.offset is not None:
         low, high = low + plan.model.offset.interval[0], high + plan.model.offset.interval[1]
     y_low, y_high = (
@@ -629,11 +629,11 @@ def limits(task: Task[Options, Plan]) -> Limits:
     """A gaussian model's sums say the same at any coefficients; the others weigh rows by them."""
     plan: Plan = task.plan
     beta = {"beta": Array((len(plan.names),))}
-    bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
+    reach = newton.reach(plan.scaling, plan.model.intercept)
     rules = (
         ()
         if task.options.family == "gaussian"
-        else (admissible.within_reach("beta", plan.names, bounded),)
+        else (admissible.within_reach("beta", plan.names, reach),)
     )
     memory = newton.MEMORY | {"moments", "at_zero", "null_deviance"}
     null = (

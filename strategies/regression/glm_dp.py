@@ -375,10 +375,12 @@ def limits(task: Task[Options, Plan]) -> Limits:
     first = start(task).step
     if first == "moments":
         return admissible.once("moments")
-    bounded = admissible.bounded_terms(plan.model.terms, intercept=plan.model.intercept)
-    newton = newton_dp.newton_step(
-        plan.names, bounded, task.options.rounds, first=int(first == "mean")
+    fit = newton_dp.newton_step(
+        plan.names,
+        newton.reach(plan.scaling, plan.model.intercept),
+        task.options.rounds,
+        first=int(first == "mean"),
     )
     return Limits(
-        ({"mean": Step()} if first == "mean" else {}) | {"newton": newton}, len(rounds(task))
+        ({"mean": Step()} if first == "mean" else {}) | {"newton": fit}, len(rounds(task))
     )

@@ -98,7 +98,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         within,
         grid,
         weights,
-        newton.scaling(model.terms, centred=True),
+        newton.scaling(model.terms, centred=True, levels=False),
         names,
     )
     return Prepared(plan, (*model.fields, *strata, *([weights] if weights else [])))
@@ -428,9 +428,7 @@ def _sensitivity(
     """The sums over rows that leave, enter and die have a finite sensitivity, because a row falls
     in one cell of each. Sums over risk sets have none: a person is in the risk set of every earlier
     death."""
-    low, high = newton.predictor_interval(
-        newton.row_norm(task.plan.model.terms, False), state["beta"], False
-    )
+    low, high = newton.predictor_interval(task.plan.scaling, state["beta"], False)
     heaviest = task.rows_per_person * (task.plan.weights.interval[1] if task.plan.weights else 1.0)
     top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
     cell = heaviest * top * math.sqrt(1 + p)
@@ -642,9 +640,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
     plan: Plan = task.plan
     p, cells = len(plan.names), plan.n_strata * plan.grid.size
     beta = {"beta": Array((p,))}
-    rules = (
-        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
-    )
+    rules = (admissible.within_reach("beta", plan.names, newton.reach(plan.scaling, False)),)
     hazards = beta | {"h0": admissible.amounts(cells), "h1": admissible.amounts(cells)}
     increments = {"k0": Array((cells, p)), "k1": Array((cells, p)), "mean": Array((cells, p))}
 

@@ -80,7 +80,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         )
     grid = time_grid.agree(options.grid, model.response[:1])
     names = tuple(term.name for term in model.terms)
-    scaling = newton.scaling(model.terms, centred=True)
+    scaling = newton.scaling(model.terms, centred=True, levels=False)
     plan = Plan(model, grid, causes, nothing, causes.index(options.cause), scaling, names)
     return Prepared(plan, tuple(model.fields))
 
@@ -390,9 +390,7 @@ def limits(task: Task[Options, Plan]) -> Limits:
         "told": Array((size, p)),
         "censored": Array((size, p)),
     }
-    rules = (
-        admissible.within_reach("beta", plan.names, admissible.bounded_terms(plan.model.terms)),
-    )
+    rules = (admissible.within_reach("beta", plan.names, newton.reach(plan.scaling, False)),)
     steps = {
         name: Step(read, _MEMORY - read.keys(), rules=rules)
         for name, read in (("risk", risk), ("information", information), ("robust", robust))

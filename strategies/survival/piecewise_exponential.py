@@ -301,7 +301,7 @@ def _sensitivity(task: Task[Options, Plan], plan: Plan, beta: Floats | None) -> 
     if beta is None:
         return {"exposure": m * float(np.linalg.norm(widths)), "events": float(m)}
     norm = newton.row_norm(plan.model.terms, False)
-    low, high = newton.predictor_interval(norm, beta[plan.intervals :], False)
+    low, high = newton.predictor_interval(plan.scaling, beta[plan.intervals :], False)
     if not math.isfinite(norm):
         return dict.fromkeys(("score", "information", "log_lik"), math.inf)
     hazard = np.exp(np.minimum(beta[: plan.intervals] + high, MAX_ETA)) * widths
@@ -443,16 +443,15 @@ def newton_step(task: AnyTask, unread: frozenset[str]) -> Step:
     """A Newton step whose number of coefficients depends on the remaining cuts: one log hazard for
     each interval, then one coefficient for each term."""
     plan: Plan = task.plan
-    bounded = np.array(admissible.bounded_terms(plan.model.terms), np.bool_)
     names = [term.name for term in plan.model.terms]
+    reach = newton.reach(plan.scaling, False)
 
     def fits(values: Values) -> str:
         intervals = int(values["cuts"].sum()) + 1
-        if values["beta"].shape != (intervals + len(bounded),):
+        if values["beta"].shape != (intervals + len(names),):
             return "beta: has another shape than this step reads"
-        hazard = np.abs(values["beta"][:intervals]).max()
-        slopes = np.abs(values["beta"][intervals:][bounded]).sum()
-        if hazard + slopes <= admissible.MAX_PREDICTOR:
+        hazards, (low, high) = values["beta"][:intervals], reach(values["beta"][intervals:])
+        if max(-hazards.min() - low, hazards.max() + high) <= admissible.MAX_PREDICTOR:
             return ""
         return admissible.too_steep(names[int(np.abs(values["beta"][intervals:]).argmax())])
 

@@ -38,6 +38,17 @@ def test_checking_a_study_loads_nothing_that_computes(pilot: str) -> None:
     assert "numpy" in loaded and not loaded & HEAVY
 
 
+def test_an_idle_node_loads_no_library_of_tables_or_training() -> None:
+    code = (
+        "import sys, nodes.daemon, nodes.hub_stream, nodes.link_service, nodes.flower.client_app;"
+        " print({'pandas', 'pyarrow', 'scipy', 'torch', 'sklearn', 'ray'} & sys.modules.keys())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "set()"
+
+
 def test_all_of_formulaic_is_there_for_those_who_ask_for_it() -> None:
     code = (
         "from federation import formula_parser; formula_parser.terms('Surv(a, b) ~ x + I(z)');"

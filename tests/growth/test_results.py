@@ -64,7 +64,7 @@ def test_drawing_curves_reads_each_row_as_often_whatever_the_number_of_groups() 
     sizes, counts = [10, 100, 1000], []
     for n_groups in sizes:
         CountedRow.reads = 0
-        svg = figures.curves(curve_rows(n_groups))
+        svg = figures.curves(curve_rows(n_groups)).svg
         counts.append(CountedRow.reads)
     assert exponent(sizes, counts) < 1.1
     assert "the first 24 of 1000 curves" in svg

@@ -19,6 +19,7 @@ from federation.study import Study
 from nodes import (
     daemon,
     dataset_versions,
+    extension_rules,
     functionals,
     link_proposals,
     service,
@@ -94,6 +95,7 @@ def show(path: Path, name: str) -> None:
     for line in mappings.lines(opened, study.dataset):
         print(f"# {line}")
     for line in [
+        *extension_rules.describe(study, opened),
         *_version_lines(study, proposed, opened),
         *_datasets_lines(study, proposed, opened),
     ]:
@@ -162,6 +164,9 @@ def _show_sides(study: Study, site: Site) -> None:
     """How many people of this node stand on each side of each expression that the study writes."""
     if study.link is not None:
         print("# Conditions over linked people are counted when the study runs, before it answers")
+        return
+    if (refused := extension_rules.refusal(study, site)) is not None:
+        print(f"# People are not counted, so that no code runs which is not allowed: {refused}")
         return
     print(
         "# People of this node on each side of every expression of the study (never sent to the "

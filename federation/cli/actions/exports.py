@@ -1,13 +1,19 @@
-"""`hdh study export`: the tables of a result for a spreadsheet."""
+"""`hdh study export`: the tables of a result for a spreadsheet, or its figures."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from aggregator.report.spreadsheet import Form
 from federation.api.result import Result
+
+Form = Literal["xlsx", "csv", "csv-fr", "svg", "png"]
 
 
 def write(result: Path, out: Path, form: Form) -> None:
-    files = Result.read(result).export(out, form)
+    content = Result.read(result)
+    if form == "svg" or form == "png":
+        files = content.figures(out, form)
+    else:
+        files = content.export(out, form)
     print(f"{len(files)} file{'s' if len(files) != 1 else ''} in {out}" if form != "xlsx" else out)

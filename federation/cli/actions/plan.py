@@ -45,5 +45,7 @@ def plan(
 
 
 def _nodes_at_hub(path: Path, contract: Path | None, keys: Path | None) -> list[PlannedNode]:
-    with client.connect(keys) as hub:
+    from strategies import installed
+
+    with client.connect(keys, completed=installed.signed) as hub:
         return [planning.node_at_hub(state) for state in hub.plan(path, contract)]

@@ -30,8 +30,10 @@ def load(path: Path, contract: Path | None) -> tuple[Study, Contract, Source]:
 
 
 def check(path: Path, contract_path: Path | None) -> None:
+    from aggregator.flower import strategies as flower_strategies
     from strategies import registry
 
+    flower_strategies.register()
     study, contract, source = load(path, contract_path)
     tasks = registry.plan(study, contract, source)
     studies.check_authorisation(study, datetime.now(UTC).date())
@@ -56,7 +58,10 @@ def check(path: Path, contract_path: Path | None) -> None:
 
 def _hash(study: Study) -> str:
     """The hash under which the hub and the nodes know the study: it covers the coordinator, whose
-    name a submission fills in."""
+    name a submission fills in, and the extensions, whose hashes it fills in."""
+    from strategies import installed
+
+    study = installed.signed(study)
     if study.coordinator == client.LOCAL:
         home = client.home()
         if not credentials.are_there(home):

@@ -48,8 +48,10 @@ def submit(
     watch: bool,
     out: Path | None,
 ) -> None:
+    from strategies import installed
+
     study_files.load(path, contract)  # mistakes are reported here, with their lines
-    with client.connect(keys) as hub:
+    with client.connect(keys, completed=installed.signed) as hub:
         run = hub.submit(
             path, contract, deadline_s=seconds(deadline) if deadline else 0.0, nodes=nodes
         )

@@ -1,0 +1,78 @@
+"""The language of the texts, numbers and days that people read: English, or French.
+
+The English text is the key of the catalogue in federation/locale/fr/LC_MESSAGES/hdh.po; `make
+translations` compiles it to hdh.mo, which is installed with the package. Nothing is read in
+English. What programs read (JSON, CSV, logs, messages between nodes and hub) stays English."""
+
+from __future__ import annotations
+
+import contextlib
+import gettext
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import date, datetime
+from functools import cache
+from pathlib import Path
+
+LANGUAGES = ("en", "fr")
+FOLDER = Path(__file__).parent / "locale"
+VARIABLES = ("HDH_LANG", "LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides
+_current: ContextVar[str] = ContextVar("language", default="en")
+
+
+def of(environment: Mapping[str, str]) -> str:
+    """The language that the environment asks for; English if it is none of LANGUAGES."""
+    asked = next((environment[name] for name in VARIABLES if environment.get(name)), "")
+    return next((code for code in LANGUAGES if asked.lower().startswith(code)), "en")
+
+
+def use(code: str) -> None:
+    _current.set(code)
+
+
+@contextlib.contextmanager
+def using(code: str) -> Iterator[None]:
+    token = _current.set(code)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current() -> str:
+    return _current.get()
+
+
+def tr(text: str) -> str:
+    """The text in the reader's language. Values go in afterwards: `tr("{n} rows").format(n=n)`."""
+    code = _current.get()
+    return text if code == "en" else _catalogue(code).gettext(text)
+
+
+def plural(singular: str, many: str, n: float) -> str:
+    """The form for the number `n`: in French, 0 and 1 are singular."""
+    code = _current.get()
+    if code == "en":
+        return singular if n == 1 else many
+    return _catalogue(code).ngettext(singular, many, int(n))
+
+
+@cache
+def _catalogue(code: str) -> gettext.NullTranslations:
+    with (FOLDER / code / "LC_MESSAGES" / "hdh.mo").open("rb") as file:
+        return gettext.GNUTranslations(file)
+
+
+# -- numbers and days
+def number(written: str) -> str:
+    """A number that was written with a decimal point."""
+    return written if _current.get() == "en" else written.replace(".", ",")
+
+
+def day(value: date) -> str:
+    """2026-01-31; in French 31/01/2026."""
+    return f"{value:%d/%m/%Y}" if _current.get() == "fr" else f"{value:%Y-%m-%d}"
+
+
+def moment(value: datetime) -> str:
+    return f"{day(value)} {value:%H:%M}"
