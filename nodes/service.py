@@ -295,14 +295,9 @@ def admit_study(
         or _not_for_its_users(study, contract, site)
         or extension_rules.refusal(study, site)
         or _not_run_here(study, site)
-        or _not_compared(study, contract, site)
+        or dataset_versions.not_compared(study, site.contracts_about_people_of(study.dataset))
         or secure_sum.admit_study(study, nodes, site)
     )
-
-
-def _not_compared(study: Study, contract: Contract, site: Site) -> Refusal | None:
-    versions = site.versions.get(contract.dataset, ())
-    return dataset_versions.not_compared(study, [version.contract for version in versions])
 
 
 def _not_authorised(study: Study, site: Site, now: datetime) -> Refusal | None:

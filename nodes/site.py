@@ -372,6 +372,18 @@ class Site:
             if other != dataset and self.account(other, 0).shared == shared
         ]
 
+    def contracts_about_people_of(self, dataset: str) -> list[Contract]:
+        """The contracts under which this node gives exact answers about the people of `dataset`:
+        those of its versions, and of the other datasets that share its account."""
+        if dataset not in self.datasets:
+            return []
+        shared = [*self.datasets_sharing_account(dataset), dataset]
+        held = [self.datasets[name] for name in shared]
+        exact = [one for one in held if "exact" in (one.modes or ("exact",))]
+        versions = [self.versions.get(one.paying.dataset, (one,)) for one in exact]
+        contracts = [each.paying for several in versions for each in several]
+        return list({contract.hash: contract for contract in contracts}.values())
+
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
         """Under a secure sum the hub sees no cell of this node, small or not."""
         policy = self.policy
