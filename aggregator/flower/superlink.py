@@ -302,7 +302,7 @@ class Signers:
     keys uses up the look-ups of keys that are not known, and not those of enrolled nodes."""
 
     registered: Callable[[bytes], Any]
-    registered: dict[bytes, float] = field(default_factory=dict)  # registered keys: until when
+    looked_up: dict[bytes, float] = field(default_factory=dict)  # registered keys: until when
     unknown: dict[bytes, float] = field(default_factory=dict)
     look_ups: tuple[float, float] = (float(LOOK_UPS_PER_S), 0.0)  # left, since when
 
@@ -327,16 +327,16 @@ class Signers:
         if len(public_key) >= LARGEST_KEY:
             return False
         moment = time.monotonic()
-        if self.registered.get(public_key, 0.0) > moment:
+        if self.looked_up.get(public_key, 0.0) > moment:
             return True
         if self.unknown.get(public_key, 0.0) > moment:
             return False
-        if public_key not in self.registered and not self._may_look_up(moment):
+        if public_key not in self.looked_up and not self._may_look_up(moment):
             return False
         if self.registered(public_key) is not None:
-            self.registered[public_key] = moment + KEY_S
+            self.looked_up[public_key] = moment + KEY_S
             return True
-        self.registered.pop(public_key, None)
+        self.looked_up.pop(public_key, None)
         if len(self.unknown) >= MAX_UNKNOWN:
             self.unknown.clear()
         self.unknown[public_key] = moment + KEY_S
