@@ -94,6 +94,6 @@ class UnderWay:
     def keep_only(self, numbers: Collection[int]) -> None:
         """Forgets the studies that have ended."""
         reads: tuple[dict[int, Any], ...] = (self.needs, self.contracts, self.runs)
-        for kept in reads:
-            for number in set(kept) - set(numbers):
-                kept.pop(number, None)
+        for under_way in reads:
+            for number in set(under_way) - set(numbers):
+                under_way.pop(number, None)

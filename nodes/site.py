@@ -379,8 +379,8 @@ class Site:
             return []
         shared = [*self.datasets_sharing_account(dataset), dataset]
         held = [self.datasets[name] for name in shared]
-        exact = [one for one in held if "exact" in (one.modes or ("exact",))]
-        versions = [self.versions.get(one.paying.dataset, (one,)) for one in exact]
+        exact = [entry for entry in held if "exact" in (entry.modes or ("exact",))]
+        versions = [self.versions.get(entry.paying.dataset, (entry,)) for entry in exact]
         contracts = [each.paying for several in versions for each in several]
         return list({contract.hash: contract for contract in contracts}.values())
 
