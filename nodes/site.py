@@ -379,9 +379,9 @@ class Site:
             return []
         shared = [*self.datasets_sharing_account(dataset), dataset]
         held = [self.datasets[name] for name in shared]
-        exact = [entry for entry in held if "exact" in (entry.modes or ("exact",))]
-        versions = [self.versions.get(entry.paying.dataset, (entry,)) for entry in exact]
-        contracts = [each.paying for several in versions for each in several]
+        exact = [each for each in held if "exact" in (each.modes or ("exact",))]
+        versions = [self.versions.get(each.paying.dataset, (each,)) for each in exact]
+        contracts = [version.paying for several in versions for version in several]
         return list({contract.hash: contract for contract in contracts}.values())
 
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
