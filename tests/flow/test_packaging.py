@@ -160,6 +160,21 @@ def test_the_bill_of_materials_is_cyclonedx_with_the_licence_and_hash_of_each_wh
     assert "MIT!" in (tmp_path / "LICENCES.txt").read_text()
 
 
+def test_the_same_files_make_the_same_archive_whenever_and_by_whom(tmp_path: Path) -> None:
+    digests = set()
+    for number, place in enumerate(("here", "there")):
+        folder = tmp_path / place / "bundle"
+        (folder / "wheels").mkdir(parents=True)
+        for name in ("b", "a")[:: 1 - 2 * number]:
+            (folder / "wheels" / name).write_text(name)
+            os.utime(folder / "wheels" / name, (number, number))
+        (folder / "wheels" / "a").chmod(0o600 + 0o44 * number)
+        dist.write_sums(folder)
+        dist._pack(folder, tmp_path / f"{place}.tar")
+        digests.add(dist.digest(tmp_path / f"{place}.tar"))
+    assert len(digests) == 1
+
+
 # -- `make dist-test`, after `make dist`
 BUNDLE = next(iter(dist.DIST.glob("*-offline-*.tar")), None)
 NO_NETWORK = ["unshare", "--map-root-user", "--net"]
