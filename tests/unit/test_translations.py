@@ -140,7 +140,7 @@ def test_a_report_is_french_from_its_title_to_its_numbers(document: Document) ->
     assert not [text for text in english if f">{text}" in shown]
     row = next(iter(document.analyses["risk"].tables["coefficients"]))
     assert words.say("estimate", row["estimate"]).replace(".", ",") in page
-    assert not re.search(r"<td[^>]*>-?\d+\.\d", page)  # no decimal point in a table
+    assert not re.search(r'class="number">-?\d+\.\d', page)  # no decimal point in a table
 
 
 def test_numbers_and_days_follow_the_language() -> None:
