@@ -107,14 +107,14 @@ def test_words_that_are_not_uniform_are_seen_to_be_so(view, fault):
     assert not are_uniform(fault(views(parties.join(left, right, words))[view]))
 
 
-@pytest.mark.parametrize("kept", [0, 0.9], ids=["no mask", "a mask on nine words of ten"])
-def test_rows_without_masks_are_seen_by_the_helper(kept, monkeypatch):
+@pytest.mark.parametrize("masked", [0, 0.9], ids=["no mask", "a mask on nine words of ten"])
+def test_rows_without_masks_are_seen_by_the_helper(masked, monkeypatch):
     """The planted fault in the protocol itself: the helper would read the rows."""
     honest = streams.pseudonyms.masks
 
     def some(key, tokens, width):
         masks = honest(key, tokens, width)
-        return masks * (np.arange(masks.size).reshape(masks.shape) % 10 < 10 * kept)
+        return masks * (np.arange(masks.size).reshape(masks.shape) % 10 < 10 * masked)
 
     monkeypatch.setattr(streams.pseudonyms, "masks", some)
     left, right, words = people(4000, 20_000, 3000)
