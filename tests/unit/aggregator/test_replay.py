@@ -219,8 +219,8 @@ def test_a_hidden_sum_does_not_fit_where_a_node_was_lost(tmp_path: Path) -> None
     node = hub.document["receipt"]["nodes"]["nice"]
     identity = bytes(range(32))
     node["identity"] = keys.public_identity(identity).hex()
-    run = ticket("hub", 7, hub.study.hash, CONTRACT.hash, NAMES, 1.0).digest
-    hidden = Asked(run, "00" * 32, 9, "advertise", "")
+    run = ticket("hub", 7, hub.study.hash, CONTRACT.hash, NAMES, 1.0)
+    hidden = Asked(run.digest, "00" * 32, 9, "advertise", "")
     for phase in ("mask", "sign", "unmask"):
         slot = next(r for r in node["replies"] if (r["round"], r["phase"]) == (2, phase))
         slot["query"] = hidden.query
