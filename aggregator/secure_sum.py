@@ -138,14 +138,11 @@ def _queries_of(
 ) -> dict[str, Query]:
     """To each node that is still in a sum, its messages of this phase for all its sums."""
     queries = {}
-    routed = (
-        {
-            task_id: aggregation.route(pending.terms, pending.dealt)
-            for task_id, pending in sums.items()
-        }
-        if name == "mask"
-        else {}
-    )
+    shared = {task_id: _message_for_all(pending, name) for task_id, pending in sums.items()}
+    routed = {
+        task_id: aggregation.route(pending.terms, pending.dealt) if name == "mask" else {}
+        for task_id, pending in sums.items()
+    }
     for node in query.nodes:
         mine = {
             task_id: pending
@@ -154,8 +151,10 @@ def _queries_of(
         }
         if mine:
             messages = {
-                task_id: _message_for(pending, name, node, routed.get(task_id, {}))
-                for task_id, pending in mine.items()
+                task_id: {**shared[task_id], **routed[task_id].get(node, {})}
+                if name == "mask"
+                else shared[task_id]
+                for task_id in mine
             }
             queries[node] = replace(
                 query,
@@ -165,13 +164,12 @@ def _queries_of(
     return queries
 
 
-def _message_for(
-    pending: PendingTotal, name: str, node: str, routed: Mapping[str, Mapping[str, bytes]]
-) -> Mapping[str, bytes]:
+def _message_for_all(pending: PendingTotal, name: str) -> Mapping[str, bytes]:
+    """The part of a phase's message that is the same for all nodes, written once."""
     if name == "deal":
         return {other: advert.to_bytes() for other, advert in pending.adverts.items()}
     if name == "mask":
-        return {LIST: json.dumps(sorted(pending.dealt)).encode(), **routed[node]}
+        return {LIST: json.dumps(sorted(pending.dealt)).encode()}
     if name == "sign":
         return {LIST: json.dumps(sorted(pending.masked)).encode()}
     return pending.signatures if name == "unmask" else {}

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 
 from federation import limits
 from federation.disclosure.support import REFUSAL
@@ -53,12 +54,12 @@ def admit(query: Query, site: Site) -> Refusal | None:
         return Refusal(
             "secure_sum", "a part leaves in a secure sum if, and only if, the study has one"
         )
-    return strangers(query.nodes, site) if query.phase is not None else None
+    return strangers(query.members, site) if query.phase is not None else None
 
 
-def strangers(names: Sequence[str], site: Site) -> Refusal | None:
+def strangers(names: Iterable[str], site: Site) -> Refusal | None:
     """Refuses a sum with nodes whose identity this site's operator has not accepted."""
-    unknown = [name for name in names if name not in site.roster]
+    unknown = sorted(name for name in names if name not in site.roster)
     if not unknown:
         return None
     return Refusal(
@@ -266,9 +267,8 @@ def _terms(
     assert secure is not None
     roster = {name: context.site.roster[name] for name in query.nodes}
     release = noised_answer.name(query, key[1], state, f"sum {key[0]}")
-    return Terms(
-        release, roster, query.study.privacy.threshold(len(roster)), secure.colluders, length
-    )
+    threshold = query.study.privacy.threshold(len(roster))
+    return terms.agreed(release, tuple(roster.items()), threshold, secure.colluders, length)
 
 
 def _deal(
@@ -363,9 +363,15 @@ def _unmask(
 
 def _names(message: Mapping[str, bytes]) -> list[str]:
     with limits.parsing("a list of names", SecaggError):
-        names = limits.json_of(message[LIST], max_bytes=64 * limits.MAX_NODES)
-        listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
-        return [limits.named(name, "a name") for name in listed]
+        return list(_parsed_names(message[LIST]))
+
+
+@lru_cache(maxsize=4)
+def _parsed_names(content: bytes) -> tuple[str, ...]:
+    """Kept, since the hub sends one list to all nodes, and many can be in one process."""
+    names = limits.json_of(content, max_bytes=64 * limits.MAX_NODES)
+    listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
+    return tuple(limits.named(name, "a name") for name in listed)
 
 
 _PHASES = {"deal": _deal, "mask": _mask, "sign": _sign, "unmask": _unmask}

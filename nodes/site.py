@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from federation import contract as contracts
-from federation import errors, yaml_source
+from federation import errors, logs, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
+from federation.notices import Notify
 from federation.study import FORBIDDEN, PURPOSES, Digest, ExtensionKey
 from nodes import dataset_versions
+from nodes.dicom_keys import Dicom
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
@@ -114,8 +116,8 @@ class Storage(Frozen):
 
 class RawSource(Frozen):
     """A raw table of a mapping. `types`: the types of the columns that are not text; a value that
-    cannot be read as its type is an error. `engine`: the database server that runs `query`; its
-    rows are streamed into Parquet files."""
+    cannot be read as its type is an error. `dicom`: the source is a folder of DICOM files.
+    `engine`: the database server that runs `query`; its rows are streamed into Parquet files."""
 
     source: str
     table: str | None = None
@@ -123,6 +125,7 @@ class RawSource(Frozen):
     types: Mapping[Name, Literal["number", "integer", "boolean", "date"]] = {}
     engine: str | None = None
     query: str | None = None
+    dicom: Dicom | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -135,6 +138,8 @@ class RawSource(Frozen):
             raise ValueError("`engine` and `query` belong together")
         if self.engine is not None and self.table is not None:
             raise ValueError("an engine has a `query`, and no `table`")
+        if self.dicom is not None and (self.engine or self.table or self.read != AS_IT_IS):
+            raise ValueError("a folder of DICOM files has no `engine`, `table` or `read`")
         return self
 
 
@@ -179,7 +184,10 @@ class SiteFile(Frozen):
 
     `persons`: by dataset, the register of people that its rows are about. Datasets of one register
     share one budget. The default register is named after the contract's person column, so datasets
-    with the same person column share a budget."""
+    with the same person column share a budget.
+
+    `syslog`: a socket or HOST:PORT, and `otlp`: the URL of a collector, that get the log too.
+    `notify`: who is told by webhook or email that a study waits or was decided."""
 
     node: Slug
     datasets: Mapping[Label, DatasetEntry] = {}
@@ -188,6 +196,9 @@ class SiteFile(Frozen):
     storage: Storage = Storage()
     state: Path = Path("state")
     roster: Path | None = None
+    syslog: str = pydantic.Field("", pattern=rf"{logs.SYSLOG}|^$")
+    otlp: str = pydantic.Field("", pattern=rf"{logs.OTLP}|^$")
+    notify: Notify | None = None
 
     @pydantic.field_validator("datasets", "persons", "policy", mode="before")
     @classmethod
@@ -317,6 +328,9 @@ class Site:
     roster: Mapping[str, bytes] = field(default_factory=dict)  # identities (Ed25519, 32 bytes)
     persons: Mapping[str, str] = field(default_factory=dict)  # registers, as in SiteFile
     versions: Mapping[str, tuple[Dataset, ...]] = field(default_factory=dict)
+    syslog: str = ""
+    otlp: str = ""
+    notify: Notify | None = None
 
     def under(self, name: str, contract_hash: str) -> Site:
         """The site with the version of a dataset that has this contract; this site as it is if no
@@ -394,6 +408,9 @@ def load(path: Path) -> Site:
         roster,
         file.persons,
         {name: several for name, several in versions.items() if len(several) > 1},
+        file.syslog,
+        file.otlp,
+        file.notify.under(path.parent) if file.notify else None,
     )
 
 

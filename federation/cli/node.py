@@ -223,6 +223,14 @@ def unit(
     node_setup.print_unit(site, user)
 
 
+@app.command("notify")
+def notify(site: Site = NODE_YAML) -> None:
+    """Send a test notice to the webhook and the email addresses of node.yaml."""
+    from federation.cli.actions import node_setup
+
+    node_setup.test_notices(site)
+
+
 @app.command("status")
 def status(site: Site = NODE_YAML, output: Output = "text") -> None:
     """Show whether the node runs, whether it reaches the hub, and which studies wait for you."""

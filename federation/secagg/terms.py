@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -138,6 +138,14 @@ class Terms:
         return json.dumps([self.digest.hex(), purpose, *names]).encode()
 
 
+@lru_cache(maxsize=16)
+def agreed(
+    release: str, roster: tuple[tuple[str, bytes], ...], threshold: int, colluders: int, length: int
+) -> Terms:
+    """The terms of a sum; nodes in one process share them, and so their digest and their ring."""
+    return Terms(release, dict(roster), threshold, colluders, length)
+
+
 @dataclass(frozen=True)
 class Advert:
     """A node's public keys for one sum and the hash of its seed, signed by its identity.
@@ -156,6 +164,12 @@ class Advert:
 def advert_from(content: bytes) -> Advert:
     if len(content) != 160:
         raise SecaggError("the public keys of a node have the wrong length")
+    return _parsed(content)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(content: bytes) -> Advert:
+    """Kept, since each of n nodes in one process receives the keys of n nodes."""
     return Advert(content[:32], content[32:64], content[64:96], content[96:])
 
 

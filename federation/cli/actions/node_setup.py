@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import __version__, audit, credentials, errors
-from federation.cli.actions import node_data, tables
+from federation.cli.actions import channels, node_data, tables
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
@@ -167,6 +167,11 @@ def add_roster_of_hub(path: Path) -> None:
             f"{path}: the hub gives {', '.join(differing)} a key other than the one accepted here, "
             "which is kept; ask that operator, then edit roster.yaml"
         )
+
+
+def test_notices(path: Path) -> None:
+    site = sites.load(path)
+    channels.test(site.notify, site.name, path)
 
 
 # -- status

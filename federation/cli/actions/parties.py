@@ -16,8 +16,8 @@ from rich.table import Table
 from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
 from aggregator.settings import HubSettings
-from federation import audit, errors
-from federation.cli.actions import tables
+from federation import audit, errors, systemd
+from federation.cli.actions import channels, tables
 
 MAX_SILENCE_S = 15  # a node heard of within this time is online
 
@@ -44,6 +44,25 @@ def invite(folder: Path, name: str, role: str, hours: float) -> None:
     print(f"Invitation for {name} ({role}), valid once within {hours:g} hours.")
     print("Send this command over a private channel:\n")
     print(f"  hdh {noun} enrol --hub {hub.public_address('enrol')} --token {invitation.to_text()}")
+
+
+def print_unit(folder: Path, user: str) -> None:
+    """SetupError if there is no hub in the folder."""
+    hub = settings.load(folder)
+    daemon = systemd.Daemon(
+        "hdh-hub",
+        "hdh-federation hub",
+        ["hub", "run", str(hub.folder)],
+        hub.folder,
+        memory="16G",
+        after=["postgresql.service"],
+    )
+    print(systemd.unit(daemon, user), end="")
+
+
+def test_notices(folder: Path) -> None:
+    hub = settings.load(folder)
+    channels.test(hub.notify, hub.file.hosts[0], folder / settings.FILE)
 
 
 Invited = tuple[str, str, float]  # name, role, time at which the invitation expires

@@ -100,7 +100,7 @@ def test_the_methods_name_the_nodes_the_cohort_each_model_and_the_protection(
 def test_every_analysis_has_a_phrase_for_the_methods(name: str) -> None:
     for example in laws.EXAMPLES[name]:
         options = registry.analysis(name).Options.model_validate(example).model_dump(mode="json")
-        phrase = methods.PHRASES[name](options)
+        phrase = methods.phrase(name, options)
         first = next(iter(example.values()))
         named = first if isinstance(first, str) else first[0]
         assert named in phrase and "None" not in phrase and "[" not in phrase, phrase

@@ -1,0 +1,198 @@
+# The result of a study, and the verbs on one analysis.
+
+hdh_read <- function(file) {
+  if (dir.exists(file)) file <- file.path(file, "result.json")
+  document <- jsonlite::fromJSON(file, simplifyVector = FALSE)
+  structure(list(document = document), class = "hdh_result")
+}
+
+read_done <- function(folder, done) {
+  file <- file.path(folder, "result.json")
+  if (!file.exists(file)) stop_hdh(message_of(done$log, done$text), code = done$status)
+  result <- hdh_read(file)
+  analyses <- unclass(result)$document$analyses
+  failed <- Filter(function(analysis) !length(analysis$tables), analyses)
+  for (name in names(failed)) {
+    warning("analysis '", name, "' has no result: ", failed[[name]]$reason, call. = FALSE)
+  }
+  result
+}
+
+names.hdh_result <- function(x) names(unclass(x)$document$analyses)
+
+`$.hdh_result` <- function(x, name) analysis_of(x, name)
+
+`[[.hdh_result` <- function(x, i, ...) {
+  if (is.numeric(i)) i <- names(x)[[i]]
+  analysis_of(x, i)
+}
+
+analysis_of <- function(result, name) {
+  document <- unclass(result)$document
+  content <- document$analyses[[name, exact = TRUE]]
+  if (is.null(content)) {
+    stop_hdh(
+      "the study has no analysis '", name, "'; it has: ",
+      paste0("'", names(document$analyses), "'", collapse = ", ")
+    )
+  }
+  structure(list(name = name, content = content), class = "hdh_analysis")
+}
+
+print.hdh_result <- function(x, ...) {
+  document <- unclass(x)$document
+  cat("Study ", document$study, ": ", document$title, "\n", sep = "")
+  for (name in names(x)) {
+    cat("\n")
+    print(x[[name]], ...)
+  }
+  invisible(x)
+}
+
+# -- tables
+rows_frame <- function(rows) {
+  columns <- unique(unlist(lapply(rows, names)))
+  values <- lapply(columns, function(column) {
+    cells <- lapply(rows, function(row) if (is.null(row[[column]])) NA else row[[column]])
+    if (all(lengths(cells) == 1L)) unlist(cells) else I(cells)
+  })
+  frame <- as.data.frame(stats::setNames(values, columns), optional = TRUE, stringsAsFactors = FALSE)
+  frame
+}
+
+table_of <- function(analysis, table = NULL) {
+  tables <- released(analysis)$tables
+  if (is.null(table)) table <- names(tables)[[1]]
+  if (!table %in% names(tables)) {
+    stop_hdh(
+      "analysis '", analysis$name, "' has no table '", table, "'; it has: ",
+      paste0("'", names(tables), "'", collapse = ", ")
+    )
+  }
+  rows_frame(tables[[table]])
+}
+
+released <- function(analysis) {
+  if (!length(analysis$content$tables)) {
+    stop_hdh("analysis '", analysis$name, "' has no result: ", analysis$content$reason)
+  }
+  analysis$content
+}
+
+# broom's names of columns.
+TIDY_NAMES <- c(
+  std_error = "std.error", p_value = "p.value", conf_low = "conf.low", conf_high = "conf.high",
+  n_risk = "n.risk", n_event = "n.event", n_censor = "n.censor", group = "strata"
+)
+GLANCE_NAMES <- c(
+  n = "nobs", n_event = "nevent", log_lik = "logLik", aic = "AIC", bic = "BIC",
+  null_deviance = "null.deviance", df_null = "df.null", df_residual = "df.residual",
+  statistic_lr = "statistic.log", p_value_lr = "p.value.log", p_value = "p.value",
+  std_error = "std.error"
+)
+
+renamed <- function(frame, by) {
+  at <- match(names(frame), names(by))
+  names(frame)[!is.na(at)] <- by[at[!is.na(at)]]
+  frame
+}
+
+tidy.hdh_analysis <- function(x, table = NULL, exponentiate = FALSE, by_node = FALSE, ...) {
+  if (by_node) return(tidy_by_node(x, table))
+  frame <- renamed(table_of(x, table), TIDY_NAMES)
+  if (x$content$run == "kaplan_meier" && "strata" %in% names(frame)) {
+    frame <- frame[c(setdiff(names(frame), "strata"), "strata")]
+  }
+  if (exponentiate) {
+    for (column in intersect(c("estimate", "conf.low", "conf.high"), names(frame))) {
+      frame[[column]] <- exp(frame[[column]])
+    }
+  }
+  frame
+}
+
+tidy_by_node <- function(x, table) {
+  parts <- released(x)$by_node
+  if (!length(parts)) {
+    stop_hdh("analysis '", x$name, "' has no results of nodes; ask for results = \"both\"")
+  }
+  frames <- lapply(names(parts), function(node) {
+    tables <- parts[[node]]$tables
+    if (!length(tables)) return(NULL)
+    frame <- rows_frame(tables[[if (is.null(table)) 1L else table]])
+    cbind(node = node, renamed(frame, TIDY_NAMES))
+  })
+  do.call(rbind, frames)
+}
+
+glance.hdh_analysis <- function(x, ...) {
+  content <- released(x)
+  people <- Filter(Negate(is.null), content$n)
+  frame <- if ("glance" %in% names(content$tables)) {
+    renamed(table_of(x, "glance"), GLANCE_NAMES)
+  } else {
+    data.frame(nobs = people$rows)
+  }
+  if (!is.null(people$missing)) frame$n.missing <- people$missing
+  frame
+}
+
+as.data.frame.hdh_analysis <- function(x, ...) as.data.frame(tidy(x))
+
+summary.hdh_analysis <- function(object, ...) {
+  print(object, ...)
+}
+
+# -- print
+print.hdh_analysis <- function(x, digits = max(1L, getOption("digits") - 3L), ...) {
+  content <- x$content
+  cat(x$name, "  ", content$run, "  ", content$exactness, "\n", sep = "")
+  if (!length(content$tables)) {
+    cat("no result: ", content$reason, "\n", sep = "")
+    return(invisible(x))
+  }
+  if (!is.null(content$model$text)) cat("model: ", content$model$text, "\n", sep = "")
+  cat("\n")
+  frame <- table_of(x)
+  if (all(c("term", "estimate", "std_error", "p_value") %in% names(frame))) {
+    print_coefficients(x, frame, digits, ...)
+  } else {
+    print(as.data.frame(frame), digits = digits, row.names = FALSE)
+  }
+  for (note in content$notes) cat("Note: ", note, "\n", sep = "")
+  invisible(x)
+}
+
+# As survival prints a coxph, and stats a glm.
+print_coefficients <- function(x, frame, digits, ...) {
+  survival <- x$content$run %in% c("cox", "fine_gray", "piecewise_exponential")
+  test <- if (survival || x$content$run != "glm") "z" else "z value"
+  if ("statistic" %in% names(frame)) statistic <- frame$statistic else statistic <- frame$estimate / frame$std_error
+  values <- if (survival) {
+    cbind(coef = frame$estimate, `exp(coef)` = exp(frame$estimate), `se(coef)` = frame$std_error, z = statistic, p = frame$p_value)
+  } else {
+    table <- cbind(frame$estimate, frame$std_error, statistic, frame$p_value)
+    colnames(table) <- c("Estimate", "Std. Error", test, "Pr(>|z|)")
+    table
+  }
+  rownames(values) <- frame$term
+  stats::printCoefmat(
+    values, digits = digits, signif.stars = FALSE, P.values = TRUE, has.Pvalue = TRUE,
+    cs.ind = if (survival) 1:3 else 1:2, tst.ind = if (survival) 4L else 3L, na.print = "NA", ...
+  )
+  tables <- x$content$tables
+  if (!survival || !"glance" %in% names(tables)) return(invisible())
+  overall <- rows_frame(tables$glance)
+  if (!is.null(overall$statistic_lr)) {
+    cat(
+      "\nLikelihood ratio test=", format(round(overall$statistic_lr, 2)), "  on ", overall$df,
+      " df, p=", format.pval(overall$p_value_lr, digits = digits), "\n", sep = ""
+    )
+  }
+  cat("n= ", overall$n, sep = "")
+  if (!is.null(overall$n_event)) cat(", number of events=", overall$n_event)
+  if (!is.null(x$content$n$missing) && x$content$n$missing > 0) {
+    cat("\n   (", x$content$n$missing, " observations deleted due to missingness)", sep = "")
+  }
+  cat("\n")
+}

@@ -1,0 +1,65 @@
+# Curves as objects of the package survival, which its own plot and survminer take.
+
+as_survfit <- function(x, ...) UseMethod("as_survfit")
+
+as_survfit.default <- function(x, ...) {
+  stop_hdh("only a kaplan_meier analysis of a result is a survfit, as in as_survfit(result$curves)")
+}
+
+as_survfit.hdh_analysis <- function(x, ...) {
+  if (x$content$run != "kaplan_meier") {
+    stop_hdh("analysis '", x$name, "' is a ", x$content$run, "; only kaplan_meier gives a survfit")
+  }
+  curve <- as.data.frame(table_of(x, "curve"))
+  shown <- !is.na(curve$estimate) & !is.na(curve$n_risk)
+  if (any(!shown)) {
+    warning(
+      sum(!shown), " of ", length(shown), " times are withheld because few people are behind them; ",
+      "the curve is drawn level until the next time that is shown", call. = FALSE
+    )
+  }
+  curve <- curve[shown, ]
+  group <- if (is.null(curve$group)) rep("all", nrow(curve)) else as.character(curve$group)
+  groups <- unique(group)
+  by_group <- order(match(group, groups), curve$time)
+  curve <- curve[by_group, ]
+  group <- group[by_group]
+  std_err <- curve$std_error / curve$estimate # survfit keeps the error of log(surv)
+  level <- x$content$options$conf_level
+  fit <- list(
+    n = as.integer(vapply(groups, function(g) first_at_risk(curve[group == g, ]), 0)),
+    time = curve$time, n.risk = curve$n_risk, n.event = curve$n_event, n.censor = curve$n_censor,
+    surv = curve$estimate, std.err = ifelse(curve$estimate > 0, std_err, Inf),
+    cumhaz = stats::ave(curve$n_event / curve$n_risk, group, FUN = cumsum), type = "right",
+    logse = TRUE, conf.int = if (is.null(level)) 0.95 else level, conf.type = "log",
+    lower = curve$conf_low, upper = curve$conf_high,
+    call = call("as_survfit", as.name(x$name))
+  )
+  if (length(groups) > 1L) {
+    fit$strata <- stats::setNames(as.integer(table(factor(group, groups))), groups)
+  }
+  structure(fit, class = "survfit")
+}
+
+first_at_risk <- function(rows) if (nrow(rows)) max(rows$n_risk) else 0
+
+hdh_forest <- function(x, exponentiate = TRUE, ...) {
+  frame <- if (inherits(x, "hdh_analysis")) tidy(x) else x
+  frame <- frame[!is.na(frame$estimate) & frame$term != "(Intercept)", ]
+  if (!nrow(frame)) stop_hdh("there is no estimate to draw")
+  change <- if (exponentiate) exp else identity
+  estimate <- change(frame$estimate)
+  low <- change(frame$conf.low)
+  high <- change(frame$conf.high)
+  at <- rev(seq_len(nrow(frame)))
+  old <- graphics::par(mar = c(4, 2 + 0.55 * max(nchar(frame$term)), 1, 1))
+  on.exit(graphics::par(old))
+  graphics::plot(
+    estimate, at, xlim = range(low, high), ylim = c(0.5, nrow(frame) + 0.5), log = if (exponentiate) "x" else "",
+    pch = 15, yaxt = "n", ylab = "", xlab = if (exponentiate) "ratio" else "estimate", ...
+  )
+  graphics::segments(low, at, high, at)
+  graphics::abline(v = change(0), lty = 2)
+  graphics::axis(2, at = at, labels = frame$term, las = 1, tick = FALSE)
+  invisible(frame)
+}

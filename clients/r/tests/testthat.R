@@ -1,0 +1,4 @@
+library(testthat)
+library(hdhfederation)
+
+test_check("hdhfederation")

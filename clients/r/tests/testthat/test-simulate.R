@@ -1,0 +1,101 @@
+# The same numbers as R's own functions on all rows in one place. Both stop Newton's method at steps
+# far below 1e-6 of a standard error.
+study <- hdh_study("people", mode = "exact")
+study <- hdh_glm(study, "glm", died ~ age + diabetes + town, family = "binomial", results = "both")
+study <- hdh_cox(study, "cox", Surv(time, died) ~ age + sex)
+study <- hdh_kaplan_meier(study, "curves", Surv(time, died) ~ sex)
+study <- hdh_describe(study, "ages", "age")
+
+run_once <- local({
+  result <- NULL
+  function() {
+    skip_without_hdh()
+    if (is.null(result)) result <<- hdh_simulate(study, nodes, contract)
+    result
+  }
+})
+
+test_that("a logistic model is that of glm", {
+  result <- run_once()
+  rows$town <- factor(rows$town, c("Orl\u00e9ans", "N\u00eemes, sud"))
+  pooled <- stats::glm(
+    died ~ age + diabetes + town, stats::binomial, rows,
+    control = stats::glm.control(epsilon = 1e-14)
+  )
+  fitted <- tidy(result$glm)
+  expect_equal(fitted$estimate, unname(stats::coef(pooled)), tolerance = 1e-7)
+  expect_equal(fitted$std.error, unname(sqrt(diag(stats::vcov(pooled)))), tolerance = 1e-7)
+  overall <- glance(result$glm)
+  expect_equal(overall$deviance, stats::deviance(pooled), tolerance = 1e-9)
+  expect_equal(overall$AIC, stats::AIC(pooled), tolerance = 1e-9)
+  expect_equal(overall$nobs, 900)
+  expect_setequal(tidy(result$glm, by_node = TRUE)$node, names(nodes))
+})
+
+test_that("a Cox model is that of coxph, and prints like it", {
+  skip_if_not_installed("survival")
+  result <- run_once()
+  pooled <- survival::coxph(survival::Surv(time, died) ~ age + sex, rows)
+  fitted <- tidy(result$cox)
+  expect_equal(fitted$estimate, unname(stats::coef(pooled)), tolerance = 1e-7)
+  expect_equal(fitted$std.error, unname(sqrt(diag(stats::vcov(pooled)))), tolerance = 1e-7)
+  expect_equal(glance(result$cox)$logLik, as.numeric(stats::logLik(pooled)), tolerance = 1e-9)
+  ours <- utils::capture.output(print(result$cox))
+  theirs <- utils::capture.output(print(pooled))
+  expect_identical(sub("sex\\[M\\]", "sexM  ", grep("^age|^sex", ours, value = TRUE))[[1]],
+                   gsub("^age ", "age   ", grep("^age", theirs, value = TRUE)))
+  expect_identical(grep("^Likelihood", ours, value = TRUE), grep("^Likelihood", theirs, value = TRUE))
+})
+
+test_that("curves are a survfit, which summary and plot take", {
+  skip_if_not_installed("survival")
+  result <- run_once()
+  pooled <- survival::survfit(survival::Surv(time, died) ~ sex, rows)
+  curves <- as_survfit(result$curves)
+  expect_s3_class(curves, "survfit")
+  at <- c(6, 12, 18)
+  ours <- summary(curves, times = at)
+  theirs <- summary(pooled, times = at)
+  for (part in c("surv", "std.err", "lower", "upper", "n.risk", "n.event", "cumhaz")) {
+    expect_equal(ours[[part]], theirs[[part]], tolerance = 1e-7, info = part)
+  }
+  expect_equal(unname(curves$strata), unname(pooled$strata))
+  file <- tempfile(fileext = ".pdf")
+  grDevices::pdf(file)
+  plot(curves)
+  hdh_forest(result$glm)
+  grDevices::dev.off()
+  expect_gt(file.size(file), 1000)
+})
+
+test_that("a result names what is not there", {
+  result <- run_once()
+  expect_error(result$nothing, "it has: 'glm', 'cox', 'curves', 'ages'", class = "hdh_error")
+  expect_error(tidy(result$glm, "nothing"), "it has: 'coefficients'", class = "hdh_error")
+  expect_error(as_survfit(result$glm), "only kaplan_meier", class = "hdh_error")
+  expect_error(tidy(result$cox, by_node = TRUE), "results = \"both\"", class = "hdh_error")
+})
+
+test_that("a mistake in a study is an error with the words of hdh", {
+  skip_without_hdh()
+  wrong <- hdh_glm(hdh_study("people", mode = "exact"), "m", died ~ aeg, family = "binomial")
+  error <- tryCatch(hdh_simulate(wrong, nodes, contract), hdh_error = identity)
+  expect_match(conditionMessage(error), "unknown column 'aeg'")
+  expect_false(grepl(tempdir(), conditionMessage(error), fixed = TRUE))
+})
+
+test_that("an analysis that is withheld is a warning, and the others stay", {
+  skip_without_hdh()
+  few <- lapply(nodes, function(rows) rows[1:8, ])
+  warned <- capture_warnings(result <- hdh_simulate(study, few, contract))
+  expect_match(warned, "has no result", all = FALSE)
+  expect_error(tidy(result$glm), "has no result", class = "hdh_error")
+})
+
+test_that("a plan says what a study costs", {
+  skip_without_hdh()
+  private <- hdh_glm(hdh_study("people", epsilon = 1), "m", died ~ age, family = "binomial")
+  plan <- hdh_plan(private, people = c(limoges = 300, lyon = 300, nice = 300), contract = contract)
+  expect_identical(plan$mode, "dp")
+  expect_output(print(plan), "limoges")
+})

@@ -1,0 +1,114 @@
+"""The cost of a simulated federation grows as the number of its nodes: what all nodes compute from
+the same public bytes is computed once in a process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from federation.secagg import aggregation, keys, participant, terms
+from federation.secagg.errors import SecaggError
+from nodes import secure_sum
+from tests.growth.test_results import exponent
+
+SIZES = [40, 80, 160]  # in rosters above 32 nodes, each has 12 neighbours
+
+
+def identity(name: str) -> bytes:
+    return hashlib.sha256(f"growth {name}".encode()).digest()
+
+
+def roster_of(n: int) -> tuple[tuple[str, bytes], ...]:
+    names = [f"n{n}-{i:03d}" for i in range(n)]
+    return tuple((name, keys.public_identity(identity(name))) for name in names)
+
+
+def summed(n: int) -> np.ndarray[Any, Any]:
+    """A secure sum of n vectors, in which each node reads the messages as they are sent."""
+    roster = roster_of(n)
+    agreed = [terms.agreed(f"growth {n}", roster, n - 2, 0, 3) for _ in roster]
+    nodes = dict(zip(dict(roster), agreed, strict=True))
+    states, adverts, dealt, masked = {}, {}, {}, {}
+    for name, node_terms in nodes.items():
+        states[name], advert = participant.advertise(node_terms, name, identity(name))
+        adverts[name] = advert.to_bytes()
+    for name in nodes:
+        read = {other: terms.advert_from(content) for other, content in adverts.items()}
+        states[name], dealt[name] = participant.deal(states[name], read)
+    routed = aggregation.route(agreed[0], dealt)
+    for name in nodes:
+        vector = np.ones(3, np.uint64)
+        states[name], masked[name] = participant.mask(states[name], dealt, routed[name], vector)
+    signed = {}
+    for name in nodes:
+        states[name], signed[name] = participant.sign_survivors(states[name], frozenset(nodes))
+    openings = {name: participant.unmask(states[name], signed)[1] for name in nodes}
+    of_all = {name: terms.advert_from(content) for name, content in adverts.items()}
+    return aggregation.open_sum(agreed[0], of_all, frozenset(dealt), masked, openings)
+
+
+def counts_of(n: int, patch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often a sum over n nodes does what costs processor time."""
+    memories: dict[str, Any] = {
+        "signatures verified": keys._is_valid,
+        "keys parsed": terms._parsed,
+        "terms made": terms.agreed,
+    }
+    secrets, real = [0], keys.shared
+
+    def shared(pair: keys.Pair, public: bytes) -> bytes:
+        secrets[0] += 1
+        return real(pair, public)
+
+    patch.setattr(keys, "shared", shared)
+    before = {name: function.cache_info().misses for name, function in memories.items()}
+    assert summed(n).tolist() == [n] * 3
+    patch.undo()
+    done = {name: f.cache_info().misses - before[name] for name, f in memories.items()}
+    return {**done, "secrets agreed": secrets[0]}
+
+
+def test_a_secure_sum_verifies_parses_and_agrees_as_often_a_node_whatever_their_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = [counts_of(n, monkeypatch) for n in SIZES]
+    assert {each["terms made"] for each in counted} == {1}
+    for name in ("signatures verified", "keys parsed", "secrets agreed"):
+        assert exponent(SIZES, [each[name] for each in counted]) < 1.1, name
+    assert counted[-1]["signatures verified"] <= 2 * SIZES[-1]  # of keys, and of survivors
+
+
+@pytest.mark.parametrize("change", ["signature", "content", "public", "length"])
+def test_a_verification_that_was_kept_holds_for_its_bytes_alone(change: str) -> None:
+    public, content = keys.public_identity(identity("a")), b"content"
+    values = [public, keys.sign(identity("a"), content), content]
+    assert keys.is_signed(*values) and keys.is_signed(*values)
+    changed = {
+        "signature": [public, keys.sign(identity("b"), content), content],
+        "content": [public, values[1], b"other"],
+        "public": [keys.public_identity(identity("b")), values[1], content],
+        "length": [public, values[1] + b"\0", content],
+    }[change]
+    assert not keys.is_signed(*changed)
+    assert not keys.is_signed(*changed)  # a refusal that was kept is still a refusal
+    assert keys.is_signed(*values)
+
+
+@pytest.mark.parametrize("content", [b"not json", b'{"a": 1}', b'["\\u0007"]', b"[1]"])
+def test_a_list_of_names_that_is_none_is_refused_each_time(content: bytes) -> None:
+    for _ in range(2):
+        with pytest.raises(SecaggError):
+            secure_sum._names({secure_sum.LIST: content})
+
+
+def test_a_list_of_names_is_parsed_once_for_all_nodes_of_a_process() -> None:
+    before = secure_sum._parsed_names.cache_info().misses
+    lists: Sequence[list[str]] = [
+        secure_sum._names({secure_sum.LIST: b'["growth a", "growth b"]'}) for _ in range(5)
+    ]
+    assert all(names == ["growth a", "growth b"] for names in lists)
+    assert secure_sum._parsed_names.cache_info().misses == before + 1
