@@ -103,8 +103,8 @@ def test_the_hub_keeps_the_last_entry_of_a_nodes_audit_log_once_a_day(
         """What the hub has written down so far."""
         digest = f"{seq:064d}" if seq else ""
         nodes._greet("lyon", hub_pb2.Hello(version="1", audit_seq=seq, audit_hash=digest))
-        kept = audit.entries(hub.audit)
-        return [(entry["entry"], entry["sha256"]) for entry in kept]
+        entries = audit.entries(hub.audit)
+        return [(entry["entry"], entry["sha256"]) for entry in entries]
 
     assert greet_with(0) == []  # a node of an earlier version
     assert greet_with(7) == greet_with(9) == [(7, f"{7:064d}")]

@@ -147,8 +147,8 @@ def test_former_files_that_are_kept_elsewhere_leave_a_chain_that_holds(long: Pat
 
 def test_a_file_that_is_missing_in_the_middle_or_changed_is_told(long: Path) -> None:
     _, second, *_ = audit.files(long)
-    kept = second.read_bytes()
-    second.write_bytes(kept.replace(b'"number":', b'"nummer":', 1))
+    content = second.read_bytes()
+    second.write_bytes(content.replace(b'"number":', b'"nummer":', 1))
     with pytest.raises(errors.LedgerError, match="was changed or is missing"):
         audit.verify(long)
     second.unlink()
