@@ -37,7 +37,7 @@ policy:
   # analyses: [cox, crosstab, describe, fedavg, glm, kaplan_meier, piecewise_exponential]
   # Networks, analyses and strategies that do not come with hdh, with their hash from
   # `hdh extensions`, or `any`; left out: none.
-  # extensions: {{networks.residual: 64 digits}}
+  # extensions: {{networks.residual: any}}
   # coordinators: [name]    # left out: any coordinator that the hub has enrolled
   # coordinator_keys: {{name: 64 digits of `hdh study identity` there}}
   # References known here, with their last day; left out: the reference in the study is accepted.
