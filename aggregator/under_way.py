@@ -94,6 +94,6 @@ class UnderWay:
     def keep_only(self, numbers: Collection[int]) -> None:
         """Forgets the studies that have ended."""
         reads: tuple[dict[int, Any], ...] = (self.needs, self.contracts, self.runs)
-        for under_way in reads:
-            for number in set(under_way) - set(numbers):
-                under_way.pop(number, None)
+        for by_number in reads:
+            for number in set(by_number) - set(numbers):
+                by_number.pop(number, None)

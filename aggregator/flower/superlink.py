@@ -302,8 +302,8 @@ class Signers:
     keys uses up the look-ups of keys that are not known, and not those of enrolled nodes."""
 
     registered: Callable[[bytes], Any]
-    looked_up: dict[bytes, float] = field(default_factory=dict)  # registered keys: until when
-    unknown: dict[bytes, float] = field(default_factory=dict)
+    registered_until: dict[bytes, float] = field(default_factory=dict)  # by key
+    refused_until: dict[bytes, float] = field(default_factory=dict)
     look_ups: tuple[float, float] = (float(LOOK_UPS_PER_S), 0.0)  # left, since when
 
     def __call__(self, headers: Mapping[bytes, bytes]) -> bool:
@@ -327,19 +327,19 @@ class Signers:
         if len(public_key) >= LARGEST_KEY:
             return False
         moment = time.monotonic()
-        if self.looked_up.get(public_key, 0.0) > moment:
+        if self.registered_until.get(public_key, 0.0) > moment:
             return True
-        if self.unknown.get(public_key, 0.0) > moment:
+        if self.refused_until.get(public_key, 0.0) > moment:
             return False
-        if public_key not in self.looked_up and not self._may_look_up(moment):
+        if public_key not in self.registered_until and not self._may_look_up(moment):
             return False
         if self.registered(public_key) is not None:
-            self.looked_up[public_key] = moment + KEY_S
+            self.registered_until[public_key] = moment + KEY_S
             return True
-        self.looked_up.pop(public_key, None)
-        if len(self.unknown) >= MAX_UNKNOWN:
-            self.unknown.clear()
-        self.unknown[public_key] = moment + KEY_S
+        self.registered_until.pop(public_key, None)
+        if len(self.refused_until) >= MAX_UNKNOWN:
+            self.refused_until.clear()
+        self.refused_until[public_key] = moment + KEY_S
         return False
 
     def _may_look_up(self, moment: float) -> bool:

@@ -77,18 +77,18 @@ def test_a_hub_whose_authority_is_kept_elsewhere_serves_and_enrols_nobody(tmp_pa
     with hub_services.running(tmp_path / "hub") as service:
         ana = enrolled(service, tmp_path / "ana", "ana")
         key = service.hub.pki / "ca.key"
-        moved_key = key.rename(tmp_path / "ca.key")
+        elsewhere = key.rename(tmp_path / "ca.key")
         assert listed(ana)
-        with pytest.raises(errors.SetupError, match="is moved_key elsewhere"):
+        with pytest.raises(errors.SetupError, match="is kept elsewhere"):
             enrolled(service, tmp_path / "bob", "bob")
         folder = tmp_path / "old"
         folder.mkdir()
-        moved_key.rename(key)
+        elsewhere.rename(key)
         old = keys(service, folder, "old", 10)
-        key.rename(moved_key)
+        key.rename(elsewhere)
         assert listed(old)  # it is renewed when the key is there again
         assert credentials.days_left((old / "own.crt").read_bytes()) < 11
-        moved_key.rename(key)
+        elsewhere.rename(key)
         assert listed(old)
         assert credentials.days_left((old / "own.crt").read_bytes()) > 300
 
@@ -110,11 +110,11 @@ def test_the_key_of_an_authority_is_encrypted_and_not_told_to_other_processes(
 def test_a_refused_enrolment_leaves_the_invitation_valid(tmp_path: Path) -> None:
     with hub_services.running(tmp_path / "hub") as service:
         key = service.hub.pki / "ca.key"
-        moved_key = key.rename(tmp_path / "ca.key")
+        elsewhere = key.rename(tmp_path / "ca.key")
         invited = enrolment.invite(service.hub, service.scheduler.engine, "zoe", "coordinator", 1.0)
         for attempt in range(2):
             if attempt:
-                moved_key.rename(key)
+                elsewhere.rename(key)
             request = hub_pb2.EnrolRequest(
                 secret=invited.secret,
                 csr=credentials.request(_new_key()),

@@ -272,7 +272,7 @@ def test_headers_of_flowers_client_are_those_of_a_registered_key_and_of_no_other
 def test_a_key_larger_than_any_is_of_nobody_and_is_not_kept() -> None:
     signer = Signers(lambda public_key: 7)
     assert not signer._is_registered(b"x" * 1000)
-    assert not signer.looked_up and not signer.unknown
+    assert not signer.registered_until and not signer.refused_until
 
 
 def test_whoever_invents_keys_uses_up_no_look_up_of_an_enrolled_node(
@@ -291,7 +291,7 @@ def test_whoever_invents_keys_uses_up_no_look_up_of_an_enrolled_node(
     for i in range(20_000):
         assert not signer._is_registered(b"%d" % i)
     assert len(looked_up) <= 1 + superlink.LOOK_UPS_PER_S
-    assert len(signer.unknown) <= superlink.MAX_UNKNOWN
+    assert len(signer.refused_until) <= superlink.MAX_UNKNOWN
     now[0] += superlink.KEY_S + 0.001
     looked_up.clear()
     for i in range(1000):
