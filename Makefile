@@ -10,12 +10,12 @@ help:
 $(BASE): pyproject.toml constraints.txt
 	@echo "Making the environment in .venv (a minute or two, once)"
 	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv; $(PYTHON) -m pip install --quiet --user virtualenv 2>/dev/null || $(PYTHON) -m pip install --quiet --break-system-packages virtualenv; $(PYTHON) -m virtualenv --quiet .venv; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,simulation]'
 	@touch $(BASE)
 
 $(DONE): $(BASE)
 	@echo "Adding torch, Ray and what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,files,postgres,ray,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,dicom,files,postgres,ray,simulation,test]'
 	@touch $(DONE)
 
 install: $(DONE) ## make the environment in .venv
@@ -51,6 +51,9 @@ luck: $(DONE) ## the tests of one process with other noise, for tests that pass 
 soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after the other
 	$(BIN)/python -m benchmarks.soak
 
+chaos: $(DONE) ## a hundred SIGKILLs over every process of a federation, and a node stopped for a minute
+	$(BIN)/python -m benchmarks.chaos
+
 gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
 	@$(BIN)/python -m simulations.pilots.gallery
 
@@ -58,8 +61,20 @@ proto: $(DONE) ## make the code of federation/rpc from its .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. federation/rpc/exchange.proto
 
+translations: $(DONE) ## bring the French texts up to date with the code, and compile them
+	@$(BIN)/python -m tests.catalogue
+
 bundle: $(DONE) ## make aggregator/bundle.fab, whose hash nodes/flower/client.py knows
 	$(BIN)/python -c "from pathlib import Path; from flwr.cli.build import build_fab_from_disk as build; Path('aggregator/bundle.fab').write_bytes(build(Path('aggregator/bundle')))"
+
+lock: $(DONE) ## write deploy/locked.txt, the versions and hashes of the offline bundle, from constraints.txt
+	$(BIN)/python -m deploy.dist --lock
+
+dist: $(DONE) ## the wheel, the offline bundle and their checksums, in dist/ (docs/install.md)
+	$(BIN)/python -m deploy.dist
+
+dist-test: $(DONE) ## install the bundle of `make dist` for each role and Python of this machine, with the network cut
+	$(BIN)/pytest -m '' tests/flow/test_packaging.py
 
 audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose
 	$(BIN)/python -m tests.privacy.audit
@@ -74,4 +89,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check test luck oracle bench slow soak gallery proto bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench slow soak chaos gallery proto translations bundle federation audit format clean

@@ -23,7 +23,7 @@ from aggregator.planning import Planner
 from aggregator.rounds import check_secure_sum
 from aggregator.scheduler import Scheduler, seconds_left
 from aggregator.serving import Caller, Gate, Kind, Pools, Route, Servers
-from federation import __version__, credentials, errors
+from federation import __version__, audit, credentials, errors
 from federation import contract as contracts
 from federation import study as studies
 from federation.client import CLOCK_S, MAX_WAIT_S
@@ -87,6 +87,7 @@ class Nodes:
     def __init__(self, scheduler: Scheduler, gate: Gate) -> None:
         self.scheduler, self.gate = scheduler, gate
         self.greetings: dict[str, asyncio.Lock] = {}
+        self.anchors: dict[str, tuple[str, int]] = {}  # by node: day, and number of the entry
 
     async def Watch(self, request: hub_pb2.Hello, caller: Caller) -> AsyncIterator[hub_pb2.Notice]:
         scheduler, node, run = self.scheduler, caller.party.name, self.gate.pools.run
@@ -124,6 +125,21 @@ class Nodes:
             }
             holdings.setdefault(holding.dataset, []).append(held)
         database.seen(self.scheduler.engine, node, time.time(), request.version, holdings)
+        self._anchor(node, request.audit_seq, request.audit_hash)
+
+    def _anchor(self, node: str, seq: int, digest: str) -> None:
+        """Writes down the last entry of a node's audit log, once a day, so that nobody can change
+        what came before it, nor remove it unseen."""
+        day, last = self.anchors.get(node, ("", 0))
+        today = datetime.now(UTC).date().isoformat()
+        if seq < last:
+            log.error(
+                "node %s: its audit log has lost entries: it had %d, and has %d", node, last, seq
+            )
+        if digest and (day != today or seq < last):
+            audit.write(self.scheduler.hub.audit, "anchored", node=node, entry=seq, sha256=digest)
+            day = today
+        self.anchors[node] = (day, seq)
 
     def _first_notices(self, node: str, request: hub_pb2.Hello) -> list[hub_pb2.Notice]:
         scheduler = self.scheduler

@@ -20,12 +20,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, child_process, database, doorkeeper, metrics, settings
+from aggregator import api, child_process, database, doorkeeper, metrics, pki, settings
 from aggregator.flower.control import Control
 from aggregator.planning import Planner
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
-from federation import __version__, audit, credentials, errors, lock, logs, loopback
+from federation import __version__, audit, credentials, errors, lock, logs, loopback, notices
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
@@ -45,7 +45,14 @@ def run(hub: HubSettings, *, log_format: str = "text") -> None:
     # This process opens connections to its own children only.
     for proxy in set(os.environ) - loopback.without_proxies(os.environ).keys():
         del os.environ[proxy]
-    logs.start(hub.folder / "logs" / "hub.log", log_format, megabytes=hub.file.log_megabytes)
+    logs.start(
+        hub.folder / "logs" / "hub.log",
+        log_format,
+        megabytes=hub.file.log_megabytes,
+        service="hdh-hub",
+        syslog=hub.file.syslog,
+        collector=hub.file.otlp,
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -62,6 +69,7 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
     planner = Planner()
     doorkeeper.allow_files()
     served = api.servers(scheduler, planner)
+    notifier = notices.start(hub.notify, hub.file.hosts[0], hub.audit, stop, is_hub=True)
     audit.write(hub.audit, "hub started", version=__version__)
     try:
         children.start()
@@ -69,7 +77,7 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
         analyses.preload()
         children.wait_until_up(stop)
         served.start()
-        metrics.serve(hub.file.metrics, scheduler)
+        metrics.serve(hub.file.metrics, scheduler, notifier)
         log.info(
             "hub (hdh %s) is up: nodes' rounds %s, API %s, enrolment %s",
             __version__,
@@ -229,8 +237,9 @@ def environment(folder: Path) -> dict[str, str]:
         )
     )
     home = str(Path(aggregator.__file__).parent.parent)
+    inherited = {name: value for name, value in os.environ.items() if name != pki.PASSWORD}
     return {
-        **loopback.without_proxies(os.environ),  # the children connect to this machine only
+        **loopback.without_proxies(inherited),  # the children connect to this machine only
         **QUIET,
         "PATH": path,
         "FLWR_HOME": str(folder),

@@ -41,6 +41,8 @@ class Linkage:
     crossing: frozenset[str] = frozenset()
 
 
+TABLES = ("linkage", "linkage_steps", "corrected")  # that `added` puts into a result
+COUNTS = ("linked", "linked_share", "expected_false")
 PROTECTED = {
     "on": (
         "the links are by an identifier, so adding or removing one person changes one linked row"

@@ -11,13 +11,14 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from aggregator import database
 from aggregator.scheduler import Scheduler
 from federation import __version__, credentials, errors
+from federation.notices import Notifier
 
 
 class Numbers:
     """The metrics, counted again at each request."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Scheduler, notifier: Notifier | None = None) -> None:
+        self.scheduler, self.notifier = scheduler, notifier
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("hdh_hub", "The hub's version", {"version": __version__})
@@ -25,7 +26,7 @@ class Numbers:
         state_column = database.studies.c.state
         by_state = sa.select(state_column, sa.func.count()).group_by(state_column)
         with self.scheduler.engine.connect() as connection:
-            counts: dict[str, int] = dict(connection.execute(by_state).tuples().all())
+            counts = {str(row[0]): int(row[1]) for row in connection.execute(by_state)}
         for state in database.STATES:
             studies.add_metric([state], counts.get(state, 0))
         yield studies
@@ -47,12 +48,21 @@ class Numbers:
             "Days until the hub's server certificate expires",
             credentials.days_left(server),
         )
+        yield self._notices()
+
+    def _notices(self) -> Metric:
+        failing = GaugeMetricFamily(
+            "hdh_notices_failing", "1 if the last notices were not taken", labels=["channel"]
+        )
+        for channel, is_failing in (self.notifier.failing if self.notifier else {}).items():
+            failing.add_metric([channel], int(is_failing))
+        return failing
 
 
-def serve(address: str, scheduler: Scheduler) -> None:
+def serve(address: str, scheduler: Scheduler, notifier: Notifier | None = None) -> None:
     host, port = credentials.address(address)
     numbers = CollectorRegistry()
-    numbers.register(Numbers(scheduler))
+    numbers.register(Numbers(scheduler, notifier))
     try:
         start_http_server(port, addr=host, registry=numbers)
     except OSError as reason:

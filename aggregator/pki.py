@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation import credentials, errors
 
 AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
+PASSWORD = "HDH_AUTHORITY_PASSWORD"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the addresses between the hub's own processes
 # Certificates are valid from yesterday on, in case a node's clock is slow.
 EARLIER = timedelta(days=1)
@@ -23,7 +24,7 @@ EARLIER = timedelta(days=1)
 
 def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
     """Writes ca.crt, ca.key, and a server certificate for the names or addresses in `hosts`. Only
-    the owner can read the keys."""
+    the owner can read the keys; ca.key is encrypted if PASSWORD is in the environment."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
@@ -31,11 +32,23 @@ def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DA
         x509.BasicConstraints(ca=True, path_length=0), critical=True
     )
     builder = builder.add_extension(_usage(signs=True), critical=True)
-    credentials.write_secret(folder / "ca.key", credentials.private_pem(key))
+    credentials.write_secret(folder / "ca.key", _protected(key))
     (folder / "ca.crt").write_bytes(
         builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
     )
     renew_server(folder, hosts, days=days)
+
+
+def renew_authority(folder: Path, hosts: list[str]) -> Path:
+    """Puts a new authority in the place of the present one, whose certificate stays under `former`
+    for the receipts that it vouches for. No certificate of the former one counts any more. Returns
+    where its certificate is."""
+    _authority(folder)  # only who has its key may replace it
+    former = folder / "former" / f"ca-{fingerprint(folder).hex()[:12]}.crt"
+    former.parent.mkdir(mode=0o700, exist_ok=True)
+    former.write_bytes((folder / "ca.crt").read_bytes())
+    make_authority(folder, hosts)
+    return former
 
 
 def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
@@ -123,7 +136,37 @@ def _leaf(
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    return certificate, credentials.private_key((folder / "ca.key").read_bytes())
+    return certificate, _authority_key(folder / "ca.key")
+
+
+def _protected(key: ec.EllipticCurvePrivateKey) -> bytes:
+    password = os.environ.get(PASSWORD)
+    if not password:
+        return credentials.private_pem(key)
+    encryption = serialization.BestAvailableEncryption(password.encode())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
+    )
+
+
+def _authority_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """SetupError if the key is kept elsewhere, or is encrypted under another password."""
+    if not path.exists():
+        raise errors.SetupError(
+            "the key of the hub's authority is kept elsewhere, so nobody is enrolled or renewed "
+            "now: ask the hub's operator to bring it, and try again"
+        )
+    content = path.read_bytes()
+    password = os.environ.get(PASSWORD, "").encode() if b"ENCRYPTED" in content else None
+    try:
+        key = serialization.load_pem_private_key(content, password)
+    except (ValueError, TypeError):  # a wrong password; none
+        raise errors.SetupError(
+            f"the key of the hub's authority cannot be opened: start the hub with {PASSWORD} in "
+            "its environment, or correct it"
+        ) from None
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
 
 
 def _signed(builder: x509.CertificateBuilder, folder: Path) -> bytes:

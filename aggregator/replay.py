@@ -2,7 +2,9 @@
 
 It catches a hub that chose a state, a total or a result. The nodes have signed their replies
 together with the queries, their rounds and their phases, so the hub cannot show other states than
-those that it asked at. Without a secure sum each node has also signed its part of every total.
+those that it asked at. Without a secure sum each node has also signed its part of every total. Of a
+linked study the helper signs the parts, each with the name of the left holder whose people it is
+about; what the helper tells of the link itself is its word, and follows from no sum.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +21,11 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from aggregator import release, rounds, transcript
+from aggregator import linkage, release, rounds, transcript
 from aggregator.transcript import Round, Transcript
 from federation import codec, errors, receipts
 from federation import study as studies
-from federation.messages import PHASES, Query, Reply, State
+from federation.messages import LINK_PHASES, PHASES, Query, Reply, State
 from federation.study import Study
 from strategies import registry
 
@@ -36,13 +39,16 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
     follows. The receipt itself is checked by `receipts.verify`."""
     receipt = document.get("receipt") or {}
     if not receipt.get("transcript"):
-        return [f"the receipt names no transcript: {_why_none(receipt)}"]
+        return [
+            "the receipt names no transcript: only exact studies without training have one, at a "
+            "hub of this version"
+        ]
     try:
         if transcript.digest(path) != receipt["transcript"]:
             return [f"{path.name} is not the transcript whose hash the hub has signed"]
         transcript_ = transcript.read(path)
         study = studies.parse(receipt["study"])
-        nodes = _nodes(receipt)
+        nodes = _nodes(receipt, transcript_, study)
         return [
             *_binding(transcript_, receipt, study),
             *_steps(document, transcript_, study, nodes),
@@ -53,22 +59,11 @@ def verify(document: Mapping[str, Any], path: Path) -> Sequence[str]:
         return [f"{path.name} cannot be replayed ({type(reason).__name__})"]
 
 
-def _why_none(receipt: Mapping[str, Any]) -> str:
-    try:
-        is_linked = studies.parse(str(receipt.get("study"))).link is not None
-    except errors.StudyError:
-        is_linked = False
-    if is_linked:
-        return (
-            "a linked study has none, because its helper answers under the names of the left "
-            "holders, and a transcript ties each part to the node of its name that has signed it; "
-            "verify the receipt without --replay, and each party's answers with its --audit"
-        )
-    return "only exact studies without training have one, at a hub of this version"
-
-
-def _nodes(receipt: Mapping[str, Any]) -> list[str]:
-    return sorted(map(str, receipt["nodes"]))
+def _nodes(receipt: Mapping[str, Any], transcript_: Transcript, study: Study) -> list[str]:
+    """The names under which parts were asked for: of a linked study, the left holders."""
+    if study.link is None or not transcript_.rounds:
+        return sorted(map(str, receipt["nodes"]))
+    return sorted(transcript_.rounds[0].query.nodes)
 
 
 # -- what the nodes signed
@@ -77,23 +72,27 @@ def _binding(transcript_: Transcript, receipt: Mapping[str, Any], study: Study) 
     run = receipt["run"]
     if transcript_.contract.hash != run["contract_hash"]:
         yield "the contract of the transcript is not the one of the run"
-    asked = {round_.query.round: round_.query for round_ in transcript_.rounds}
+    if len(transcript_.attempts) > 1 and study.link is None:
+        yield "it shows several attempts, which only a linked study has"
     for content in transcript_.pushed.values():
         query = codec.query_from_bytes(content)
-        if query.study.hash != study.hash or not _asks_the_same(query, asked.get(query.round)):
+        shown = (each.query for each in transcript_.rounds if each.query.round == query.round)
+        if query.study.hash != study.hash or not any(_asks_the_same(query, q) for q in shown):
             yield f"round {query.round}: a query on the wire is not the one of the round"
     summed = study.privacy.secure_sum is not None
     for node, record in receipt["nodes"].items():
-        yield from (
-            _of_phases(node, record, transcript_)
-            if summed
-            else _of_parts(node, record, transcript_)
-        )
+        if summed:
+            yield from _of_phases(node, record, transcript_)
+        else:
+            at_states = [reply for reply in record["replies"] if reply["phase"] not in LINK_PHASES]
+            yield from _unshown_queries(node, at_states, transcript_)
+    if not summed:
+        yield from _unsigned_parts(receipt, transcript_, study)
 
 
-def _asks_the_same(query: Query, asked: Query | None) -> bool:
+def _asks_the_same(query: Query, asked: Query) -> bool:
     """Whether a query on the wire asks at the states of the round; under a secure sum, at some."""
-    if asked is None or not query.states.keys() <= asked.states.keys():
+    if not query.states.keys() <= asked.states.keys():
         return False
     return all(_is_same(state, asked.states[task], 0.0) for task, state in query.states.items())
 
@@ -103,8 +102,10 @@ def _of_phases(node: str, record: Mapping[str, Any], transcript_: Transcript) ->
     not have. The node has signed round and phase, so a query of a hidden sum cannot take the place
     that a lost node leaves in another."""
     possible = {(round_.query.round, phase) for round_ in transcript_.rounds for phase in PHASES}
-    for (number, phase), count in Counter(map(_label, record["replies"])).items():
-        if count > 1 or (number, phase) not in possible:
+    replies = [reply for reply in record["replies"] if reply["phase"] not in LINK_PHASES]
+    labels = Counter((*_label(reply), reply["left"]) for reply in replies)
+    for (number, phase, _), count in labels.items():
+        if count > len(transcript_.attempts) or (number, phase) not in possible:
             yield f"{node}: it answered more queries of round {number} than a secure sum has"
     at_states = [reply for reply in record["replies"] if reply["phase"] in transcript.AT_STATES]
     yield from _unshown_queries(node, at_states, transcript_)
@@ -119,15 +120,22 @@ def _label_of(query: Query) -> tuple[int, str]:
     return asked.round, asked.phase
 
 
-def _of_parts(node: str, record: Mapping[str, Any], transcript_: Transcript) -> Iterator[str]:
-    """Without a secure sum each query carries states."""
-    yield from _unshown_queries(node, record["replies"], transcript_)
-    signed = {reply["reply"] for reply in record["replies"]}
+def _unsigned_parts(
+    receipt: Mapping[str, Any], transcript_: Transcript, study: Study
+) -> Iterator[str]:
+    """The parts that the node of their name has not signed, or for a left holder the helper."""
+    helper = study.link.helper if study.link else ""
+    signed = {
+        (reply["left"] or node, reply["reply"])
+        for node, record in receipt["nodes"].items()
+        for reply in record["replies"]
+        if reply["left"] == "" or node == helper
+    }
     for round_ in transcript_.rounds:
         for reply in round_.replies:
             shown = receipts.digest(codec.reply_to_bytes(transcript.plain(reply)))
-            if reply.node == node and shown not in signed:
-                yield f"{node}: the part of round {reply.round} is not the one that it signed"
+            if (reply.node, shown) not in signed:
+                yield f"{reply.node}: the part of round {reply.round} is not the one that it signed"
 
 
 def _unshown_queries(
@@ -146,6 +154,10 @@ class _DiffersError(Exception):
     """A query of the replay is not the one that the transcript shows."""
 
 
+class _EndedError(_DiffersError):
+    """The transcript shows no further query."""
+
+
 @dataclass
 class _Player:
     """An `ask` that answers the round loop with the recorded replies, as long as the loop asks what
@@ -156,7 +168,7 @@ class _Player:
 
     def ask(self, query: Query) -> Sequence[Reply]:
         if self.place >= len(self.shown):
-            raise _DiffersError(f"round {query.round}: it follows, and is not shown")
+            raise _EndedError(f"round {query.round}: it follows, and is not shown")
         round_ = self.shown[self.place]
         self.place += 1
         if round_.query.round != query.round or round_.query.states.keys() != query.states.keys():
@@ -191,21 +203,35 @@ def _steps(
     document: Mapping[str, Any], transcript_: Transcript, study: Study, nodes: Sequence[str]
 ) -> Iterator[str]:
     registry.preload(study.runs)
-    player = _Player(transcript_.rounds)
+    player = _Player(transcript_.attempts[-1])
     try:
+        for lost in transcript_.attempts[:-1]:  # it may end in any round, at no other states
+            with suppress(_EndedError):
+                rounds.run(study, transcript_.contract, _Player(lost).ask, nodes)
         outcome = rounds.run(study, transcript_.contract, player.ask, nodes)
     except _DiffersError as reason:
         yield str(reason)
         return
-    if player.place < len(transcript_.rounds):
-        yield f"round {transcript_.rounds[player.place].query.round}: the study had ended before it"
+    if player.place < len(player.shown):
+        yield f"round {player.shown[player.place].query.round}: the study had ended before it"
     now = datetime.now(UTC)
     replayed = release.clear(outcome, started=now, finished=now, engine="flower")
     for name, analysis in replayed.analyses.items():
         released = document["analyses"].get(name) or {}
         follows = analysis.model_dump(mode="json")
-        if not all(_is_equal(follows[key], released.get(key)) for key in ("tables", "n", "status")):
+        of_sums = _of_sums(released) if study.link else released
+        if not all(_is_equal(follows[key], of_sums.get(key)) for key in ("tables", "n", "status")):
             yield f"{name}: the released result is not the one that follows from the sums"
+
+
+def _of_sums(released: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A result without what the helper tells of the link."""
+    tables, n = released.get("tables") or {}, released.get("n") or {}
+    return {
+        **released,
+        "tables": {name: rows for name, rows in tables.items() if name not in linkage.TABLES},
+        "n": {name: count for name, count in n.items() if name not in linkage.COUNTS},
+    }
 
 
 def _is_equal(value: Any, other: Any) -> bool:

@@ -104,6 +104,13 @@ class Scheduler:
         nodes = [each.node for each in database.decided(self.engine, submitted.number)]
         return self._ticket_with(submitted, nodes)
 
+    def _run(self, submitted: Submitted) -> str:
+        """The digest of a study's ticket, which a node may ask for as often as it likes."""
+        digest = self.under_way.runs.get(submitted.number)
+        if digest is None:
+            digest = self.under_way.runs[submitted.number] = self.ticket(submitted).digest
+        return digest
+
     def _ticket_with(self, submitted: Submitted, nodes: Sequence[str]) -> RunTicket:
         return ticket(
             credentials.authority_id((self.hub.pki / "ca.crt").read_bytes()),
@@ -149,7 +156,7 @@ class Scheduler:
             return
         _check_signed(node, decision)
         for submitted in database.in_states(self.engine, "waiting", "running"):
-            if self.ticket(submitted).digest == decision.run:
+            if self._run(submitted) == decision.run:
                 self._store_decision(submitted, node, decision)
         self.news.set()
 
@@ -598,7 +605,7 @@ class Scheduler:
         """Of the runs that a node keeps open, those that are not open here: it may have been
         offline when they ended."""
         under_way = database.in_states(self.engine, "waiting", "running")
-        is_open = {self.ticket(submitted).digest for submitted in under_way}
+        is_open = {self._run(submitted) for submitted in under_way}
         return [run for run in runs if run not in is_open]
 
     def witness(self, node: str) -> LedgerHead:

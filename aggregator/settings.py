@@ -13,8 +13,9 @@ import yaml
 
 from aggregator import database as databases
 from aggregator import pki
-from federation import audit, credentials, errors, yaml_source
+from federation import audit, credentials, errors, logs, yaml_source
 from federation.contract import Frozen
+from federation.notices import Notify
 
 FILE = "hub.yaml"
 _ADDRESS = r"^.+:\d{1,5}$"
@@ -36,7 +37,10 @@ class HubFile(Frozen):
 
     `parcel_gigabytes`, `parcel_gigabytes_per_node`: sealed messages of a link that may lie here at
     one time, of a study, and of a node in a study. `transcript_days`: how long the transcript of a
-    released result is kept."""
+    released result is kept.
+
+    `syslog`: a socket or HOST:PORT, and `otlp`: the URL of a collector, that get the log too.
+    `notify`: who is told by webhook or email what happens to studies."""
 
     hosts: tuple[str, ...] = pydantic.Field(min_length=1)
     fleet: str = pydantic.Field("0.0.0.0:8443", pattern=_ADDRESS)
@@ -57,6 +61,9 @@ class HubFile(Frozen):
     parcel_gigabytes: float = pydantic.Field(2.0, gt=0)
     parcel_gigabytes_per_node: float = pydantic.Field(1.0, gt=0)
     transcript_days: float = pydantic.Field(365.0, ge=0)
+    syslog: str = pydantic.Field("", pattern=rf"{logs.SYSLOG}|^$")
+    otlp: str = pydantic.Field("", pattern=rf"{logs.OTLP}|^$")
+    notify: Notify | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,10 @@ class HubSettings:
     @property
     def audit(self) -> Path:
         return self.folder / "audit.jsonl"
+
+    @property
+    def notify(self) -> Notify | None:
+        return self.file.notify.under(self.folder) if self.file.notify else None
 
     @property
     def database(self) -> str:

@@ -43,21 +43,26 @@ class Round:
 
 @dataclass(frozen=True)
 class Transcript:
-    """`pushed`: the bytes of each query on the wire, by the digest that a node signs with its
-    reply: of the nonce and the query."""
+    """`attempts`: the rounds of each, of which a linked study may have several. `pushed`: the bytes
+    of each query on the wire, by the digest that a node signs with its reply: of the nonce and the
+    query."""
 
     contract: Contract
-    rounds: tuple[Round, ...]
+    attempts: tuple[tuple[Round, ...], ...]
     pushed: Mapping[str, bytes]
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """Those of all attempts."""
+        return tuple(round_ for rounds in self.attempts for round_ in rounds)
 
 
 def is_kept(study: Study) -> bool:
-    """Whether the hub keeps a transcript of this study. A linked study has none: its helper answers
-    under the names of the left holders, and a replay ties each part to its node's signature."""
+    """Whether the hub keeps a transcript of this study."""
     tolerant = any(
         registry.analysis(entry.run).TRAITS.tolerant for entry in study.analyses.values()
     )
-    return study.privacy.mode == "exact" and not tolerant and study.link is None
+    return study.privacy.mode == "exact" and not tolerant
 
 
 # -- writing
@@ -70,6 +75,10 @@ class Recorder:
     def begin(self, contract: Contract) -> None:
         self.path.unlink(missing_ok=True)
         self._write({"kind": "head", "version": VERSION, "contract": contract.canonical()})
+
+    def begin_attempt(self) -> None:
+        """The rounds that follow begin anew, as after a party of a link was lost."""
+        self._write({"kind": "attempt"})
 
     def asking(self, ask: Ask) -> Ask:
         """`ask`, whose queries and replies are recorded."""
@@ -148,9 +157,19 @@ def read(path: Path) -> Transcript:
             raise ValueError("not a transcript of this version")
         return Transcript(
             contracts.parse(entries[0]["contract"]),
-            tuple(_round(entry) for entry in entries if entry["kind"] == "round"),
+            _attempts(entries),
             dict(_pushed(entry) for entry in entries if entry["kind"] == "push"),
         )
+
+
+def _attempts(entries: Sequence[Entry]) -> tuple[tuple[Round, ...], ...]:
+    attempts: list[list[Round]] = [[]]
+    for entry in entries:
+        if entry["kind"] == "attempt" and attempts[-1]:
+            attempts.append([])
+        elif entry["kind"] == "round":
+            attempts[-1].append(_round(entry))
+    return tuple(map(tuple, attempts))
 
 
 def _pushed(entry: Entry) -> tuple[str, bytes]:

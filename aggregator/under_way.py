@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -74,6 +75,7 @@ class UnderWay:
     engine: sa.Engine
     needs: dict[int, Requirements] = field(default_factory=dict)
     contracts: dict[int, Contracted] = field(default_factory=dict)
+    runs: dict[int, str] = field(default_factory=dict)  # digests of the tickets
 
     def requirements(self, number: int) -> Requirements:
         """InputError if this version cannot read the study."""
@@ -91,7 +93,7 @@ class UnderWay:
 
     def keep_only(self, numbers: Collection[int]) -> None:
         """Forgets the studies that have ended."""
-        ended = {*self.needs, *self.contracts} - set(numbers)
-        for number in ended:
-            self.needs.pop(number, None)
-            self.contracts.pop(number, None)
+        reads: tuple[dict[int, Any], ...] = (self.needs, self.contracts, self.runs)
+        for under_way in reads:
+            for number in set(under_way) - set(numbers):
+                under_way.pop(number, None)

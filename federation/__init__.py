@@ -4,9 +4,16 @@ The names of the Python interface load it when they are first used, so that the 
 light and knows nothing of what is above it."""
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if sys.platform == "win32":
+    raise ImportError(
+        "hdh-federation runs on Linux; on Windows, install it inside WSL 2 (`wsl --install`),"
+        " as docs/install.md describes"
+    )
 
 if TYPE_CHECKING:
     from federation.api.comparison import Comparison, compare

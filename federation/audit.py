@@ -3,6 +3,10 @@
 Every line is on the disk before `write` returns. A line that is changed, removed or inserted breaks
 the chain. Lines cut off at the end are detected by the witness, a file beside the log that holds
 the number and hash of the last entry.
+
+A log that has become long goes on in a new file, whose first entry continues the chain. The former
+file is named after its last entry, and may be kept elsewhere: the hub keeps the hashes that nodes
+have announced.
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from federation import errors, limits
 
@@ -24,6 +30,8 @@ MAX_ENTRY = 64 * 2**10  # bytes of the details of an entry
 MAX_TEXT = 2000  # characters of one of its texts
 MAX_ITEMS = 1000  # of one of its lists
 CHUNK = 2**16  # bytes, in which the end of a log is searched
+MAX_LOG = 64 * 2**20  # bytes of a file
+ROTATED = "rotated"  # the first entry of a file that continues another
 
 
 def write(path: Path, event: str, **details: Any) -> None:
@@ -32,24 +40,14 @@ def write(path: Path, event: str, **details: Any) -> None:
     `details` are JSON values. They must hold nothing that was read from a row. They may come from a
     peer, and are cleaned and cut: whatever is written can be read back."""
     try:
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with _locked(path) as file:
             last = _last(file)
-            entry = {
-                "seq": last["seq"] + 1,
-                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "event": event,
-                **_bounded(details),
-                "prev": last["hash"],
-            }
-            entry["hash"] = _digest(entry)
-            file.write(
-                json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-            )
-            file.flush()
-            os.fsync(file.fileno())
-            _witness(path).write_text(f"{entry['seq']} {entry['hash']}\n", encoding="ascii")
-        os.chmod(path, 0o600)
+            if file.seek(0, os.SEEK_END) < MAX_LOG:
+                _append(file, path, _entry(last, event, details))
+                os.chmod(path, 0o600)
+                return
+            _rotate(path, last)
+        write(path, event, **details)
     except OSError as reason:
         raise errors.SetupError(
             f"the audit log {path.name} cannot be written ({reason.strerror}), and nothing is "
@@ -57,10 +55,70 @@ def write(path: Path, event: str, **details: Any) -> None:
         ) from None
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """The file that the log is written to now, for this writer alone."""
+    while True:
+        with path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
+
+
+def _entry(last: Mapping[str, Any], event: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    entry = {
+        "seq": last["seq"] + 1,
+        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "event": event,
+        **_bounded(details),
+        "prev": last["hash"],
+    }
+    return {**entry, "hash": _digest(entry)}
+
+
+def _append(file: IO[bytes], path: Path, entry: Mapping[str, Any]) -> None:
+    file.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+    _witness(path).write_text(f"{entry['seq']} {entry['hash']}\n", encoding="ascii")
+
+
+def _rotate(path: Path, last: Mapping[str, Any]) -> None:
+    """Gives the file a name of its own, and puts a new one in its place, which goes on with the
+    chain. A crash leaves the one or the other there."""
+    former = path.with_name(f"{path.stem}-{last['seq']:012d}{path.suffix}")
+    new = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
+        former.unlink(missing_ok=True)  # of a crash before the replacement
+        os.link(path, former)
+        _append(file, path, _entry(last, ROTATED, {"former": former.name}))
+        os.replace(new, path)
+
+
+def files(path: Path) -> list[Path]:
+    """The files of a log that are here, the oldest first. After a crash in the middle of a rotation
+    the last one has two names."""
+    numbered = re.compile(rf"{re.escape(path.stem)}-\d{{12}}{re.escape(path.suffix)}")
+    former = [each for each in path.parent.glob(f"{path.stem}-*") if numbered.fullmatch(each.name)]
+    if not path.exists():
+        return sorted(former)
+    return [*(each for each in sorted(former) if not each.samefile(path)), path]
+
+
 def entries(path: Path) -> Iterator[Mapping[str, Any]]:
-    if path.exists():
-        with path.open(encoding="utf-8") as file:
+    for each in files(path):
+        with each.open(encoding="utf-8") as file:
             yield from map(_parse, (line for line in file if line.endswith("\n")))
+
+
+def head(path: Path) -> tuple[int, str]:
+    """The number and hash of the last entry."""
+    if not path.exists():
+        return 0, GENESIS
+    with _locked(path) as file:
+        last = _last(file)
+    return int(last["seq"]), str(last["hash"])
 
 
 def check_writable(path: Path) -> None:
@@ -69,9 +127,7 @@ def check_writable(path: Path) -> None:
     if not path.exists():
         return
     try:
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _last(file)
+        head(path)
     except OSError as reason:
         raise errors.SetupError(
             f"the audit log {path.name} cannot be written ({reason.strerror}); check the disk and "
@@ -83,9 +139,12 @@ def verify(path: Path) -> tuple[int, str]:
     """The number and hash of the last entry. LedgerError names the first entry that breaks the
     chain.
 
-    A last line that a crash left incomplete is no entry: `write` removes it."""
+    A last line that a crash left incomplete is no entry: `write` removes it. Where the oldest file
+    here continues another, the chain is verified from there on."""
     seq, previous = 0, GENESIS
     for entry in entries(path):
+        if not seq and entry.get("event") == ROTATED:
+            seq, previous = _continued(entry)
         body = {key: value for key, value in entry.items() if key != "hash"}
         if (
             entry.get("seq") != seq + 1
@@ -105,6 +164,12 @@ def verify(path: Path) -> tuple[int, str]:
                 "entries were cut off; compare with a backup"
             )
     return seq, previous
+
+
+def _continued(entry: Mapping[str, Any]) -> tuple[int, str]:
+    """The number and hash of the last entry of the file before, which is kept elsewhere."""
+    seq, previous = entry.get("seq"), entry.get("prev")
+    return (seq - 1, previous) if isinstance(seq, int) and isinstance(previous, str) else (0, "")
 
 
 def _bounded(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def connect(
             f"{party.folder}: a node is enrolled here, and nodes cannot submit studies; give the "
             "folder of a coordinator's keys"
         )
-    return Hub(party, credentials.channel(party), completed)
+    hub = Hub(party, credentials.channel(party), completed)
+    hub.renew_if_due()
+    return hub
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,16 @@ class Hub:
             request, drafted = self._drafted(stub, study, contract, 0.0, nodes, rehearsal=True)
             self._sign(request, replace(drafted, number=REHEARSAL))
             return _node_states(_admitted(stub.Plan(request, timeout=PLANNED_S)).nodes)
+
+    def renew_if_due(self) -> None:
+        """Renews this coordinator's certificate in its last two months. A hub that cannot be
+        reached now is asked at the next connection."""
+        import grpc
+
+        from federation.rpc import hub_pb2_grpc
+
+        with suppress(grpc.RpcError):
+            credentials.renew_if_due(self.party, hub_pb2_grpc.NodesStub(self.channel))
 
     def datasets(self) -> Sequence[Held]:
         """The datasets that the nodes hold, each with its contract. Those whose contract is missing

@@ -211,6 +211,14 @@ class Column(Frozen):
         return "string" if self.type == "code" else self.type
 
     @property
+    def is_whole(self) -> bool:
+        return self.type == "integer"
+
+    @property
+    def truth(self) -> None:
+        """Only a derived condition is true of some values and false of others."""
+
+    @property
     def interval(self) -> Interval:
         """Where the values lie; of dates, as days."""
         if self.type == "boolean":

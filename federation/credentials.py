@@ -30,6 +30,7 @@ from federation.tickets import RunTicket
 ROLES = ("node", "coordinator", "operator")
 FILES = ("ca.crt", "own.crt", "own.key", "hub.json")
 _PREFIX = "hdh1-"
+RENEW_DAYS = 60.0
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,18 @@ def subject(certificate: x509.Certificate) -> tuple[str, str]:
 def days_left(certificate: bytes, now: datetime | None = None) -> float:
     expires = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
     return (expires - (now or datetime.now(UTC))).total_seconds() / 86400
+
+
+def renew_if_due(party: Credentials, stub: Any) -> bool:
+    """Asks the hub for a new certificate for the same key, RENEW_DAYS before the present one
+    expires. `stub`: of the hub's service for nodes, which renews for all parties."""
+    from federation.rpc import hub_pb2
+
+    if days_left(party.certificate) > RENEW_DAYS:
+        return False
+    reply = stub.Renew(hub_pb2.RenewRequest(csr=request(private_key(party.key))), timeout=30)
+    write_secret(party.folder / "own.crt", reply.certificate.encode())
+    return True
 
 
 def write_secret(path: Path, content: bytes) -> None:

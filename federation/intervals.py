@@ -74,14 +74,3 @@ def of_age(born: Interval, seen: Interval) -> Interval:
         math.floor(low / YEAR_DAYS) if math.isfinite(low) else low,
         math.ceil(high / YEAR_DAYS) if math.isfinite(high) else high,
     )
-
-
-def never(operator: str, a: Interval, b: Interval) -> bool:
-    """Whether a comparison is false for all values of the intervals."""
-    return {
-        "<": a[0] >= b[1],
-        "<=": a[0] > b[1],
-        ">": a[1] <= b[0],
-        ">=": a[1] < b[0],
-        "=": a[1] < b[0] or a[0] > b[1],
-    }.get(operator, False)

@@ -63,6 +63,12 @@ def _catalogue(code: str) -> gettext.NullTranslations:
         return gettext.GNUTranslations(file)
 
 
+def keys(code: str) -> list[str]:
+    """The English texts that the catalogue translates."""
+    catalogue: dict[object, str] = getattr(_catalogue(code), "_catalog", {})
+    return [key for key in catalogue if isinstance(key, str) and key]
+
+
 # -- numbers and days
 def number(written: str) -> str:
     """A number that was written with a decimal point."""

@@ -211,6 +211,8 @@ FIELDS: dict[str, Limit] = {
     "EnrolReply.flower_id": Number(0, 2**64 - 1),
     "Hello.version": Shown(MAX_VERSION),
     "Hello.runs": HASH,
+    "Hello.audit_seq": Number(),
+    "Hello.audit_hash": NO_HASH,
     "Holding.dataset": NAMES,
     "Holding.contract_hash": HASH,
     "Holding.people": Number(),

@@ -1,13 +1,25 @@
-"""The daemons' logs, on the screen and in a rotated file. Nothing read from a row is logged."""
+"""The daemons' logs, on the screen, in a rotated file, and where asked for at syslog and an OTLP
+collector. Nothing read from a row is logged."""
 
 from __future__ import annotations
 
 import json
 import logging
+import queue
+import signal
 import sys
+import time
 from datetime import UTC, datetime
-from logging.handlers import RotatingFileHandler
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler, SysLogHandler
 from pathlib import Path
+from typing import Any
+
+SYSLOG = r"^(/[^\s]+|[^\s/]+:\d{1,5})$"  # a socket such as /dev/log, or HOST:PORT over UDP
+OTLP = r"^https?://[^\s]+$"
+MAX_QUEUED = 10_000  # lines that wait for syslog or the collector; more are dropped
+PAUSE_S = 30.0  # in which a collector that did not answer gets nothing
+TIMEOUT_S = 5.0
+SEVERITY = {"debug": 5, "info": 9, "warning": 13, "error": 17, "critical": 21}  # of OTLP
 
 
 class Json(logging.Formatter):
@@ -26,10 +38,78 @@ class Json(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def start(path: Path, log_format: str, *, megabytes: int = 10) -> None:
+class _Dropping(QueueHandler):
+    """Gives records to a thread, and drops those that do not fit: logging waits for no network."""
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+class _Syslog(SysLogHandler):
+    def __init__(self, address: str, ident: str) -> None:
+        host, _, port = address.rpartition(":")
+        super().__init__(address if address.startswith("/") else (host.strip("[]"), int(port)))
+        self.ident, self.append_nul = f"{ident}: ", False
+        self.setFormatter(Json())
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass  # the line is in the file
+
+
+class _Collector(logging.Handler):
+    """Sends each line as OTLP over HTTP, in JSON."""
+
+    def __init__(self, endpoint: str, service: str) -> None:
+        super().__init__()
+        self.url, self.service, self.again_at = f"{endpoint.rstrip('/')}/v1/logs", service, 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        import urllib.request  # half of the commands read a configuration, and send no log
+
+        if time.monotonic() < self.again_at:
+            return
+        body = json.dumps(otlp(record, self.service)).encode()
+        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+                pass
+        except OSError:
+            self.again_at = time.monotonic() + PAUSE_S
+
+
+def otlp(record: logging.LogRecord, service: str) -> dict[str, Any]:
+    """A record as an ExportLogsServiceRequest."""
+    level = record.levelname.lower()
+    text = record.getMessage()
+    if record.exc_info:
+        text += "\n" + logging.Formatter().formatException(record.exc_info)
+    line = {
+        "timeUnixNano": str(int(record.created * 1e9)),
+        "severityNumber": SEVERITY.get(level, 9),
+        "severityText": level,
+        "body": {"stringValue": text},
+    }
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": service}}]}
+    scope = {"scope": {"name": record.name}, "logRecords": [line]}
+    return {"resourceLogs": [{"resource": resource, "scopeLogs": [scope]}]}
+
+
+def start(
+    path: Path,
+    log_format: str,
+    *,
+    megabytes: int = 10,
+    service: str = "hdh",
+    syslog: str = "",
+    collector: str = "",
+) -> None:
     """Logs to standard error in `log_format` (text or json), and as JSON lines to `path`.
 
-    The file is rotated at `megabytes`; five files are kept."""
+    The file is rotated at `megabytes`; five files are kept. `syslog`: a socket or HOST:PORT.
+    `collector`: the URL of an OTLP collector. Both get JSON lines from a thread of their own."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     to_file = RotatingFileHandler(path, maxBytes=megabytes * 2**20, backupCount=4, encoding="utf-8")
     to_file.setFormatter(Json())
@@ -39,6 +119,29 @@ def start(path: Path, log_format: str, *, megabytes: int = 10) -> None:
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     )
-    logging.basicConfig(level=logging.INFO, handlers=[to_screen, to_file], force=True)
+    handlers: list[logging.Handler] = [to_screen, to_file]
+    elsewhere = _elsewhere(service, syslog, collector)
+    logging.basicConfig(
+        level=logging.INFO, handlers=[*handlers, *([elsewhere] if elsewhere else [])], force=True
+    )
     for noisy in ("httpx", "httpcore", "uvicorn", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _elsewhere(service: str, syslog: str, collector: str) -> logging.Handler | None:
+    receivers: list[logging.Handler] = []
+    if syslog:
+        try:
+            receivers.append(_Syslog(syslog, service))
+        except OSError as reason:
+            print(f"syslog at {syslog} cannot be reached ({reason.strerror})", file=sys.stderr)
+    if collector:
+        receivers.append(_Collector(collector, service))
+    if not receivers:
+        return None
+    lines: queue.Queue[logging.LogRecord] = queue.Queue(MAX_QUEUED)
+    # Signals are for the daemon's own threads: this one would end the process by their default.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    QueueListener(lines, *receivers).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return _Dropping(lines)

@@ -193,7 +193,7 @@ def _nodes(
         *(
             f"{node}: {problem}"
             for node, record in nodes.items()
-            for problem in _node(record, roster.get(node), run.digest)
+            for problem in _node(record, roster.get(node), run)
         ),
         *(
             f"{node}: the coordinator's run does not ask it"
@@ -204,26 +204,39 @@ def _nodes(
     ]
 
 
-def _node(record: Mapping[str, Any], expected: bytes | None, run: str) -> Iterator[str]:
-    """The problems of one node. `expected`: its identity in the verifier's roster, or None. `run`:
-    digest of the ticket."""
+def _node(record: Mapping[str, Any], expected: bytes | None, run: RunTicket) -> Iterator[str]:
+    """The problems of one node. `expected`: its identity in the verifier's roster, or None."""
     identity = _hex(record.get("identity"))
     if expected is not None and expected != identity:
         yield "its identity differs from the one in the roster"
     approval = record.get("approval") or {}
-    decision = decision_content(run, *(str(approval.get(key)) for key in ("verdict", "by", "at")))
+    words = [str(approval.get(key)) for key in ("verdict", "by", "at")]
+    decision = decision_content(run.digest, *words)
     is_signed = keys.is_signed(identity, _hex(approval.get("signature")), decision)
     if approval.get("verdict") != "approved" or not is_signed:
         yield "its approval does not bear its signature"
     for reply in record.get("replies", []):
-        if not keys.is_signed(identity, _hex(reply.get("signature")), _reply_content(reply, run)):
-            yield f"its reply of round {reply.get('round')} does not bear its signature"
+        signature, number = _hex(reply.get("signature")), reply.get("round")
+        if keys.is_signed(identity, signature, _reply_content(reply, run.digest)):
+            continue
+        if keys.is_signed(identity, signature, _former_content(reply, run.study_hash)):
+            yield (
+                f"its reply of round {number} is signed as before November 2026, without round and "
+                "phase; verify this result with the version that its provenance names"
+            )
+        else:
+            yield f"its reply of round {number} does not bear its signature"
 
 
 def _reply_content(reply: Mapping[str, Any], run: str) -> bytes:
     """As the receipt shows the reply: with the labels that the hub has written beside it."""
     labels: list[Any] = [reply.get(name) for name in ("query", "round", "phase", "left")]
     return reply_content(Asked(run, *labels), str(reply.get("reply")))
+
+
+def _former_content(reply: Mapping[str, Any], study_hash: str) -> bytes:
+    """What a node signed before it signed labels. It vouches for less, so it verifies no more."""
+    return f"hdh reply 1\n{study_hash}\n{reply.get('query')}\n{reply.get('reply')}".encode()
 
 
 def _hub(

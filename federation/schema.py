@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from federation import expression, influence, limits
 from federation.contract import Contract
 from federation.expression import Kind, Piece, quote_name, quote_text
+from federation.expression.truth import Truth
 from federation.intervals import EVERYTHING, Interval
 
 
@@ -19,7 +20,8 @@ class Field:
 
     `sql`: its value. `shape`: of an array. `index`: SQL of the index of a category's level, if the
     source computes it faster than the level's name. `pieces`: all expressions of the study behind
-    this field, including those of derived columns that it names; none for a contract column."""
+    this field, including those of derived columns that it names; none for a contract column.
+    `is_whole`: a number without decimals. `truth`: of which values a derived condition is true."""
 
     name: str
     kind: Kind
@@ -33,6 +35,8 @@ class Field:
     index: str | None = None
     pieces: tuple[Piece, ...] = ()
     terminology: str | None = None
+    is_whole: bool = False
+    truth: Truth | None = None
 
     def __hash__(self) -> int:
         """Of the name and the value only: each column of a factor is looked up by its field, whose
@@ -72,9 +76,10 @@ class Schema:
                     "what is recorded of them"
                 ) from None
             raise
-        if compiled.never:
+        if compiled.truth.is_never:
             raise expression.ExpressionError(
-                f"{text!r} is true of no row, by the ranges of the contract; correct one of the two"
+                f"{text!r} is true of no row: two of its parts exclude each other, or a type, a "
+                "range or the levels of the contract exclude it; correct one of the two"
             )
         inlined = {name: self.fields[name].sql for name in compiled.names}
         _check_length(text, compiled, inlined)
@@ -154,6 +159,7 @@ def _given(contract: Contract) -> dict[str, Field]:
             column.within_node,
             column.shape,
             terminology=column.terminology,
+            is_whole=column.is_whole,
         )
         for name, column in contract.columns.items()
         if name not in closed
@@ -189,6 +195,8 @@ def _field(name: str, compiled: expression.Expression) -> Field:
         compiled.interval,
         compiled.levels,
         pieces=compiled.pieces,
+        is_whole=compiled.is_whole,
+        truth=compiled.truth if compiled.kind == "boolean" else None,
     )
 
 

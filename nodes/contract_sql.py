@@ -17,6 +17,10 @@ MANY_LEVELS = 8  # above it a lookup is quicker than comparing with one level af
 EXACT_WHOLE = 2**53  # doubles hold every whole number up to it
 FIRST_DAY, LAST_DAY = "1900-01-01", "2100-12-31"  # other dates are codes or slips of the pen
 YES, NO = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+TOTALS = (  # where an identifier should stand
+    "(sous[- ]?|sub[- ]?|grand[- ])?tota(l|ux)( .*)?|général|ensemble|sommes?|sum|moyennes?|mean|"
+    "effectifs?"
+)
 MIDNIGHT = "[0-9]{4}-[0-9]{2}-[0-9]{2}[ T]00:00(:00(\\.0+)?)?(Z|[+-]00(:?00)?)?"
 INTEGERS = frozenset(
     [
@@ -295,6 +299,9 @@ def checks(
     if contract.person is not None:
         key = typed(contract.person, contract.columns[contract.person], raw_types[contract.person])
         listed.append(Check(contract.person, "people", f"count(DISTINCT {key})"))
+        if contract.columns[contract.person].type == "string":
+            is_total = f"regexp_full_match(lower({key}), {quote_text(TOTALS)})"
+            listed.append(Check(contract.person, "line of totals", count(is_total)))
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
         if column.kind == "array":
@@ -431,6 +438,8 @@ _REMEDY = {
     "code among `missing`",
     "too many digits": "a number is read with 15 digits: declare an identifier as `type: string`, "
     "or round it",
+    "line of totals": "the person is a word such as Total: leave the lines of sums and means out "
+    "of the export",
     "wrong shape": "each row needs as many numbers as the `shape` says, as a list or as bytes: "
     "correct the rows, or leave them out",
     "unknown level": "correct the values, add the level to the contract's `levels`, or recode it "

@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from federation import __version__, credentials, errors, lock, logs
+from federation import __version__, credentials, errors, lock, logs, notices
+from federation.notices import Notifier
 from nodes import row_files, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals
@@ -41,7 +42,13 @@ def run(path: Path, *, log_format: str = "text") -> None:
             f"{path}: the node is called {site.name!r}, but is enrolled as {enrolment.name!r};"
             " correct `node`, or enrol again"
         )
-    logs.start(site.state.parent / "logs" / "node.log", log_format)
+    logs.start(
+        site.state.parent / "logs" / "node.log",
+        log_format,
+        service="hdh-node",
+        syslog=site.syslog,
+        collector=site.otlp,
+    )
     with lock.alone(
         site.state / LOCK, "this node already runs in another process; see `hdh node status`"
     ):
@@ -69,6 +76,8 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     links = LinkService(context, lambda: parcels.HubRelay(enrolment))
     pace.is_needed = lambda: links.is_needed
     stream = hub_stream.HubStream(context, approvals, enrolment, pace.wake, stop, ended=links.end)
+    log_path = state / state_folder.AUDIT
+    notifier = notices.start(site.notify, site.name, log_path, stop, is_hub=False)
     context.audit("started", version=__version__, hub=enrolment.api)
     log.info(
         "node %s (hdh %s) with %s; hub %s",
@@ -79,7 +88,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     )
     failed: list[str] = []
     _start_thread("hub stream", _keep_connected, stream, failed)
-    _start_thread("status", _report, state, stream, context, stop)
+    _start_thread("status", _report, state, stream, notifier, stop)
     link = flower_client.Link(
         enrolment.fleet, enrolment.folder / "ca.crt", enrolment.key, enrolment.flower_id
     )
@@ -92,7 +101,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
         pace.woken.set()
         why = "idle after a study; restarts" if is_idle else "asked to"
         context.audit("stopped", why=failed[0] if failed else why)
-        _write_status(state, {"running": False})
+        _write_status(state, {"running": False, "ended": failed[0] if failed else ""})
     if failed:
         raise errors.SetupError(failed[0])
     return is_idle
@@ -152,7 +161,7 @@ def is_running(state: Path) -> bool:
 
 
 # -- status and metrics: numbers of studies and bytes, nothing about people
-def _report(state: Path, stream: Any, context: NodeContext, stop: threading.Event) -> None:
+def _report(state: Path, stream: Any, notifier: Notifier | None, stop: threading.Event) -> None:
     started = time.time()
     while not stop.is_set():
         _write_status(
@@ -166,7 +175,7 @@ def _report(state: Path, stream: Any, context: NodeContext, stop: threading.Even
                 **stream.state,
             },
         )
-        _write_metrics(state, stream, context)
+        _write_metrics(state, stream, notifier)
         stop.wait(STATUS_S)
 
 
@@ -185,7 +194,7 @@ def status(state: Path) -> dict[str, Any]:
     return values | {"running": is_running(state)}
 
 
-def _write_metrics(state: Path, stream: Any, context: NodeContext) -> None:
+def _write_metrics(state: Path, stream: Any, notifier: Notifier | None) -> None:
     """Writes a file for the text-file collector of Prometheus' node exporter, because a node
     listens on no port."""
     try:
@@ -193,19 +202,47 @@ def _write_metrics(state: Path, stream: Any, context: NodeContext) -> None:
     except errors.HdhError as error:
         log.error("%s", error)
         return
-    metrics = {
-        "hdh_node_line_open": int(stream.state.get("line") == "open"),
-        "hdh_node_studies_waiting": verdicts.count("waiting"),
-        "hdh_node_clock_skew_seconds": stream.state.get("skew_s", 0),
-        "hdh_node_certificate_days": f"{credentials.days_left(stream.enrolment.certificate):.1f}",
-    }
-    lines = [f"# TYPE {name} gauge\n{name} {value}" for name, value in metrics.items()]
+    days = credentials.days_left(stream.enrolment.certificate)
+    failing = notifier.failing if notifier else {}
+    lines = metrics_lines(stream.state, verdicts, days, failing, time.time())
     try:
         part = state / f"{METRICS}.part"
         part.write_text("\n".join(lines) + "\n")
         os.replace(part, state / METRICS)
     except OSError as reason:
         log.warning("%s cannot be written (%s)", METRICS, reason.strerror)
+
+
+def metrics_lines(
+    connection: Mapping[str, Any],
+    verdicts: Sequence[str],
+    days: float,
+    failing: Mapping[str, bool],
+    now: float,
+) -> list[str]:
+    """`verdicts`: of the runs that have not ended. `days`: until the certificate expires. `now`,
+    seconds since 1970: a node that has stopped is told by a time that stands still."""
+    gauges: dict[str, Any] = {
+        f'hdh_node_info{{version="{__version__}"}}': 1,
+        "hdh_node_line_open": int(connection.get("line") == "open"),
+        "hdh_node_ledger_rolled_back": int(bool(connection.get("rolled_back"))),
+        "hdh_node_clock_skew_seconds": connection.get("skew_s", 0),
+        "hdh_node_certificate_days": f"{days:.1f}",
+        "hdh_node_written_seconds": f"{now:.0f}",
+        "hdh_node_studies_waiting": verdicts.count("waiting"),
+        "hdh_node_studies_approved": verdicts.count("approved"),
+    }
+    gauges |= {
+        f'hdh_node_notices_failing{{channel="{name}"}}': int(is_failing)
+        for name, is_failing in failing.items()
+    }
+    lines, typed = [], set()
+    for gauge, value in gauges.items():
+        name = gauge.partition("{")[0]
+        lines += [f"# TYPE {name} gauge"] if name not in typed else []
+        typed.add(name)
+        lines.append(f"{gauge} {value}")
+    return lines
 
 
 def main() -> None:

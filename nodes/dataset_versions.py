@@ -81,17 +81,22 @@ def contract_in(text: str, dataset: str, contract_hash: str) -> Contract | None:
 
 
 def not_compared(study: Study, contracts: Sequence[Contract]) -> Refusal | None:
-    """In exact mode a node compares the people of all its answers on a dataset, by a hash of their
-    keys: all versions must read the same key from a row."""
-    keys = [key_of(contract) for contract in contracts]
-    if study.privacy.mode == "dp" or len(keys) < 2:
+    """In exact mode a node compares the people of all its answers about them, by a hash of their
+    keys: all `contracts` about the same people must read the same key from a row. Two datasets may
+    name its column differently, since `persons:` says of each which register it is of; versions of
+    one dataset have one entry there, so they must name it alike."""
+    if study.privacy.mode == "dp" or len(contracts) < 2:
         return None
-    if keys[0] is not None and all(key == keys[0] for key in keys):
+    keys = [key_of(contract) for contract in contracts]
+    named = {(contract.dataset, contract.person) for contract in contracts}
+    is_one_name = len(named) == len({contract.dataset for contract in contracts})
+    if is_one_name and keys[0] is not None and all(key == keys[0] for key in keys):
         return None
     return Refusal(
         "differencing",
-        f"the versions of {study.dataset} at this node identify people by different kinds "
-        "of column, or by none, so exact answers on them cannot be compared: use mode dp",
+        f"{study.dataset} and what this node holds about the same people identify a person by "
+        "different kinds of column, or by none, so exact answers cannot be compared: use mode dp, "
+        "or ask the producer for one column, or for `persons:` of its own if the people are others",
     )
 
 

@@ -39,6 +39,10 @@ PERSON_WORDS = (
     "ano",
     "personne",
 )
+DAY_WORDS = (
+    *("date", "dat", "dt", "jour", "day", "naissance", "entree", "sortie", "admission", "dob"),
+    *("deces", "debut", "fin", "nais", "ddn"),
+)
 Values = Sequence[tuple[int, str]]
 
 
@@ -144,7 +148,7 @@ def _type(name: str, values: Values) -> tuple[Mapping[str, Any], list[str]]:
     if _share(texts, recognition.is_day) >= MOST:
         return {"type": "date"}, ["the values are days"]
     if (number := _number(texts)) is not None and not any(_is_padded(text) for text in texts):
-        return {"type": number}, []
+        return {"type": number}, _counted_days(name, texts)
     if len(distinct) <= MAX_LEVELS and len(distinct) <= max(12, len(texts) // 5):
         return {"type": "category"}, []
     return {"type": "string"}, ["too many different values for a category"]
@@ -160,6 +164,17 @@ def _is_key(name: str, texts: Sequence[str]) -> bool:
     different = len(set(texts)) / len(texts)
     long = all(re.fullmatch("[0-9]{11,}", text) for text in texts)
     return (named and different > 0.2) or (long and _terminology(set(texts)) is None)
+
+
+def _counted_days(name: str, texts: Sequence[str]) -> list[str]:
+    """A note on whole numbers that are days as Excel or SAS counts them, by the column's name."""
+    is_named = any(word in DAY_WORDS for word in name.split("_"))
+    if not is_named or not all(re.fullmatch("[1-5][0-9]{4}", text) for text in texts):
+        return []
+    return [
+        "numbers under the name of a day: if Excel (from 1900) or SAS (from 1960) counted them, "
+        "export the column as dates and draft again"
+    ]
 
 
 def _is_padded(text: str) -> bool:

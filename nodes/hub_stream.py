@@ -19,11 +19,10 @@ from typing import Any
 
 import grpc
 
-from federation import __version__, credentials, errors, limits, receipts
+from federation import __version__, audit, credentials, errors, limits, receipts
 from federation import study as studies
 from federation.credentials import Credentials
 from federation.messages import LedgerHead, Refusal
-from federation.privacy import accounting
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from federation.secagg import keys
 from federation.study import Study
@@ -36,6 +35,7 @@ from nodes import (
     service,
     side_by_side,
     state_folder,
+    verdicts,
 )
 from nodes.approvals import Approvals, Proposed, Verdict
 from nodes.session import NodeContext
@@ -44,7 +44,6 @@ from strategies import registry
 
 log = logging.getLogger("hdh.node")
 LOOK_S = 0.5  # between two looks for decisions of the staff
-RENEW_DAYS = 60.0
 MAX_SKEW_S = 5.0  # of the clock; beyond it, Flower refuses this node's signatures
 
 
@@ -100,7 +99,11 @@ def keep(hub: HubStream) -> None:
 
 def _listen(hub: HubStream, channel: grpc.Channel) -> None:
     stub = hub_pb2_grpc.NodesStub(channel)
-    stream = stub.Watch(_hello(hub.context.site, hub.approvals.open_runs()))
+    hello = _hello(hub.context.site, hub.approvals.open_runs())
+    if hub.context.site.state is not None:
+        log_file = hub.context.site.state / state_folder.AUDIT
+        hello.audit_seq, hello.audit_hash = audit.head(log_file)
+    stream = stub.Watch(hello)
     threading.Thread(target=_cancel_at_stop, args=(hub.stop, stream), daemon=True).start()
     for notice in stream:
         if not _is_admitted(hub, notice):
@@ -183,16 +186,9 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
 
 
 def _renew(hub: HubStream, stub: Any) -> None:
-    """Asks for a new certificate for the same key, RENEW_DAYS before the present one expires."""
-    if credentials.days_left(hub.enrolment.certificate) > RENEW_DAYS:
-        return
-    csr = credentials.request(credentials.private_key(hub.enrolment.key))
-    credentials.write_secret(
-        hub.enrolment.folder / "own.crt",
-        stub.Renew(hub_pb2.RenewRequest(csr=csr), timeout=30).certificate.encode(),
-    )
-    hub.context.audit("certificate renewed")
-    log.info("the certificate is renewed")
+    if credentials.renew_if_due(hub.enrolment, stub):
+        hub.context.audit("certificate renewed")
+        log.info("the certificate is renewed")
 
 
 # -- studies
@@ -356,12 +352,13 @@ def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) 
     if dataset.contract.hash != run.contract_hash:
         asked = dataset_versions.contract_in(link, study.dataset, run.contract_hash)
         return str(service.as_sent(service.of_another_contract(study, site, asked), site))
-    refused = service.admit_study(
-        study, dataset.paying, len(run.nodes), site, now
-    ) or service.unchecked(study, site)
-    if refused is not None:
-        return str(service.as_sent(refused, site))
-    return _over_budget(study, site, now.year, dataset.paying.dataset)
+    try:
+        tasks = registry.plan(study, dataset.contract)
+    except errors.HdhError as error:
+        return f"study: {error}"
+    nodes = len(run.nodes)
+    refused = verdicts.refusal(study, tasks, site, now, nodes=nodes, names=run.nodes)
+    return None if refused is None else str(service.as_sent(refused, site))
 
 
 def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
@@ -376,28 +373,8 @@ def _link_policy(study: Study, run: RunTicket, link: str, site: Site, now: datet
     role = read.roles[site.name]
     if role == "helper":
         return None
-    return _over_budget(study, site, now.year, read.plan.dataset_of(role))
-
-
-def _over_budget(study: Study, site: Site, year: int, dataset: str) -> str | None:
-    if study.privacy.mode == "exact" or _affordable(study, site, year, dataset):
-        return None
-    return (
-        f"budget: the {year} budget of {dataset} is too small for this"
-        " study; ask for less, or ask its producer for a grant"
-    )
-
-
-def _affordable(study: Study, site: Site, year: int, dataset: str) -> bool:
-    """Whether the rest of the year's budget covers the study, including its earlier charges."""
-    account = site.account(dataset, year)
-    # A ledger of this thread, because an SQLite connection belongs to a thread.
-    budget_ledger = state_folder.open_ledger(site.state)
-    charged = ledger.spent_by(budget_ledger, account.dataset, study.hash)
-    available = ledger.remaining(budget_ledger, account) + accounting.equivalent(
-        charged, study.privacy.delta
-    )
-    return available >= study.privacy.rho
+    refused = verdicts.over_budget(study, site, now.year, read.plan.dataset_of(role))
+    return None if refused is None else str(service.as_sent(refused, site))
 
 
 def _decision(

@@ -30,7 +30,7 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 GENESIS = "0" * 64
 BUSY_S = 30.0
 REMEMBERED = ("cohort", "condition", "survivors", "state", "functionals", "nodes")
-KINDS = ("grant", "charge", "store", *REMEMBERED)
+KINDS = ("grant", "withdrawal", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN {KINDS}),
@@ -49,6 +49,11 @@ CREATE TABLE IF NOT EXISTS answers (
 """
 # The index `once` leaves grants out, and SQLite uses it only where a query says so too.
 _CHARGE_OF = "kind = 'charge' AND kind <> 'grant' AND release = ?"
+_STANDING_GRANT = (
+    "kind = 'grant' AND seq NOT IN"
+    " (SELECT CAST(release AS INTEGER) FROM entries WHERE kind = 'withdrawal'"
+    " AND kind <> 'grant')"
+)
 _COLUMNS = "seq, kind, dataset, unit, year, study, release, rho, curve, event, at, prev, hash"
 
 
@@ -202,18 +207,59 @@ def grant(ledger: Ledger, account: Account, rho: int, *, by: str, at: str, study
         _append(ledger, "grant", account, study, "", Cost(rho), {"by": by}, at)
 
 
+def withdraw(ledger: Ledger, account: Account, *, by: str, at: str) -> int:
+    """Takes back the account's last grant, a slip of the producer, and returns its pico-rho.
+    LedgerError if there is none, or if something was charged to the account since."""
+    condition, values = _of(account)
+    with _transaction(ledger):
+        grant_ = ledger.connection.execute(
+            f"SELECT seq, rho, study, dataset, unit, year FROM entries WHERE {_STANDING_GRANT} "
+            f"AND {condition} ORDER BY seq DESC LIMIT 1",
+            values,
+        ).fetchone()
+        if grant_ is None:
+            raise errors.LedgerError(
+                f"the {account.year} budget of {account.dataset} has no grant to take back; see "
+                "`hdh node ledger`"
+            )
+        seq, rho, study, *granted_to = grant_
+        charged = ledger.connection.execute(
+            f"SELECT 1 FROM entries WHERE kind = 'charge' AND {condition} AND seq > ? LIMIT 1",
+            (*values, seq),
+        ).fetchone()
+        if charged is not None:
+            raise errors.LedgerError(
+                "something was charged since the last grant, so it stands; grant no more this "
+                "year, or narrow `policy.max_epsilon`"
+            )
+        event = {"by": by, "grant": seq}
+        _append(ledger, "withdrawal", _account(*granted_to), study, str(seq), Cost(rho), event, at)
+    return int(rho)
+
+
 def granted(ledger: Ledger, account: Account) -> int:
+    """Pico-rho of the grants that were not taken back."""
     condition, values = _of(account)
     row = ledger.connection.execute(
-        f"SELECT coalesce(sum(rho), 0) FROM entries WHERE kind = 'grant' AND {condition}", values
+        f"SELECT coalesce(sum(rho), 0) FROM entries WHERE {_STANDING_GRANT} AND {condition}",
+        values,
+    )
+    return int(row.fetchone()[0])
+
+
+def largest_grant(ledger: Ledger, dataset: str) -> int:
+    """Pico-rho of the largest grant for a dataset that was not taken back; 0 without one."""
+    row = ledger.connection.execute(
+        f"SELECT coalesce(max(rho), 0) FROM entries WHERE {_STANDING_GRANT} AND dataset = ?",
+        (dataset,),
     )
     return int(row.fetchone()[0])
 
 
 def has_grant(ledger: Ledger, account: Account) -> bool:
-    """Whether a budget was ever granted, in any year,
-    for the dataset or the people of its register."""
-    grants = ledger.connection.execute("SELECT dataset, unit FROM entries WHERE kind = 'grant'")
+    """Whether a budget was ever granted, in any year, for the dataset or the people of its
+    register, and not taken back before anything was charged."""
+    grants = ledger.connection.execute(f"SELECT dataset, unit FROM entries WHERE {_STANDING_GRANT}")
     return any(
         dataset == account.dataset
         or (account.register and _account(dataset, label, 0).register == account.register)
@@ -441,6 +487,7 @@ def verify(ledger: Ledger) -> LedgerHead:
     and every stored answer."""
     previous, last, charged = GENESIS, 0, set[str]()
     balance: dict[tuple[str, str, int], tuple[int, Cost]] = {}
+    open_grants: dict[tuple[str, str, int], dict[str, int]] = {}  # since the last charge
     labels = _labels(ledger)
     for row in ledger.connection.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY seq"):
         seq, kind, dataset, unit, year, _study, release, rho, curve, event, _at, prev, digest = row
@@ -452,12 +499,19 @@ def verify(ledger: Ledger) -> LedgerHead:
         account = _account(dataset, labels.get((dataset, unit), unit), year).shared
         cost = Cost(rho, tuple(json.loads(curve or "[]")))
         given, spent = balance.get(account, (0, Cost()))
+        of_account = open_grants.setdefault(account, {})
         if kind == "grant":
             given = given + rho
+            of_account[str(seq)] = rho
+        elif kind == "withdrawal":
+            if of_account.pop(release, None) != rho:
+                raise errors.LedgerError(f"entry {seq} of the ledger takes back what it may not")
+            given = given - rho
         elif kind == "charge":
             _check_price(seq, event, cost)
             charged.add(release)
             spent = spent + cost
+            of_account.clear()
         balance[account] = (given, spent)
         overspent = not accounting.fits(spent, given, ACCOUNT_DELTA)
         if overspent or (kind == "store" and release not in charged):

@@ -25,6 +25,7 @@ from federation import errors, terminologies
 from federation.contract import Column, Contract
 from federation.expression import quote_name, quote_text
 from nodes import cohorts, connectors, contract_sql, engines
+from nodes.connectors import dicom
 from nodes.contract_sql import Finding
 from nodes.site import Dataset, RawSource, Storage, TableMapping, dataset_of, located
 
@@ -151,6 +152,9 @@ def _replace(folder: Path, part: Path) -> None:
 # -- raw tables
 def _load(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource, home: Path) -> Input:
     contract = _raw_contract(name, raw)
+    if raw.dicom is not None:
+        dicom.load(connection, name, home / raw.source, raw.dicom)
+        return _input(connection, name, raw)
     if raw.engine is not None:
         folder = home / "mapped" / ".landed" / name
         engines.land(raw.engine, raw.source, str(raw.query), folder, name)
@@ -158,6 +162,11 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource, home
     else:
         dataset = dataset_of(contract, located(home, raw.source), raw.table, read=raw.read)
     connectors.open_table(connection, dataset, name)
+    return _input(connection, name, raw)
+
+
+def _input(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource) -> Input:
+    """The loaded table, with its columns as their types."""
     _convert(connection, name, raw)
     ((rows, content),) = connection.execute(
         f"SELECT count(*), coalesce(bit_xor(hash(t)), 0) FROM {quote_name(name)} AS t"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -54,14 +54,19 @@ def admit(query: Query, site: Site) -> Refusal | None:
         return Refusal(
             "secure_sum", "a part leaves in a secure sum if, and only if, the study has one"
         )
-    strangers = sorted(query.members - site.roster.keys()) if query.phase is not None else []
-    if strangers:
-        return Refusal(
-            "roster",
-            f"{', '.join(strangers)}: not in the roster that this site's operator has accepted: "
-            "ask them to accept it",
-        )
-    return None
+    return strangers(query.members, site) if query.phase is not None else None
+
+
+def strangers(names: Iterable[str], site: Site) -> Refusal | None:
+    """Refuses a sum with nodes whose identity this site's operator has not accepted."""
+    unknown = sorted(name for name in names if name not in site.roster)
+    if not unknown:
+        return None
+    return Refusal(
+        "roster",
+        f"{', '.join(unknown)}: not in the roster that this site's operator has accepted: "
+        "ask them to accept it",
+    )
 
 
 def admit_study(study: Study, nodes: int, site: Site) -> Refusal | None:

@@ -27,6 +27,7 @@ from nodes import (
     support,
 )
 from nodes.admission import Book
+from nodes.ledger import Ledger
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext, StudySession
 from nodes.site import Site
@@ -220,15 +221,22 @@ def unchecked(study: Study, site: Site, name: str = "") -> Refusal | None:
 def spends_budget(
     study: Study, context: NodeContext, now: datetime, name: str = ""
 ) -> Refusal | None:
-    """Refuses exact answers about people for whom this node has granted a budget of epsilon.
-
-    Exact answers would undo what the budget promises. A simulated producer without a ledger on disk
-    grants what a study asks for, and is not asked here."""
-    site, dataset = context.site, name or study.dataset
-    if study.privacy.mode == "dp" or "exact" in (site.datasets[dataset].modes or ()):
+    """As `exact_beside_budget`. A simulated producer without a ledger on disk grants what a study
+    asks for, and is not asked here."""
+    if study.privacy.mode == "dp" or context.site.state is None:
         return None
-    account = site.account(dataset, now.year)
-    if site.state is None or not ledger.has_grant(context.ledger, account):
+    return exact_beside_budget(study, context.site, context.ledger, now, name)
+
+
+def exact_beside_budget(
+    study: Study, site: Site, budget_ledger: Ledger, now: datetime, name: str = ""
+) -> Refusal | None:
+    """Refuses exact answers about people for whom this node has granted a budget of epsilon: they
+    would undo what the budget promises."""
+    dataset = name or study.dataset
+    if "exact" in (site.datasets[dataset].modes or ()):
+        return None
+    if not ledger.has_grant(budget_ledger, site.account(dataset, now.year)):
         return None
     return Refusal(
         "privacy",
@@ -287,14 +295,9 @@ def admit_study(
         or _not_for_its_users(study, contract, site)
         or extension_rules.refusal(study, site)
         or _not_run_here(study, site)
-        or _not_compared(study, contract, site)
+        or dataset_versions.not_compared(study, site.contracts_about_people_of(study.dataset))
         or secure_sum.admit_study(study, nodes, site)
     )
-
-
-def _not_compared(study: Study, contract: Contract, site: Site) -> Refusal | None:
-    versions = site.versions.get(contract.dataset, ())
-    return dataset_versions.not_compared(study, [version.contract for version in versions])
 
 
 def _not_authorised(study: Study, site: Site, now: datetime) -> Refusal | None:
@@ -346,7 +349,9 @@ def _not_for_its_users(study: Study, contract: Contract, site: Site) -> Refusal 
     policy = site.policy
     if study.purpose.category not in policy.purposes:
         return Refusal(
-            "purpose", f"this site does not take part in studies for {study.purpose.category}"
+            "purpose",
+            f"this site does not take part in studies for {study.purpose.category}: leave it out, "
+            "or ask its producer",
         )
     if (policy.coordinators is not None and study.coordinator not in policy.coordinators) or (
         contract.use and study.coordinator not in contract.use

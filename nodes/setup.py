@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import yaml
 
 from federation import contract as contracts
-from federation import errors
+from federation import errors, systemd
 from federation.contract import Contract
 from nodes import reading, state_folder
 from nodes import site as sites
@@ -38,7 +37,7 @@ policy:
   # analyses: [cox, crosstab, describe, fedavg, glm, kaplan_meier, piecewise_exponential]
   # Networks, analyses and strategies that do not come with hdh, with their hash from
   # `hdh extensions`, or `any`; left out: none.
-  # extensions: {{networks.residual: 64 digits}}
+  # extensions: {{networks.residual: any}}
   # coordinators: [name]    # left out: any coordinator that the hub has enrolled
   # coordinator_keys: {{name: 64 digits of `hdh study identity` there}}
   # References known here, with their last day; left out: the reference in the study is accepted.
@@ -62,6 +61,8 @@ policy:
 
 # Ledger, keys, audit log: back it up (hdh node backup), and never restore an older copy.
 state: state
+# syslog: /dev/log          # the log goes there too; also `otlp: URL` of a collector
+# notify: {{webhook_file: secrets/webhook}}    # who is told that a study waits: docs/operations.md
 # roster: roster.yaml       # the nodes of secure sums (hdh node roster --from-hub)
 """
 
@@ -278,41 +279,11 @@ def accept_roster(path: Path, identities: dict[str, bytes]) -> list[str]:
 
 
 def unit(path: Path, user: str) -> str:
-    """A systemd unit that starts the node at boot, restarts it whenever it ends, and lets it write
-    to its own folder only."""
-    folder = path.resolve().parent
-    return f"""\
-# systemd unit of the node in {folder}
-#   hdh node unit > /etc/systemd/system/hdh-node.service && systemctl enable --now hdh-node
-[Unit]
-Description=hdh-federation node
-Wants=network-online.target time-sync.target
-After=network-online.target time-sync.target
-StartLimitIntervalSec=0
-
-[Service]
-ExecStart={Path(sys.executable).parent / "hdh"} node run --site {path.resolve()}
-WorkingDirectory={folder}
-User={user}
-Restart=always
-RestartSec=5
-KillSignal=SIGTERM
-TimeoutStopSec=60
-NoNewPrivileges=yes
-ProtectSystem=strict
-ReadWritePaths={folder}
-PrivateTmp=yes
-PrivateDevices=yes
-ProtectKernelTunables=yes
-ProtectControlGroups=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-RestrictSUIDSGID=yes
-UMask=0077
-MemoryMax=8G
-
-[Install]
-WantedBy=multi-user.target
-"""
+    """The systemd unit of this node."""
+    path = path.resolve()
+    arguments = ["node", "run", "--site", str(path)]
+    daemon = systemd.Daemon("hdh-node", "hdh-federation node", arguments, path.parent, memory="8G")
+    return systemd.unit(daemon, user)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,8 +3,9 @@ and its producer's policy."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,14 +13,17 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from federation import contract as contracts
-from federation import errors, yaml_source
+from federation import errors, logs, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
 from federation.disclosure.rules import Rules
+from federation.notices import Notify
 from federation.study import FORBIDDEN, PURPOSES, Digest, ExtensionKey
 from nodes import dataset_versions
+from nodes.dicom_keys import Dicom
 from nodes.ledger import Account
 from nodes.reading import AS_IT_IS, Reading
 
+log = logging.getLogger("hdh.node")
 Mode = Literal["exact", "dp"]
 TEMPORARY = "tmp"  # in the state folder: temporary files of the query engine
 # The name of a dataset, with the version of its contract where several stand side by side.
@@ -112,8 +116,8 @@ class Storage(Frozen):
 
 class RawSource(Frozen):
     """A raw table of a mapping. `types`: the types of the columns that are not text; a value that
-    cannot be read as its type is an error. `engine`: the database server that runs `query`; its
-    rows are streamed into Parquet files."""
+    cannot be read as its type is an error. `dicom`: the source is a folder of DICOM files.
+    `engine`: the database server that runs `query`; its rows are streamed into Parquet files."""
 
     source: str
     table: str | None = None
@@ -121,6 +125,7 @@ class RawSource(Frozen):
     types: Mapping[Name, Literal["number", "integer", "boolean", "date"]] = {}
     engine: str | None = None
     query: str | None = None
+    dicom: Dicom | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -133,6 +138,8 @@ class RawSource(Frozen):
             raise ValueError("`engine` and `query` belong together")
         if self.engine is not None and self.table is not None:
             raise ValueError("an engine has a `query`, and no `table`")
+        if self.dicom is not None and (self.engine or self.table or self.read != AS_IT_IS):
+            raise ValueError("a folder of DICOM files has no `engine`, `table` or `read`")
         return self
 
 
@@ -177,7 +184,10 @@ class SiteFile(Frozen):
 
     `persons`: by dataset, the register of people that its rows are about. Datasets of one register
     share one budget. The default register is named after the contract's person column, so datasets
-    with the same person column share a budget."""
+    with the same person column share a budget.
+
+    `syslog`: a socket or HOST:PORT, and `otlp`: the URL of a collector, that get the log too.
+    `notify`: who is told by webhook or email that a study waits or was decided."""
 
     node: Slug
     datasets: Mapping[Label, DatasetEntry] = {}
@@ -186,6 +196,9 @@ class SiteFile(Frozen):
     storage: Storage = Storage()
     state: Path = Path("state")
     roster: Path | None = None
+    syslog: str = pydantic.Field("", pattern=rf"{logs.SYSLOG}|^$")
+    otlp: str = pydantic.Field("", pattern=rf"{logs.OTLP}|^$")
+    notify: Notify | None = None
 
     @pydantic.field_validator("datasets", "persons", "policy", mode="before")
     @classmethod
@@ -315,6 +328,9 @@ class Site:
     roster: Mapping[str, bytes] = field(default_factory=dict)  # identities (Ed25519, 32 bytes)
     persons: Mapping[str, str] = field(default_factory=dict)  # registers, as in SiteFile
     versions: Mapping[str, tuple[Dataset, ...]] = field(default_factory=dict)
+    syslog: str = ""
+    otlp: str = ""
+    notify: Notify | None = None
 
     def under(self, name: str, contract_hash: str) -> Site:
         """The site with the version of a dataset that has this contract; this site as it is if no
@@ -356,6 +372,18 @@ class Site:
             if other != dataset and self.account(other, 0).shared == shared
         ]
 
+    def contracts_about_people_of(self, dataset: str) -> list[Contract]:
+        """The contracts under which this node gives exact answers about the people of `dataset`:
+        those of its versions, and of the other datasets that share its account."""
+        if dataset not in self.datasets:
+            return []
+        shared = [*self.datasets_sharing_account(dataset), dataset]
+        held = [self.datasets[name] for name in shared]
+        exact = [each for each in held if "exact" in (each.modes or ("exact",))]
+        versions = [self.versions.get(each.paying.dataset, (each,)) for each in exact]
+        contracts = [version.paying for several in versions for version in several]
+        return list({contract.hash: contract for contract in contracts}.values())
+
     def rules(self, study_min_cell: int, *, in_secure_sum: bool = False) -> Rules:
         """Under a secure sum the hub sees no cell of this node, small or not."""
         policy = self.policy
@@ -376,7 +404,7 @@ def load(path: Path) -> Site:
     }
     versions = _versions(source, entries, file.persons)
     datasets = {name: several[0] for name, several in versions.items()}
-    roster = load_roster(path.parent / file.roster) if file.roster else {}
+    roster = Roster(path.parent / file.roster) if file.roster else {}
     unknown = sorted(file.persons.keys() - datasets.keys())
     if unknown:
         raise errors.SiteError(
@@ -392,6 +420,9 @@ def load(path: Path) -> Site:
         roster,
         file.persons,
         {name: several for name, several in versions.items() if len(several) > 1},
+        file.syslog,
+        file.otlp,
+        file.notify.under(path.parent) if file.notify else None,
     )
 
 
@@ -473,7 +504,55 @@ def located(home: Path, source: str) -> str:
     return source if "://" in source else str(home / source)
 
 
+class Roster(Mapping[str, bytes]):
+    """The identities in roster.yaml (Ed25519, 32 bytes), by node; read again when the file changes,
+    so that a running node knows whom its operator accepts. A file that cannot be read changes
+    nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen, self.nodes = self._version(), load_roster(path)
+
+    def _version(self) -> tuple[int, ...]:
+        try:
+            about = self.path.stat()
+        except OSError:
+            return ()
+        return about.st_mtime_ns, about.st_size, about.st_ino
+
+    def _current(self) -> Mapping[str, bytes]:
+        version = self._version()
+        if version != self.seen:
+            self.seen = version
+            try:
+                self.nodes = load_roster(self.path)
+            except errors.SiteError as error:
+                log.error("the roster stays as it was: %s", error)
+        return self.nodes
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._current()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current())
+
+    def __len__(self) -> int:
+        return len(self._current())
+
+
 def load_roster(path: Path) -> dict[str, bytes]:
     source = yaml_source.read(path, errors.SiteError, nfc=False)
     file = yaml_source.build(RosterFile, source.values, source, under=(), error=errors.SiteError)
     return {name: bytes.fromhex(key) for name, key in file.nodes.items()}
+
+
+def configuration(path: Path) -> list[Path]:
+    """node.yaml and the files that it names, without its sources."""
+    source = yaml_source.read(path, errors.SiteError, nfc=False)
+    file: Any = yaml_source.build(SiteFile, source.values, source, under=(), error=errors.SiteError)
+    entries = file.datasets.values()
+    contracts_ = [entry.contract for entry in entries]
+    mappings = [entry.mapping for entry in entries if entry.mapping is not None]
+    named = [*contracts_, *mappings, *([file.roster] if file.roster else [])]
+    files = [path, *(path.parent / name for name in named)]
+    return [each for each in dict.fromkeys(files) if each.is_file()]

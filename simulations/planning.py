@@ -10,18 +10,15 @@ from typing import Any
 
 from aggregator import rounds
 from federation import datasets, errors
-from federation import schema as schemas
 from federation.client import NodeState
 from federation.contract import Contract
-from federation.disclosure.rules import Rules
 from federation.linkage.routes import Role
 from federation.messages import Refusal
 from federation.privacy import accounting
 from federation.results import Row
 from federation.study import Privacy, Study
-from nodes import functionals, ledger, links, service, side_by_side, state_folder
+from nodes import links, service, side_by_side, verdicts
 from nodes import site as sites
-from nodes.ledger import Account
 from nodes.links import LinkPlan
 from nodes.site import Site
 from strategies import budget, registry
@@ -90,23 +87,9 @@ def nodes_of_sizes(
             raise errors.InputError(
                 f"--people {text!r}: write it as NAME=N, as in --people limoges=1700"
             )
-        refusal = asks_too_much(study, tasks, contract, int(number), rules)
+        refusal = verdicts.asks_too_much(study, tasks, contract, int(number), rules)
         nodes.append(PlannedNode(name, int(number), refusal=refusal))
     return nodes
-
-
-def asks_too_much(
-    study: Study,
-    tasks: Mapping[str, AnyTask],
-    contract: Contract,
-    people: int | None,
-    rules: Rules,
-) -> Refusal | None:
-    """In exact mode, the refusal of more numbers about a column than a node gives of its people."""
-    if study.privacy.mode == "dp" or people is None:
-        return None
-    schema = schemas.build(contract, study.cohort.derive)
-    return functionals.forecast(study, tasks, schema, people, rules)
 
 
 def nodes_of_files(
@@ -146,19 +129,10 @@ def _party(site: Site, plan_: LinkPlan, parties: int) -> PlannedNode:
     people = site.datasets[contract.dataset].people
     if study.privacy.mode == "exact":
         return PlannedNode(site.name, people, refusal=refusal)
-    left = _left(site, site.account(contract.dataset, now.year))
-    if refusal is None and left < study.privacy.rho:
-        refusal = _too_small(contract, now)
+    left = verdicts.left(site, site.account(contract.dataset, now.year))
+    refusal = refusal or verdicts.over_budget(study, site, now.year, contract.dataset)
     refusal = refusal or service.unchecked(study, site, contract.dataset)
     return PlannedNode(site.name, people, left, refusal)
-
-
-def _too_small(contract: Contract, now: datetime) -> Refusal:
-    return Refusal(
-        "budget",
-        f"the {now.year} budget of {contract.dataset} is too small for this study: lower its "
-        "epsilon, or ask the producer for a grant",
-    )
 
 
 def _node_of_site(
@@ -173,23 +147,11 @@ def _node_of_site(
     if dataset.contract.hash != contract.hash:
         refused = service.of_another_contract(study, site, contract)
         return PlannedNode(site.name, None, refusal=refused)
-    refusal = service.admit_study(study, dataset.paying, nodes, site, now)
+    refusal = verdicts.refusal(study, tasks, site, now, nodes=nodes)
     if study.privacy.mode == "exact":
-        rules = site.rules(study.privacy.min_cell)
-        refusal = refusal or asks_too_much(study, tasks, contract, dataset.people, rules)
         return PlannedNode(site.name, dataset.people, refusal=refusal)
-    left = _left(site, site.account(contract.dataset, now.year))
-    if refusal is None and left < study.privacy.rho:
-        refusal = _too_small(dataset.paying, now)
-    refusal = refusal or service.unchecked(study, site, contract.dataset)
+    left = verdicts.left(site, site.account(contract.dataset, now.year))
     return PlannedNode(site.name, dataset.people, left, refusal)
-
-
-def _left(site: Site, account: Account) -> int:
-    """The budget that is left at a node, in pico-rho. Reading it leaves the node as it was."""
-    if not state_folder.has_ledger(site.state):
-        return 0
-    return ledger.remaining(state_folder.open_ledger(site.state), account)
 
 
 def node_at_hub(state: NodeState) -> PlannedNode:

@@ -20,6 +20,7 @@ from simulations.pilots import dialysis
 
 HDH = str(Path(sys.executable).parent / "hdh")
 PILOT = Path(str(dialysis.__file__)).parent
+STUDY = Path(__file__).with_name("story.yaml")
 MAX_LINES = 40
 
 
@@ -124,16 +125,18 @@ def _start_hub(story: Story) -> None:
 
 def _start_node(story: Story, name: str, source: Path, *, quiet: bool) -> None:
     story.scene(
-        f"The operator invites {name}; its data manager enrols, names a dataset,"
-        " and starts the node"
+        f"The operator invites {name}; its data manager enrols, names a dataset, checks it,"
+        " grants the year's budget, and starts the node with the default policy"
     )
     output = story.says("hub", f"hdh hub invite {name}", quiet=quiet)
     enrol = next(line.strip() for line in output.splitlines() if "hdh node enrol" in line)
     story.says(name, f"hdh node init {name}", quiet=quiet)
     story.says(name, enrol, shown=enrol.rsplit(" ", 1)[0] + " hdh1-...", quiet=quiet)
     added = f"hdh node dataset add {PILOT / 'dialysis.yaml'} --source {source}"
-    story.says(name, added, quiet=True)
-    _trust_the_hub(story.folder / name / "node.yaml")
+    story.says(name, added, quiet=quiet)
+    story.says(name, "hdh node check", quiet=quiet)
+    grant = 'hdh node grant dialysis --epsilon 3 --by "data protection officer"'
+    story.says(name, grant, quiet=quiet)
     story.starts(name, "hdh node run")
 
 
@@ -146,11 +149,11 @@ def _enrol_coordinator(story: Story) -> None:
 
 def _run_study(story: Story, nodes: list[str]) -> None:
     story.scene("The coordinator asks how the nodes would decide, and submits")
-    study = PILOT / "study.yaml"
-    story.says(
-        "coordinator", f"hdh study plan {study} --hub", shown="hdh study plan study.yaml --hub"
-    )
-    story.says("coordinator", f"hdh study submit {study}", shown="hdh study submit study.yaml")
+    for source in (STUDY, PILOT / "dialysis.yaml"):  # the study, and its dataset's contract
+        shutil.copy(source, story.folder / "coordinator" / source.name)
+    story.says("coordinator", f"hdh study check {STUDY.name}")
+    story.says("coordinator", f"hdh study plan {STUDY.name} --hub")
+    story.says("coordinator", f"hdh study submit {STUDY.name}")
     story.says("coordinator", "hdh study status 1")
     for i, name in enumerate(nodes):
         story.scene(f"At {name} a person reads the study, and approves it")
@@ -160,13 +163,6 @@ def _run_study(story: Story, nodes: list[str]) -> None:
     story.scene("The study runs; the coordinator gets the result, and checks its receipt")
     story.says("coordinator", "hdh study watch 1 --out out")
     story.says("coordinator", "hdh study verify out/result.json")
-
-
-def _trust_the_hub(path: Path) -> None:
-    """Allows exact mode, and allows the hub to see small cells, which it suppresses: the producers
-    treat it as an authorised platform, because the study has curves."""
-    text = path.read_text().replace("hub_sees_cells: false", "hub_sees_cells: true ")
-    path.write_text(text.replace("modes: [dp]", "modes: [exact, dp]"))
 
 
 def _wait_for_hub(folder: Path) -> None:

@@ -153,19 +153,25 @@ def position(limits: Limits, state: State) -> int:
 # -- rules that several analyses share
 def within_reach(name: str, names: Sequence[str], interval: Callable[[Floats], Interval]) -> Rule:
     """The rule that |X beta| is at most MAX_PREDICTOR over the contract's ranges. `name`: the array
-    (n_coefficients,). `names`: of the coefficients. `interval`: of X beta."""
+    (..., n_coefficients), of one model or several. `names`: of the coefficients. `interval`: of X
+    beta."""
 
     def rule(values: Values) -> str:
-        low, high = interval(values[name])
-        if max(-low, high) <= MAX_PREDICTOR:
-            return ""
-        sizes = np.abs(values[name])
-        # The intercept also takes up the centres of the other columns, so it may be large.
-        if len(names) > 1 and names[0] == "(Intercept)" and high - low > MAX_PREDICTOR:
-            sizes[0] = 0.0
-        return too_steep(names[int(sizes.argmax())])
+        models = values[name].reshape(-1, len(names))
+        return next(filter(None, (_too_steep(beta, names, interval(beta)) for beta in models)), "")
 
     return rule
+
+
+def _too_steep(beta: Floats, names: Sequence[str], interval: Interval) -> str:
+    low, high = interval
+    if max(-low, high) <= MAX_PREDICTOR:
+        return ""
+    sizes = np.abs(beta)
+    # The intercept also takes up the centres of the other columns, so it may be large.
+    if len(names) > 1 and names[0] == "(Intercept)" and high - low > MAX_PREDICTOR:
+        sizes[0] = 0.0
+    return too_steep(names[int(sizes.argmax())])
 
 
 def too_steep(term: str) -> str:

@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from tests import seeded
 
+os.environ["HDH_LANG"] = "en"  # whatever language the machine has, also in processes of their own
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 

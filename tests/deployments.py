@@ -83,13 +83,15 @@ def restart(deployment: Deployment, node: str, **environment: str) -> None:
 STUCK = """
 import runpy, sys, time
 from pathlib import Path
-from nodes.flower import client as flower_client
+from federation import exchange as routes
+from nodes.flower import exchange
 
 def stuck(*_, **__):
     Path(sys.argv[1] + ".stuck").touch()
     time.sleep(3600)
 
-flower_client.push_objects = stuck
+routes.fitting = lambda objects: []  # the reply goes without its body
+exchange.push_objects = stuck
 runpy.run_module("nodes.daemon", run_name="__main__")
 """
 

@@ -61,8 +61,11 @@ class Service:
 
 @contextmanager
 def running(folder: Path, **more: Any) -> Iterator[Service]:
-    """`more`: keys of hub.yaml."""
-    hub = settings.init(folder, ["localhost"], flower.free_ports(5), None, "127.0.0.1", **more)
+    """The hub in a folder, or a new one there. `more`: keys of hub.yaml."""
+    if (folder / settings.FILE).exists():
+        hub = settings.load(folder)
+    else:
+        hub = settings.init(folder, ["localhost"], flower.free_ports(5), None, "127.0.0.1", **more)
     engine = database.open_registry(hub.database)
     control: Any = None
     scheduler = Scheduler(hub, engine, control)

@@ -15,8 +15,8 @@ WAVE = 64  # nodes asked at once
 
 
 class Away(str):
-    """Why a node cannot be reached now: it may be back in a moment, as after a restart of the
-    hub."""
+    """Why a query has no answer now: its node cannot be reached, as after a lost heartbeat or while
+    it restarts, or the SuperLink was restarted and has forgotten it."""
 
 
 class Post(Protocol):
@@ -30,11 +30,10 @@ class Post(Protocol):
 @dataclass(frozen=True)
 class Patience:
     """The longest time of a wave of queries, the time between two looks for replies if the post
-    itself does not wait for them, and how long and how often a node that is away is asked again."""
+    itself does not wait for them, and the time after which a node that is away is asked again."""
 
     timeout_s: float = 600.0
     poll_s: float = 0.0
-    away_s: float = 10.0
     again_s: float = 1.0
 
 
@@ -61,12 +60,14 @@ def _wave(
     waiting = dict(post.push(queries))
     begun = time.monotonic()
     replies = []
+    away_for: dict[str, Away] = {}  # by name
     while waiting and time.monotonic() < begun + patience.timeout_s:
         away = []
         for message_id, reply in post.pull(list(waiting)):
             name = waiting.pop(message_id)
-            if isinstance(reply, Away) and time.monotonic() < begun + patience.away_s:
+            if isinstance(reply, Away):
                 away.append(name)
+                away_for[name] = reply
             elif isinstance(reply, str):
                 note(f"{name}: {reply}")
             elif reply.node != name:
@@ -79,5 +80,6 @@ def _wave(
         if waiting:
             time.sleep(patience.poll_s)
     for name in waiting.values():
-        note(f"{name} did not answer within {patience.timeout_s:g} s")
+        why = f" ({away_for[name]})" if name in away_for else ""
+        note(f"{name} did not answer within {patience.timeout_s:g} s{why}")
     return replies

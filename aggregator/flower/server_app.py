@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
@@ -48,6 +49,12 @@ from strategies import registry
 app = ServerApp()
 log = logging.getLogger("hdh.hub")
 LOOK_S = 10.0
+# What Flower says of a node without a heartbeat, and of a message that a SuperLink has lost.
+AWAY = (
+    ErrorCode.NODE_UNAVAILABLE,
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class GridPost:
     def _read(self, message: Message, sent: Sent) -> Reply | str:
         if message.has_error():
             reason = limits.shown(f"error {message.error.code}: {message.error.reason}")
-            return Away(reason) if message.error.code == ErrorCode.NODE_UNAVAILABLE else reason
+            return Away(reason) if message.error.code in AWAY else reason
         try:
             content, signature = wire.reply_of(message)
             digest = receipts.digest(content)
@@ -164,19 +171,31 @@ class GridPost:
 def main(grid: Grid, context: Context) -> None:
     folder = Path(str(context.run_config["directory"]))
     name = str(context.run_config["job"])
-    job = jobs.read(folder, name)
-    result: dict[str, Any] = {
-        "error": "SetupError",
-        "message": "the hub stopped on a bug of ours; see the hub's log",
-    }
+    result = _result(grid, jobs.read(folder, name), folder, name)
+    jobs.finish(folder, name, json.dumps(result, ensure_ascii=False))
+
+
+def _result(grid: Grid, job: jobs.Job, folder: Path, name: str) -> dict[str, Any]:
+    """The result of a study, or why there is none.
+
+    Where this process is told to end, or the SuperLink is gone, it ends without a result: the hub
+    then runs the study again. A bug would meet it again, so it is a result."""
     try:
         post = GridPost(grid, job, folder, name, _recorder(job, folder, name))
         document = _run(post)
-        result = {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
+        return {"document": document.model_dump(mode="json"), "nodes": post.receipt()}
     except errors.HdhError as error:
-        result = {"error": type(error).__name__, "message": str(error)}
-    finally:  # the hub's process waits for a result, even after a bug
-        jobs.finish(folder, name, json.dumps(result, ensure_ascii=False))
+        return {"error": type(error).__name__, "message": str(error)}
+    except httpx.TransportError as error:
+        log.warning("the SuperLink cannot be reached (%s)", type(error).__name__)
+        raise
+    # The hub's process waits for a result, even after a bug.
+    except Exception as error:
+        log.exception("a study met a bug of ours")
+        return {
+            "error": "SetupError",
+            "message": f"the hub stopped on a bug of ours ({type(error).__name__}); see its log",
+        }
 
 
 def _recorder(job: jobs.Job, folder: Path, name: str) -> Recorder | None:
@@ -229,6 +248,8 @@ def _run(post: GridPost) -> Document:
         ask = post.recorder.asking(ask)
 
     def run() -> Outcome:
+        if post.recorder:
+            post.recorder.begin_attempt()
         return rounds.run(
             job.study,
             job.contract,

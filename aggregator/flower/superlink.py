@@ -59,6 +59,9 @@ LARGEST_HEAD = 16 * 2**10  # bytes of the first line and the headers of a reques
 LARGEST_KEY = 1000  # bytes of a public key; a node's has 178
 BODY_S = 30.0  # in which a body is to arrive
 KEY_S = 5.0  # how long it is believed that a key is registered, or is not
+LOOK_UPS_PER_S = 50  # of keys that are not known to be registered, of all callers together
+MAX_UNKNOWN = 10_000  # such keys whose answers are kept
+MAX_REQUESTS = 16  # of one node at a time: handlers run one after the other
 IDLE_S = 60.0  # a connection without a byte for so long is closed
 THREADS = 1
 # Layers that do nothing without Flower's enterprise edition, and cost a quarter of each request.
@@ -209,6 +212,7 @@ class FleetOnly:
     ) -> None:
         self.app, self.signer, self.body_s = app, signer, body_s
         self.bodies = Bodies(largest_body, 2 * largest_body, 8 * largest_body)
+        self.under_way: Counter[bytes] = Counter()  # requests, by node
 
     async def __call__(
         self,
@@ -241,6 +245,10 @@ class FleetOnly:
             return
         key = headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.encode(), b"")
         body = Body(base64.b64decode(key), asyncio.timeout(self.body_s))
+        if self.under_way[body.node] >= MAX_REQUESTS:
+            await _refuse(send, 503, b"too many requests of this node at once; try again")
+            return
+        self.under_way[body.node] += 1
         try:
             if refusal := await self._arrival(body, receive, _largest(scope["path"], self.bodies)):
                 await _refuse(send, *refusal)
@@ -250,6 +258,9 @@ class FleetOnly:
                 await self.app(scope, _replay(body.take(), receive), send)
         finally:
             self.bodies.release(body)
+            self.under_way[body.node] -= 1
+            if not self.under_way[body.node]:
+                del self.under_way[body.node]
 
     async def _arrival(
         self, body: Body, receive: Callable[[], Awaitable[Any]], largest: int
@@ -287,10 +298,13 @@ class Signers:
     Flower's own middleware, which reads the body first.
 
     `registered`: Flower's id of a public key, or None. The answer about a key is kept for KEY_S, so
-    that a request costs one signature to check and rarely a look at the database."""
+    that a request costs one signature to check and rarely a look at the database. Whoever invents
+    keys uses up the look-ups of keys that are not known, and not those of enrolled nodes."""
 
     registered: Callable[[bytes], Any]
-    answers: dict[bytes, tuple[bool, float]] = field(default_factory=dict)
+    looked_up: dict[bytes, float] = field(default_factory=dict)  # registered keys: until when
+    unknown: dict[bytes, float] = field(default_factory=dict)
+    look_ups: tuple[float, float] = (float(LOOK_UPS_PER_S), 0.0)  # left, since when
 
     def __call__(self, headers: Mapping[bytes, bytes]) -> bool:
         try:
@@ -313,13 +327,26 @@ class Signers:
         if len(public_key) >= LARGEST_KEY:
             return False
         moment = time.monotonic()
-        answer, until = self.answers.get(public_key, (False, 0.0))
-        if until < moment:
-            answer = self.registered(public_key) is not None
-            if len(self.answers) > 10_000:
-                self.answers.clear()
-            self.answers[public_key] = (answer, moment + KEY_S)
-        return answer
+        if self.looked_up.get(public_key, 0.0) > moment:
+            return True
+        if self.unknown.get(public_key, 0.0) > moment:
+            return False
+        if public_key not in self.looked_up and not self._may_look_up(moment):
+            return False
+        if self.registered(public_key) is not None:
+            self.looked_up[public_key] = moment + KEY_S
+            return True
+        self.looked_up.pop(public_key, None)
+        if len(self.unknown) >= MAX_UNKNOWN:
+            self.unknown.clear()
+        self.unknown[public_key] = moment + KEY_S
+        return False
+
+    def _may_look_up(self, moment: float) -> bool:
+        left, since = self.look_ups
+        left = min(float(LOOK_UPS_PER_S), left + (moment - since) * LOOK_UPS_PER_S)
+        self.look_ups = (max(0.0, left - 1), moment)
+        return left >= 1
 
 
 def _sender_is_author(body: bytes | bytearray) -> bool:

@@ -11,14 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
-
 from aggregator.report import words
-from federation import language
+from aggregator.report.intervals import curve_of
+from federation import errors, language
 from federation.language import tr
+
+try:
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+except ModuleNotFoundError:
+    raise errors.SetupError(
+        "figures are drawn by matplotlib, which is not installed:"
+        " pip install 'hdh-federation[simulation]'"
+    ) from None
 
 Rows = Sequence[Mapping[str, Any]]
 Labels = Mapping[str, str]  # of terms, in the reader's language
@@ -186,12 +193,6 @@ def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
         va="top",
         color="#555555",
     )
-
-
-def curve_of(row: Mapping[str, Any]) -> str:
-    """The label of the curve that a row belongs to."""
-    words = [str(row["group"])] if row["group"] != "all" or "cause" not in row else []
-    return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])
 
 
 def roc(rows: Rows) -> Picture:

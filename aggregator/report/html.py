@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jinja2
 from markupsafe import Markup
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, ReleasedResult
-from aggregator.report import (
-    figures,
-    intervals,
-    labels,
-    methods,
-    overview,
-    spreadsheet,
-    words,
-)
-from aggregator.report.figures import Labels, Picture
-from federation import errors, language
+from aggregator.report import intervals, labels, methods, overview, spreadsheet, words
+from federation import errors, language, message_texts
 from federation.language import plural, tr
+
+if TYPE_CHECKING:
+    from aggregator.report.figures import Labels, Picture
 
 MAX_ROWS = 400
 MAX_COLUMNS = 40  # of a cross-table
@@ -34,6 +29,7 @@ MAX_LINES = 40  # of a forest plot
 
 def page(document: Document) -> str:
     columns = labels.columns(document)
+    can_draw = importlib.util.find_spec("matplotlib") is not None
     sections = [
         {
             "name": name,
@@ -41,7 +37,7 @@ def page(document: Document) -> str:
             "labels": columns | labels.of_terms(analysis, columns),
             "figures": [
                 Markup(_with_ids(picture.svg, f"{name}-{i}"))
-                for i, picture in enumerate(drawn(analysis, columns))
+                for i, picture in enumerate(drawn(analysis, columns) if can_draw else ())
             ],
         }
         for name, analysis in document.analyses.items()
@@ -52,6 +48,7 @@ def page(document: Document) -> str:
         .render(
             document=document,
             sections=sections,
+            can_draw=can_draw,
             labels=columns,
             counts_of_all=overview.counts(document),
             table_one=overview.table_one(document, columns),
@@ -98,6 +95,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals.update(
         tr=tr,
+        translated=message_texts.translated,
         plural=plural,
         language=language.current(),
         say=words.say,
@@ -147,7 +145,10 @@ def _is_number(value: Any) -> bool:
 
 
 def drawn(analysis: AnalysisDocument, columns: Mapping[str, str]) -> list[Picture]:
-    """The figures of an analysis. `columns`: their labels."""
+    """The figures of an analysis. `columns`: their labels. SetupError if matplotlib is not
+    installed."""
+    from aggregator.report import figures
+
     pictures = []
     if curve := analysis.tables.get("curve"):
         time = labels.of_time(analysis, columns)
@@ -181,6 +182,8 @@ def forest(
     analysis: AnalysisDocument, table: str, rows: Sequence[intervals.Row], shown: Labels
 ) -> Picture:
     """`rows`: of `table`, each with an interval. `shown`: labels of terms."""
+    from aggregator.report import figures
+
     columns = intervals.of(rows[0])
     assert columns is not None
     lines = []
@@ -194,6 +197,8 @@ def forest(
 
 def _forests(analysis: AnalysisDocument, shown: Labels) -> list[Picture]:
     """A figure for each of the first terms, with the estimate of each node."""
+    from aggregator.report import figures
+
     terms = [
         row
         for row in analysis.tables.get("coefficients", ())

@@ -61,3 +61,9 @@ def label(row: Row, table: str) -> str:
     """The subject of a row; the name of its table if it is about everyone."""
     subjects = [str(row[name]) for name in SUBJECTS if row.get(name) is not None]
     return ", ".join(subjects) or table
+
+
+def curve_of(row: Row) -> str:
+    """The label of the curve that a row belongs to."""
+    words = [str(row["group"])] if row["group"] != "all" or "cause" not in row else []
+    return ": ".join([*words, *([row["cause"]] if "cause" in row else [])])

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from federation.expression import quote_name
-from nodes import connectors, service
+from nodes import connectors, service, verdicts
 from nodes.site import Dataset, Storage
-from simulations import local, planning, whole_run
+from simulations import local, whole_run
 from simulations.answering import Holders
 from simulations.planning import PlannedNode
 from strategies import registry
@@ -30,7 +30,7 @@ def planned(holders: Holders, *, strict: bool) -> list[PlannedNode]:
                 study, contract, len(holders.datasets), site, datetime.now(UTC)
             )
             rules = site.rules(study.privacy.min_cell)
-            refusal = refusal or planning.asks_too_much(study, tasks, contract, people, rules)
+            refusal = refusal or verdicts.asks_too_much(study, tasks, contract, people, rules)
         nodes.append(PlannedNode(name, people, refusal=refusal))
     return nodes
 

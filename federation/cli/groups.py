@@ -17,6 +17,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 from typer.utils import get_params_from_function
 
+from federation.language import tr
+
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -24,6 +26,17 @@ class Command(TyperCommand):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         _restore_argument_help(self)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _translate(self)
+        super().format_help(ctx, formatter)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        _translate(self)
+        return super().get_short_help_str(limit)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_usage(self, ctx, formatter)
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes nothing: `format_options` writes the arguments too, as Typer does."""
@@ -33,9 +46,28 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _translate(self)
+        super().format_help(ctx, formatter)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        _translate(self)
+        return super().get_short_help_str(limit)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        _write_usage(self, ctx, formatter)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_parameters(self, ctx, formatter)
         self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        limit = formatter.width - 6 - max((len(name) for name, _ in commands), default=0)
+        rows = [(name, command.get_short_help_str(limit)) for name, command in commands if command]
+        if rows:
+            with formatter.section(tr("Commands")):
+                formatter.write_dl(rows)
 
 
 def _restore_argument_help(command: click.Command) -> None:
@@ -48,19 +80,46 @@ def _restore_argument_help(command: click.Command) -> None:
         argument.help = argument.help or getattr(declared[argument.name].default, "help", None)
 
 
+def _translate(command: click.Command) -> None:
+    """Puts the help of a command into the reader's language, when somebody reads it."""
+    command.help = tr(command.help) if command.help else command.help
+    if command.epilog and "Examples:" in command.epilog:
+        command.epilog = command.epilog.replace("Examples:", tr("Examples:"))
+
+
+def _write_usage(
+    command: click.Command, context: click.Context, formatter: click.HelpFormatter
+) -> None:
+    pieces = " ".join(command.collect_usage_pieces(context))
+    formatter.write_usage(context.command_path, pieces, f"{tr('Usage:')} ")
+
+
+def _record(parameter: click.Parameter, context: click.Context) -> tuple[str, str] | None:
+    help_text = getattr(parameter, "help", None)
+    if help_text:
+        parameter.help = tr(help_text)
+    record = parameter.get_help_record(context)
+    if record is None:
+        return None
+    text = record[1].replace("\\[", "[")
+    for mark, translated in (("[required]", tr("[required]")), ("[default: ", tr("[default: "))):
+        text = text.replace(mark, translated)
+    return record[0], text
+
+
 def _write_parameters(
     command: click.Command, context: click.Context, formatter: click.HelpFormatter
 ) -> None:
-    for kind, title in (("argument", "Arguments"), ("option", "Options")):
+    for kind, title in (("argument", tr("Arguments")), ("option", tr("Options"))):
         records = [
             record
             for parameter in command.get_params(context)
             if parameter.param_type_name == kind
-            and (record := parameter.get_help_record(context)) is not None
+            and (record := _record(parameter, context)) is not None
         ]
         if records:
             with formatter.section(title):
-                formatter.write_dl([(name, text.replace("\\[", "[")) for name, text in records])
+                formatter.write_dl(records)
 
 
 class App(typer.Typer):
@@ -91,6 +150,9 @@ class Noun(click.Group):
 
     def __init__(self, name: str, help_line: str) -> None:
         super().__init__(name, help=help_line)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return tr(self.help or "")
 
     @functools.cache  # noqa: B019 - the nouns are few, and live as long as the process
     def group(self) -> click.Group:

@@ -72,6 +72,31 @@ def run(folder: Folder = Path(), log_format: LogFormat = "text") -> None:
     daemon.run(settings.load(folder), log_format=log_format)
 
 
+@app.command(
+    "unit",
+    examples=["hdh hub unit /srv/hub > /etc/systemd/system/hdh-hub.service"],
+)
+def unit(
+    folder: Folder = Path(),
+    user: Annotated[
+        str,
+        typer.Option("--user", metavar="ACCOUNT", help="The account under which the hub runs."),
+    ] = "hdh",
+) -> None:
+    """Print a systemd unit for this hub."""
+    from federation.cli.actions import parties
+
+    parties.print_unit(folder, user)
+
+
+@app.command("notify", examples=["hdh hub notify /srv/hub"])
+def notify(folder: Folder = Path()) -> None:
+    """Send a test notice to the webhook and the email addresses of hub.yaml."""
+    from federation.cli.actions import parties
+
+    parties.test_notices(folder)
+
+
 @app.command("invite", examples=["hdh hub invite chu-limoges --hub-dir /srv/hub"])
 def invite(
     node: Annotated[str, typer.Argument(metavar="NODE", help="The name of the new node.")],
@@ -126,12 +151,21 @@ def rotate(
         typer.Argument(metavar="NAME", help="The node or coordinator. Default: the hub itself."),
     ] = None,
     hours: Hours = 72.0,
+    authority: Annotated[
+        bool,
+        typer.Option(
+            "--authority", help="Replace the hub's authority; everyone is then invited anew."
+        ),
+    ] = False,
     hub_dir: HubDir = Path(),
 ) -> None:
     """Replace the key of a node or a coordinator by a new invitation, or the hub's server key."""
     from federation.cli.actions import parties
 
-    parties.rotate(hub_dir, name, hours)
+    if authority:
+        parties.renew_authority(hub_dir)
+    else:
+        parties.rotate(hub_dir, name, hours)
 
 
 @audit_app.callback()

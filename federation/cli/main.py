@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from federation import __version__, errors
+from federation import __version__, errors, language
 from federation.cli import output
 from federation.cli import simulation_options as options
 from federation.cli.groups import SETTINGS, App, Group, Noun
@@ -43,15 +43,24 @@ def main() -> None:
     """Runs `hdh`. An HdhError becomes a message and an exit code; any other exception is a bug."""
     _use_one_thread_per_process()
     output.prepare(sys.argv)
+    language.use(language.of(os.environ))
     try:
         app(prog_name="hdh")
     except errors.HdhError as error:
         name = type(error).__name__
-        for line in str(error).splitlines() or [""]:
+        for line in _in_the_readers_language(str(error)).splitlines() or [""]:
             print(f"{name}: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+
+
+def _in_the_readers_language(message: str) -> str:
+    if language.current() == "en":
+        return message
+    from federation import message_texts
+
+    return message_texts.translated(message)
 
 
 def _use_one_thread_per_process() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -59,6 +60,11 @@ ReadFile = Annotated[
     typer.Option(
         "--read", metavar="FILE", help="A file of `read:` keys, as `hdh node draft` writes it."
     ),
+]
+
+Year = Annotated[
+    Optional[int],
+    typer.Option("--year", metavar="YEAR", help="The calendar year. Default: this year."),
 ]
 
 app = App(no_args_is_help=True)
@@ -215,6 +221,14 @@ def unit(
     from federation.cli.actions import node_setup
 
     node_setup.print_unit(site, user)
+
+
+@app.command("notify")
+def notify(site: Site = NODE_YAML) -> None:
+    """Send a test notice to the webhook and the email addresses of node.yaml."""
+    from federation.cli.actions import node_setup
+
+    node_setup.test_notices(site)
 
 
 @app.command("status")
@@ -452,18 +466,37 @@ def grant(
             "--delta", metavar="NUMBER", min=0, max=1, help="The delta at which epsilon is given."
         ),
     ] = 1e-6,
-    year: Annotated[
-        Optional[int],
-        typer.Option("--year", metavar="YEAR", help="The calendar year. Default: this year."),
-    ] = None,
+    year: Year = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Grant also what is far above the usual, unasked.")
+    ] = False,
     site: Site = NODE_YAML,
 ) -> None:
     """Grant a dataset privacy budget for a year.
 
-    A grant cannot be withdrawn, and budget that was charged is never refunded."""
+    A grant can be taken back until something was charged: `hdh node withdraw`. Budget that was
+    charged is never refunded."""
     from federation.cli.actions import budget
 
-    budget.grant(site, dataset, epsilon, delta, year, by)
+    def is_sure(why: str) -> bool:
+        return yes or (sys.stdin.isatty() and typer.confirm(f"{why}. Grant it all the same?"))
+
+    budget.grant(site, dataset, epsilon, delta, year, by, is_sure)
+
+
+@app.command("withdraw", examples=['hdh node withdraw dialysis --by "data protection officer"'])
+def withdraw(
+    dataset: DatasetName,
+    by: Annotated[
+        str, typer.Option("--by", metavar="NAME", help="Who decides; recorded in the ledger.")
+    ],
+    year: Year = None,
+    site: Site = NODE_YAML,
+) -> None:
+    """Take back the last grant of a dataset's year, if nothing was charged since."""
+    from federation.cli.actions import budget
+
+    budget.withdraw(site, dataset, year, by)
 
 
 @ledger_app.callback()

@@ -75,6 +75,7 @@ def check_part(part: Part, rules: Rules) -> Refusal | None:
         return None
     return Refusal(
         "small_cells",
-        f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: merge "
-        "levels, coarsen the grid, or keep strata within nodes",
+        f"cells under {k} people in {', '.join(small)}, and this site shows none to the hub: "
+        "write `secure_sum: true` in the study's privacy, use mode dp, merge levels, coarsen the "
+        "grid, or keep strata within nodes",
     )

@@ -42,5 +42,13 @@ def compile(text: str, columns: Mapping[str, ColumnType]) -> Expression:
     reader.expect_end()
     names, pieces = frozenset(reader.names), tuple(dict.fromkeys(reader.pieces))
     return Expression(
-        text, term.sql, term.kind, term.interval, term.levels, names, pieces, term.never
+        text,
+        term.sql,
+        term.kind,
+        term.interval,
+        term.levels,
+        names,
+        pieces,
+        term.is_whole,
+        term.truth,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from federation import intervals, terminologies
+from federation.expression import truth
 from federation.expression.reader import Function, Reader
 from federation.expression.terms import ExpressionError, Term, quote_text
 from federation.intervals import Interval
@@ -27,7 +28,10 @@ def _function(
             reader.needs(f"({term.sql} {low})", always, term)
         if high:
             reader.needs(f"({term.sql} {high})", term.interval[1] < 700, term)
-        return reader.derived(Term(sql.format(term.sql), "number", interval(term.interval)), term)
+        is_whole = name == "floor" or (name == "abs" and term.is_whole)
+        ends = interval(term.interval)
+        value = Term(sql.format(term.sql), "number", ends, is_whole=is_whole)
+        return reader.derived(value, term)
 
     return apply
 
@@ -35,7 +39,9 @@ def _function(
 def _missing(reader: Reader, name: str, arguments: list[Term]) -> Term:
     if len(arguments) != 1:
         raise ExpressionError(f"missing() takes one column, in {reader.text!r}")
-    return reader.derived(Term(f"({arguments[0].sql} IS NULL)", "boolean", (0, 1)), arguments[0])
+    (term,) = arguments
+    absent = truth.is_missing(term.sql, term.values)
+    return reader.derived(Term(f"({term.sql} IS NULL)", "boolean", (0, 1), truth=absent), term)
 
 
 def _if(reader: Reader, name: str, arguments: list[Term]) -> Term:
@@ -50,16 +56,23 @@ def _if(reader: Reader, name: str, arguments: list[Term]) -> Term:
 def _starts_with(reader: Reader, name: str, arguments: list[Term]) -> Term:
     column, *beginnings = _coded(reader, name, arguments)
     value = f"CAST({column.sql} AS VARCHAR)"
-    either = " OR ".join(
-        f"starts_with({value}, {quote_text(reader.prefix(each, column))})" for each in beginnings
-    )
-    return reader.derived(Term(f"({either})", "boolean", (0, 1)), column)
+    prefixes = [reader.prefix(each, column) for each in beginnings]
+    either = " OR ".join(f"starts_with({value}, {quote_text(prefix)})" for prefix in prefixes)
+    ranges = [(prefix, prefix) for prefix in prefixes]
+    return _begins(reader, column, f"({either})", ranges)
+
+
+def _begins(reader: Reader, column: Term, sql: str, ranges: Iterable[tuple[str, str]]) -> Term:
+    """The condition that a code begins with one between the ends of a range."""
+    of = [truth.beginning(first, last) for first, last in ranges]
+    within = truth.lies_in(column.sql, column.values, of)
+    return reader.derived(Term(sql, "boolean", (0, 1), truth=within), column)
 
 
 def _in_codes(reader: Reader, name: str, arguments: list[Term]) -> Term:
     """Codes that begin with a code of a range: I64.9 is in I60-I64."""
     column, *sets = _coded(reader, name, arguments)
-    value, conditions = f"CAST({column.sql} AS VARCHAR)", []
+    value, ranges = f"CAST({column.sql} AS VARCHAR)", list[tuple[str, str]]()
     for each in sets:
         if each.literal is None:
             raise ExpressionError(
@@ -67,14 +80,14 @@ def _in_codes(reader: Reader, name: str, arguments: list[Term]) -> Term:
                 "`cohort.codes`"
             )
         try:
-            listed = terminologies.ranges(column.terminology, each.literal)
+            ranges += terminologies.ranges(column.terminology, each.literal)
         except ValueError as problem:
             raise ExpressionError(str(problem)) from None
-        conditions += [
-            f"left({value}, {len(first)}) BETWEEN {quote_text(first)} AND {quote_text(last)}"
-            for first, last in listed
-        ]
-    return reader.derived(Term(f"({' OR '.join(conditions)})", "boolean", (0, 1)), column)
+    conditions = [
+        f"left({value}, {len(first)}) BETWEEN {quote_text(first)} AND {quote_text(last)}"
+        for first, last in ranges
+    ]
+    return _begins(reader, column, f"({' OR '.join(conditions)})", ranges)
 
 
 def _coded(reader: Reader, name: str, arguments: list[Term]) -> list[Term]:
@@ -92,8 +105,9 @@ def _of_dates(sql: str, count: int, interval: Callable[..., Interval]) -> Functi
         if len(dates) != count or any(term.kind != "date" for term in dates):
             raise ExpressionError(f"{name}() takes {count} date(s), in {reader.text!r}")
         value = sql.format(*(term.sql for term in dates))
-        number = Term(value, "number", interval(*(term.interval for term in dates)))
-        return reader.derived(number, *dates)
+        ends = interval(*(term.interval for term in dates))
+        of = dates[0] if name == "year" else None
+        return reader.derived(Term(value, "number", ends, is_whole=True, day=of), *dates)
 
     return apply
 

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from federation import intervals, limits, terminologies
+from federation.expression import truth
 from federation.expression.terms import (
     ColumnType,
     ExpressionError,
@@ -19,6 +22,7 @@ from federation.expression.terms import (
     quote_name,
     quote_text,
 )
+from federation.expression.truth import Truth
 from federation.intervals import Interval
 
 MAX_DEPTH = 50  # of parentheses, signs, powers and negations
@@ -28,6 +32,7 @@ _TOKEN = re.compile(
     r"|(?P<quoted>`[^`]+`)|(?P<op>\*\*|<=|>=|!=|<>|==|[-+*/^%=<>(),]))"
 )
 _COMPARE = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _WORDS = {"and", "or", "not", "in", "between", "true", "false", "is"}
 Function = Callable[["Reader", str, list[Term]], Term]
 
@@ -116,7 +121,8 @@ class Reader:
         if self.take("not"):
             with self.deeper():
                 term = self.negation()
-            return Term(f"(NOT {self.boolean(term)})", "boolean", (0, 1), shape=term.shape)
+            sql = f"(NOT {self.boolean(term)})"
+            return Term(sql, "boolean", (0, 1), shape=term.shape, truth=~term.truth)
         return self.comparison()
 
     def comparison(self) -> Term:
@@ -155,7 +161,8 @@ class Reader:
                 term = self.number(self.sign())
             shape: Any = "linear" if term.shape == "scaled" else term.shape
             interval = (-term.interval[1], -term.interval[0])
-            return Term(f"(-{term.sql})", "number", interval, shape=shape)
+            whole = term.is_whole
+            return Term(f"(-{term.sql})", "number", interval, shape=shape, is_whole=whole)
         return self.power()
 
     def power(self) -> Term:
@@ -183,12 +190,14 @@ class Reader:
         if kind == "number":
             value = float(token)
             sql = f"CAST({token} AS DOUBLE)"
-            return Term(sql, "number", (value, value), shape="constant")
+            whole = value.is_integer()
+            return Term(sql, "number", (value, value), shape="constant", is_whole=whole)
         if kind == "string":
             text = token[1:-1].replace("''", "'") if token[0] == "'" else token[1:-1]
             return Term(quote_text(text), "string", literal=text, shape="constant")
         if kind == "name" and token.lower() in ("true", "false"):
-            return Term(token.upper(), "boolean", (0, 1), shape="constant")
+            always = truth.ALWAYS if token.lower() == "true" else truth.NEVER
+            return Term(token.upper(), "boolean", (0, 1), shape="constant", truth=always)
         if kind == "name" and self.peek()[1] == "(" and token.lower() not in _WORDS:
             return self.call(token)
         if kind in ("name", "quoted") and token.lower() not in _WORDS:
@@ -208,14 +217,17 @@ class Reader:
             raise UnknownColumnError(name, self.columns)
         column = self.columns[name]
         self.names.add(name)
+        sql = quote_name(name)
         return Term(
-            quote_name(name),
+            sql,
             column.kind,
             column.interval,
             column.levels,
             shape="scaled",
             terminology=column.terminology,
             name=name,
+            is_whole=column.is_whole,
+            truth=column.truth or truth.holds(sql),
         )
 
     def call(self, name: str) -> Term:
@@ -264,7 +276,8 @@ class Reader:
     # -- types
     def number(self, term: Term) -> Term:
         if term.kind == "boolean":
-            return Term(f"CAST({term.sql} AS DOUBLE)", "number", (0, 1), shape=term.shape)
+            sql = f"CAST({term.sql} AS DOUBLE)"
+            return Term(sql, "number", (0, 1), shape=term.shape, is_whole=True)
         if term.kind != "number":
             raise ExpressionError(
                 f"{self.text!r} does arithmetic on a {term.kind}; compare it instead,"
@@ -281,16 +294,16 @@ class Reader:
 
     def logical(self, operator: str, left: Term, right: Term) -> Term:
         sql = f"({self.boolean(left)} {operator} {self.boolean(right)})"
-        never = left.never or right.never if operator == "AND" else left.never and right.never
-        return self.derived(Term(sql, "boolean", (0, 1), never=never), left, right)
+        both = left.truth & right.truth if operator == "AND" else left.truth | right.truth
+        return self.derived(Term(sql, "boolean", (0, 1), truth=both), left, right)
 
     def arithmetic(self, operator: str, left: Term, right: Term) -> Term:
         if operator == "-" and "date" in (left.kind, right.kind):
             left, right = self.as_kind(left, right), self.as_kind(right, left)
         if left.kind == right.kind == "date" and operator == "-":
             between = intervals.combine("-", left.interval, right.interval)
-            days = Term(f"CAST({left.sql} - {right.sql} AS DOUBLE)", "number", between)
-            return self.derived(days, left, right)
+            sql = f"CAST({left.sql} - {right.sql} AS DOUBLE)"
+            return self.derived(Term(sql, "number", between, is_whole=True), left, right)
         left, right = self.number(left), self.number(right)
         shape = _shape(operator, left, right)
         if operator in "/%":
@@ -301,7 +314,8 @@ class Reader:
         else:
             sql = f"({left.sql} {operator} {right.sql})"
             interval = intervals.combine(operator, left.interval, right.interval)
-        term = Term(sql, "number", interval, shape=shape)
+        is_whole = left.is_whole and right.is_whole and operator != "/"
+        term = Term(sql, "number", interval, shape=shape, is_whole=is_whole)
         return term if shape != "made" else self.derived(term, left, right)
 
     def compare(self, left: Term, operator: str, right: Term) -> Term:
@@ -309,7 +323,7 @@ class Reader:
             raise ExpressionError(self.no_order(left, right))
         if left.literal is not None and right.literal is None:
             left, right = right, self.as_kind(left, right)
-            operator = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(operator, operator)
+            operator = _MIRRORED.get(operator, operator)
         else:
             right = self.as_kind(right, left)
         if "boolean" in (left.kind, right.kind) and "number" in (left.kind, right.kind):
@@ -320,9 +334,8 @@ class Reader:
             )
         if left.kind in ("category", "boolean", "string") and operator not in ("=", "<>"):
             raise ExpressionError(self.no_order(left, right))
-        ordered = left.kind in ("number", "date")
-        never = ordered and intervals.never(operator, left.interval, right.interval)
-        term = Term(f"({left.sql} {operator} {right.sql})", "boolean", (0, 1), never=never)
+        sql = f"({left.sql} {operator} {right.sql})"
+        term = Term(sql, "boolean", (0, 1), truth=_compared(left, operator, right))
         if _is_certain(operator, left.interval, right.interval):
             return replace(term, shape="constant")
         return self.derived(term, left, right)
@@ -359,7 +372,8 @@ class Reader:
             days = intervals.of_days(day, day)
             return Term(f"DATE '{day.isoformat()}'", "date", days, shape="constant")
         if other.terminology is not None:
-            return Term(quote_text(self.code(term, other)), "string", shape="constant")
+            code = self.code(term, other)
+            return Term(quote_text(code), "string", literal=code, shape="constant")
         return term
 
     def code(self, term: Term, of: Term) -> str:
@@ -400,9 +414,10 @@ class Reader:
         compared = [self.compare(left, "=", option) for option in options]
         del self.pieces[noted:]
         either = " OR ".join(each.sql for each in compared)
-        never = not negated and all(each.never for each in compared)
+        among = reduce(or_, (each.truth for each in compared))
         sql = f"(NOT ({either}))" if negated else f"({either})"
-        return self.derived(Term(sql, "boolean", (0, 1), never=never), left, *options)
+        term = Term(sql, "boolean", (0, 1), truth=~among if negated else among)
+        return self.derived(term, left, *options)
 
     def between(self, left: Term, negated: bool) -> Term:
         """Both ends count."""
@@ -410,7 +425,7 @@ class Reader:
         self.expect("and")
         high = self.sum()
         both = self.logical("AND", self.compare(left, ">=", low), self.compare(left, "<=", high))
-        return replace(both, sql=f"(NOT {both.sql})", never=False) if negated else both
+        return replace(both, sql=f"(NOT {both.sql})", truth=~both.truth) if negated else both
 
 
 def _shape(operator: str, left: Term, right: Term) -> Any:
@@ -440,6 +455,39 @@ def _remedy(left: Term, right: Term) -> str:
     kinds = {left.kind, right.kind}
     words = [_QUOTES[kind] for kind in kinds & _QUOTES.keys() if "number" in kinds]
     return f"; {words[0]}" if words else ""
+
+
+def _compared(left: Term, operator: str, right: Term) -> Truth:
+    """Of which values a comparison is true. That of two columns is known by their difference."""
+    if left.kind == "boolean":
+        alike = (left.truth & right.truth) | (~left.truth & ~right.truth)
+        return alike if operator == "=" else ~alike
+    if left.kind in ("category", "string"):
+        return _same_text(left, operator, right)
+    if left.is_constant and not right.is_constant:
+        left, right, operator = right, left, _MIRRORED.get(operator, operator)
+    (value, other), day = right.interval, left.day
+    if right.is_constant and value == other and day is not None:
+        years = truth.days_of_years(truth.compared(operator, value))
+        return truth.lies_in(day.sql, day.values, years)
+    if right.is_constant and value == other:
+        return truth.lies_in(left.sql, left.values, truth.compared(operator, value))
+    if left.sql > right.sql:
+        left, right, operator = right, left, _MIRRORED.get(operator, operator)
+    is_same = left.sql == right.sql
+    between = (0, 0) if is_same else intervals.combine("-", left.interval, right.interval)
+    is_whole = left.values.is_whole and right.values.is_whole
+    values = truth.numbers(between, is_whole=is_whole)
+    return truth.lies_in(f"{left.sql} - {right.sql}", values, truth.compared(operator, 0.0))
+
+
+def _same_text(left: Term, operator: str, right: Term) -> Truth:
+    if right.literal is not None:
+        ranges = truth.compared("=", right.literal)
+        same = truth.lies_in(left.sql, left.values, ranges)
+    else:
+        same = truth.holds(" = ".join(sorted((left.sql, right.sql))))
+    return same if operator == "=" else ~same
 
 
 def _is_certain(operator: str, a: Interval, b: Interval) -> bool:

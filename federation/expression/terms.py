@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from federation.expression import truth
+from federation.expression.truth import Truth, Values
 from federation.intervals import EVERYTHING, Interval
 
 Kind = Literal["number", "boolean", "category", "string", "date", "array"]
@@ -22,6 +24,10 @@ class ColumnType(Protocol):
     def levels(self) -> tuple[str, ...]: ...
     @property
     def terminology(self) -> str | None: ...
+    @property
+    def is_whole(self) -> bool: ...
+    @property
+    def truth(self) -> Truth | None: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Piece:
 @dataclass(frozen=True)
 class Expression:
     """A typed expression: its SQL, the interval of its values, and its pieces, including the whole
-    expression. `never`: by the contract's ranges, a condition that no row meets."""
+    expression. `truth`: of which values a condition is true."""
 
     text: str
     sql: str
@@ -50,7 +56,8 @@ class Expression:
     levels: tuple[str, ...]
     names: frozenset[str]
     pieces: tuple[Piece, ...] = ()
-    never: bool = False
+    is_whole: bool = False
+    truth: Truth = truth.UNKNOWN
 
 
 class ExpressionError(ValueError):
@@ -71,8 +78,9 @@ class UnknownColumnError(ExpressionError):
 class Term:
     """A typed part of an expression. `literal`: the text of a quoted literal, until it is compared
     with a category or a date. `shape`: how it was made: of literals alone, as a column times a
-    literal, linearly from one column, or in another way. `never`: by the contract's ranges, a
-    condition that no row meets. `name`: of a column."""
+    literal, linearly from one column, or in another way. `name`: of a column. `is_whole`: a number
+    without decimals. `truth`: of which values a condition is true. `day`: of a calendar year, the
+    day of which it is the year."""
 
     sql: str
     kind: Kind
@@ -81,12 +89,21 @@ class Term:
     literal: str | None = None
     shape: Literal["constant", "scaled", "linear", "made"] = "made"
     terminology: str | None = None
-    never: bool = False
     name: str = ""
+    is_whole: bool = False
+    truth: Truth = truth.UNKNOWN
+    day: Term | None = None
 
     @property
     def is_constant(self) -> bool:
         return self.shape == "constant"
+
+    @property
+    def values(self) -> Values:
+        """Those that it may have, by the contract."""
+        if self.kind in ("category", "string"):
+            return truth.texts(self.levels)
+        return truth.numbers(self.interval, is_whole=self.is_whole or self.kind == "date")
 
 
 def quote_name(name: str) -> str:

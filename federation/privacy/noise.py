@@ -4,8 +4,9 @@ P(k) is proportional to exp(-k^2 / (2 sigma^2)) over the integers (Canonne, Kama
 No float is involved in a released number, so rounding patterns cannot reveal the value under the
 noise (Mironov 2012).
 
-OpenDP draws short vectors, by rejection sampling in exact fractions (11 microseconds per number).
-Long vectors are drawn by inversion of the cumulative distribution, tabulated as integers out of
+OpenDP (extras `node` and `simulation`) draws short vectors, by rejection sampling in exact
+fractions (11 microseconds per number). Long vectors, and all where OpenDP is not installed, are
+drawn by inversion of the cumulative distribution, tabulated as integers out of
 2^128 (a tenth of a microsecond per number). The table ends at 15 sigma. The mass beyond is below
 2^-160, and rounding to 2^-128 changes the distribution by less than 2^-100 in total variation. Both
 are part of delta, and far below any delta in use.
@@ -13,13 +14,14 @@ are part of delta, and far below any delta in use.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +63,14 @@ def discrete_gaussian(size: int, variance: Fraction, entropy: Entropy = os.urand
             f"sigma must be from 1/2 to {LARGEST_SIGMA} grid units; choose a finer or a coarser "
             "grid"
         )
-    if size <= SHORT and entropy is os.urandom:
+    if size <= SHORT and entropy is os.urandom and opendp_is_installed():
         return from_opendp(size, variance)
     return from_table(size, variance, entropy)
+
+
+@cache
+def opendp_is_installed() -> bool:
+    return importlib.util.find_spec("opendp") is not None
 
 
 def from_opendp(size: int, variance: Fraction) -> Ints:

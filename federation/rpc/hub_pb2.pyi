@@ -43,14 +43,18 @@ class EnrolReply(_message.Message):
     def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., certificate: _Optional[str] = ..., authority: _Optional[str] = ..., api: _Optional[str] = ..., fleet: _Optional[str] = ..., flower_id: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "holdings", "runs")
+    __slots__ = ("version", "holdings", "runs", "audit_seq", "audit_hash")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HOLDINGS_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_SEQ_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_HASH_FIELD_NUMBER: _ClassVar[int]
     version: str
     holdings: _containers.RepeatedCompositeFieldContainer[Holding]
     runs: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ..., runs: _Optional[_Iterable[str]] = ...) -> None: ...
+    audit_seq: int
+    audit_hash: str
+    def __init__(self, version: _Optional[str] = ..., holdings: _Optional[_Iterable[_Union[Holding, _Mapping]]] = ..., runs: _Optional[_Iterable[str]] = ..., audit_seq: _Optional[int] = ..., audit_hash: _Optional[str] = ...) -> None: ...
 
 class Holding(_message.Message):
     __slots__ = ("dataset", "contract_hash", "people", "contract")

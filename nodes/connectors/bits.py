@@ -16,6 +16,7 @@ Flags = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 
 LAST = np.uint64(63)
+MANY_PER_WORD = 2  # places: above it, bytes are faster than one place of each word after another
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Bits:
         return Bits(moved, self.size)
 
     def before(self, places: int) -> Bits:
-        """The set moved to the left by 1 to 63 places."""
+        """The set moved to the left by 0 to 63 places."""
+        if not places:
+            return self
         moved = self.words >> np.uint64(places)
         moved[:-1] |= self.words[1:] << np.uint64(64 - places)
         return Bits(moved, self.size)
@@ -79,6 +82,20 @@ class Bits:
 
     def places(self) -> Ints:
         """(n_places,): the set, ascending."""
+        at = np.flatnonzero(self.words)
+        words = self.words[at]
+        if int(np.bitwise_count(words).sum()) > MANY_PER_WORD * len(self.words):
+            return self._of_many()
+        places = [np.zeros(0, np.int64)]
+        while len(words):  # the lowest place of each word
+            lowest = words & (~words + np.uint64(1))
+            places.append(at * 64 + np.bitwise_count(lowest - np.uint64(1)))
+            words = words ^ lowest
+            is_left = words != 0
+            at, words = at[is_left], words[is_left]
+        return np.sort(np.concatenate(places))
+
+    def _of_many(self) -> Ints:
         as_bytes = self.words.astype("<u8", copy=False).view(np.uint8)
         flags = np.unpackbits(as_bytes, count=self.size, bitorder="little")
         return np.flatnonzero(flags.view(np.bool_)).astype(np.int64, copy=False)

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,7 +25,7 @@ from federation import text
 from federation.arrays import Ints
 from federation.expression import quote_text
 from nodes.connectors import csv_types
-from nodes.connectors.bits import Bits, Bytes
+from nodes.connectors.bits import Bits, Bytes, Flags
 from nodes.connectors.csv_types import AS_TEXT, Plan, Text
 
 DELIMITERS = ",;\t|"
@@ -39,6 +40,7 @@ NOT_UTF8 = (
 NUL_BYTE = "a NUL byte, so the file is damaged or not text: export it again as CSV"
 CUT_OFF = "the file is cut off, or damaged: copy it again"
 END = ": if records end with the delimiter, end the header's line with it, too"
+NOTE = ": if it is a note or a comment, take it out of the file"
 TOO_LONG = (
     "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
 )
@@ -347,7 +349,7 @@ class _Scan:
     def _keep_texts(self, text: Text, delimiters: Bits, ends: Ints) -> None:
         """`ends` (n_records,): the last byte of each record."""
         for rule in self.rules:
-            if rule.columns <= self.texts or not text.of(rule.marks):
+            if rule.columns <= self.texts or not rule.may_break(text):
                 continue
             places = rule.broken(text).places()
             if len(places):
@@ -379,11 +381,10 @@ class _Scan:
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
         return [
-            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}{END}")
-            if count == width + 1
-            else (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}")
+            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}{hint}")
             for at, count in zip(starts.tolist(), widths.tolist(), strict=True)
             if count != width
+            for hint in ({width + 1: END, 1: NOTE}.get(count, ""),)
         ]
 
     def _note_endings(self, array: Bytes, ends: Ints) -> None:
@@ -402,7 +403,7 @@ class _Scan:
         problems = []
         for at in self._like_the_header(array, starts, lengths).tolist():
             record = block[starts[at] : starts[at] + lengths[at]]
-            if self._names_in_order(record) == self._names_in_order(self.header.record):
+            if self._names_in_order(record) == self._own_names:
                 problems.append((int(starts[at]), "the header stands here again: leave it out"))
             elif record.startswith(BOM):
                 problems.append(
@@ -413,17 +414,30 @@ class _Scan:
     def _like_the_header(self, array: Bytes, starts: Ints, lengths: Ints) -> Ints:
         """The records that begin and end with letters of the header's names, and are about as
         long."""
-        names = [name.encode() for name in self.header.names]
-        size = sum(map(len, names)) + len(names)
-        first, last = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
-        first[_either_case(name[:1] for name in names)] = True
-        last[_either_case(name[-1:] for name in names)] = True
+        (first, last), size = self._header_letters, self._header_bytes
         places = np.flatnonzero(last[array[starts + lengths - 1]])
         places = places[first[array[starts[places]]]]
         long = lengths[places]
-        alike = (2 * long >= size) & (long <= 2 * size + 4 * len(names))
+        alike = (2 * long >= size) & (long <= 2 * size + 4 * len(self.header.names))
         marked = np.flatnonzero(array[starts] == BOM[0])
         return np.union1d(places[alike], marked[lengths[marked] > len(BOM)])
+
+    @cached_property
+    def _header_bytes(self) -> int:
+        return sum(len(name.encode()) + 1 for name in self.header.names)
+
+    @cached_property
+    def _header_letters(self) -> tuple[Flags, Flags]:
+        """(256,) each: is the byte one with which a name begins, or ends?"""
+        names = [name.encode() for name in self.header.names]
+        first, last = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
+        first[_either_case(name[:1] for name in names)] = True
+        last[_either_case(name[-1:] for name in names)] = True
+        return first, last
+
+    @cached_property
+    def _own_names(self) -> Sequence[str]:
+        return self._names_in_order(self.header.record)
 
     def _names_in_order(self, record: bytes) -> Sequence[str]:
         """The fields sorted, without quotes, spaces and, where there are several, capitals: other

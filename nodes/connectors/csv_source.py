@@ -25,10 +25,17 @@ from nodes.connectors.csv_file import CUT_OFF, Dialect, Layout, MalformedCsvErro
 from nodes.connectors.source import Source, by_name, unreadable
 from nodes.site import Dataset
 
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 19  # fits the processor's cache
 MAX_SKIPPED_BYTES = 1 << 22
 CONTROL = re.compile("[\x80-\x9f]")  # nobody writes them: these bytes are letters of cp1252
 HELD = (".csv", ".txt", ".tsv")
+# Texts about a table, which producers lay beside it. They are told by their names alone: a table
+# that was passed over because of what it holds would be rows that nobody misses.
+NOTE = re.compile(
+    r"(a[-_ ]?)?(lire|lisez[-_ ]?moi|read[-_ ]?me|notice|licen[cs]e|change[-_ ]?log|copying)"
+    r"([-_ .].*)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -243,7 +250,9 @@ def _held(archive: zipfile.ZipFile) -> list[str]:
     held = [
         name
         for name in archive.namelist()
-        if name.lower().endswith(HELD) and not name.startswith("__MACOSX/")
+        if name.lower().endswith(HELD)
+        and not name.startswith("__MACOSX/")
+        and not is_note(Path(name))
     ]
     if not held:
         raise MalformedCsvError(
@@ -252,12 +261,19 @@ def _held(archive: zipfile.ZipFile) -> list[str]:
     return sorted(held)
 
 
+def is_note(path: Path) -> bool:
+    """Is it a text about the tables beside it, by its name?"""
+    return path.suffix.lower() == ".txt" and NOTE.fullmatch(path.stem) is not None
+
+
 def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
     """The text in pieces. MalformedCsvError with the line of a byte
     that the encoding does not have."""
     decoder, line = codecs.getincrementaldecoder(encoding)(), 1
+    size = MAX_SKIPPED_BYTES  # the first piece holds all lines that are left out
     try:
-        while block := raw.read(PIECE_BYTES):
+        while block := raw.read(size):
+            size = PIECE_BYTES
             try:
                 piece = _latin(block, encoding) or decoder.decode(block)
             except UnicodeDecodeError as problem:
@@ -265,7 +281,8 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
                 raise MalformedCsvError(
                     f"line {line + before}: not {encoding} text: correct `read.encoding`"
                 ) from None
-            if encoding in ("latin-1", "iso-8859-15") and (odd := CONTROL.search(piece)):
+            is_latin = encoding in ("latin-1", "iso-8859-15") and _has_controls(block)
+            if is_latin and (odd := CONTROL.search(piece)):
                 raise MalformedCsvError(
                     f"line {line + piece.count(chr(10), 0, odd.start())}: a control character of "
                     f"{encoding}, which is a letter of cp1252: write `encoding: cp1252`"
@@ -280,9 +297,12 @@ def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
 def _latin(block: bytes, encoding: str) -> str:
     """The text of a block in which cp1252 and Latin-1, which decodes faster, are the same; else
     empty."""
-    if encoding != "cp1252" or ((np.frombuffer(block, np.uint8) & 0xE0) == 0x80).any():
-        return ""
-    return block.decode("latin-1")
+    return block.decode("latin-1") if encoding == "cp1252" and not _has_controls(block) else ""
+
+
+def _has_controls(block: bytes) -> bool:
+    """Is a byte among those that are control characters in Latin-1, and letters in cp1252?"""
+    return bool(((np.frombuffer(block, np.uint8) & 0xE0) == 0x80).any())
 
 
 def _without(piece: str, skip: int) -> tuple[str, int]:

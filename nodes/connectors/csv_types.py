@@ -67,13 +67,30 @@ class Text:
         """The first bytes of values."""
         return self.borders.after(1).with_first()
 
+    def has_any(self, characters: str) -> bool:
+        return any(character.encode() in self.block for character in characters)
+
+    def has_pair(self, letters: str) -> bool:
+        """Do these two small letters stand here side by side, perhaps as capitals? True also where
+        two other characters differ from them as a capital does."""
+        folded = self._folded
+        pair = np.frombuffer(letters.encode(), np.uint16)
+        size = len(folded)
+        aligned = (folded[start : start + (size - start) // 2 * 2] for start in (0, 1))
+        return any(bool((part.view(np.uint16) == pair).any()) for part in aligned)
+
+    @cached_property
+    def _folded(self) -> Bytes:
+        return self.array | np.uint8(0x20)
+
 
 @dataclass(frozen=True)
 class Rule:
-    """`marks`: a block without any of them keeps the rule. `columns`: their places in the header.
-    `broken`: the places of a block where DuckDB could read another value in such a column."""
+    """`may_break`: could a block break the rule? It costs less than `broken`. `columns`: their
+    places in the header. `broken`: the places of a block where DuckDB could read another value in
+    such a column."""
 
-    marks: str
+    may_break: Callable[[Text], bool]
     columns: frozenset[int]
     broken: Callable[[Text], Bits]
 
@@ -159,16 +176,20 @@ def _rules(dataset: Dataset, types: Mapping[int, str]) -> Iterable[Rule]:
     days = frozenset(at for at, kind in types.items() if kind == DAY)
     decimal, thousands = dataset.read.decimal, dataset.read.thousands
     if numbers:
-        yield Rule("_", numbers, _underscored)
-        yield Rule("+", numbers, lambda text: text.of("+") & text.of("-").before(1))
+        yield Rule(_with("_"), numbers, _underscored)
+        yield Rule(_with("+"), numbers, lambda text: text.of("+") & text.of("-").before(1))
     if numbers and thousands is not None:
-        yield Rule(thousands, numbers, lambda text: _ungrouped(text, thousands, decimal))
-        yield Rule("eE", numbers, lambda text: _exponents(text, decimal))
+        yield Rule(_with(thousands), numbers, lambda text: _ungrouped(text, thousands, decimal))
+        yield Rule(_with("eE"), numbers, lambda text: _exponents(text, decimal))
     day = _day(dataset)
-    if days:
-        yield Rule("hHfF", days, _words)
     if days and day is not None:
-        yield Rule(day.pieces[1], days, lambda text: _other_days(text, day))
+        yield Rule(_with("hH", "ch"), days, lambda text: _side_by_side(text, "cC", "hH"))
+        yield Rule(_with("fF", "nf"), days, lambda text: _side_by_side(text, "nN", "fF"))
+        yield Rule(_with(day.pieces[1]), days, lambda text: _other_days(text, day))
+
+
+def _with(characters: str, pair: str = "") -> Callable[[Text], bool]:
+    return lambda text: text.has_any(characters) and (not pair or text.has_pair(pair))
 
 
 def _underscored(text: Text) -> Bits:
@@ -197,22 +218,21 @@ def _exponents(text: Text, decimal: str) -> Bits:
     return text.of("eE") & before & (text.digits | text.of("+-")).before(1)
 
 
-def _words(text: Text) -> Bits:
+def _side_by_side(text: Text, first: str, second: str) -> Bits:
     """Where `epoch` and `infinity` can be, which DuckDB reads as days in any format."""
-    epoch = text.of("hH") & text.of("cC").after(1)
-    return epoch | (text.of("fF") & text.of("nN").after(1))
+    return text.of(second) & text.of(first).after(1)
 
 
 def _other_days(text: Text, day: day_formats.DateFormat) -> Bits:
     """The separators outside a whole value of the format. No day begins with a separator."""
     separators, start = text.of(day.pieces[1]), text.starts
+    two_digits = text.digits & text.digits.before(1)
+    of_width = {2: two_digits, 4: two_digits & two_digits.before(2)}
     matches, at, inside = start, 0, []
     for piece in day.pieces:
-        if piece in DIRECTIVES:
-            for place in range(at, at + len(piece)):
-                matches &= text.digits.before(place) if place else text.digits
-        else:
-            matches &= separators.before(at)
+        is_part = piece in DIRECTIVES
+        matches &= (of_width[len(piece)] if is_part else separators).before(at)
+        if not is_part:
             inside.append(at)
         at += len(piece)
     matches &= text.borders.before(at)

@@ -188,6 +188,7 @@ def _of_folder(dataset: Dataset, folder: Path) -> tuple[Format | None, list[Path
         path
         for path in folder.rglob("*")
         if path.is_file()
+        and not csv_source.is_note(path)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     of_each = {each.name: [path for path in files if of_file(path) is each] for each in FOLDERS}

@@ -88,7 +88,7 @@ def _copy(server: Any, dataset: Dataset, columns: Mapping[str, str], folder: Pat
     listed = sql.SQL(", ").join(
         sql.SQL("{}::text").format(sql.Identifier(raw)) for raw in columns.values()
     )
-    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv, FORCE_QUOTE *)")
+    query = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT (FORMAT csv)")
     path = row_files.copy(folder / "rows.csv")
     with server.cursor() as cursor, path.open("wb") as out:
         with cursor.copy(query.format(listed, _table(dataset))) as blocks:

@@ -4,8 +4,8 @@ keys declare."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from nodes.reading import Reading
 from nodes.site import Dataset
 
 EXACT_WHOLE = 2**53  # a cell holds a double
+MAX_WHOLE = 10**15  # a workbook keeps the first 15 digits of a number, and puts 0 for the others
 BATCH_ROWS = 50_000
 
 
 def read(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, path: Path, *, only_names: bool
 ) -> Source:
-    rows = _rows(dataset, path)
+    sheet = _opened(dataset, path)
+    rows = iter(sheet.cells[dataset.read.skip :])
     header = [_text(cell, dataset.read) or "" for cell in next(rows, [])]
     if not any(header):
         raise unreadable(
@@ -34,6 +36,8 @@ def read(
     columns = by_name(dataset, header, raw)
     if only_names:
         return Source("", columns)
+    _check_merged(dataset, sheet, header)
+    rows = _kept_whole(dataset, rows, columns, raw)
     connection.execute(f"CREATE TEMP TABLE sheet ({', '.join(f'{name} VARCHAR' for name in raw)})")
     count = _fill(connection, rows, raw, dataset.read)
     return Source("sheet", columns, is_temporary=True, records=count)
@@ -67,7 +71,16 @@ def _copy(connection: duckdb.DuckDBPyConnection, batch: Any) -> int:
     return len(batch)
 
 
-def _rows(dataset: Dataset, path: Path) -> Iterator[Sequence[Any]]:
+@dataclass(frozen=True)
+class Sheet:
+    """`cells`: its rows from the first on. `merged`: the first and last cell, each (row, column)
+    counted from 0, of the areas that are shown as a single cell."""
+
+    cells: Sequence[Sequence[Any]]
+    merged: Sequence[tuple[tuple[int, int], tuple[int, int]]]
+
+
+def _opened(dataset: Dataset, path: Path) -> Sheet:
     try:
         import python_calamine
     except ImportError:
@@ -76,15 +89,56 @@ def _rows(dataset: Dataset, path: Path) -> Iterator[Sequence[Any]]:
         book = python_calamine.CalamineWorkbook.from_path(str(path))
         sheet = book.get_sheet_by_name(_sheet(dataset, book.sheet_names))
         cells: list[list[Any]] = sheet.to_python(skip_empty_area=False)
+        merged = sheet.merged_cell_ranges or ()
     except (python_calamine.CalamineError, OSError, ValueError) as reason:
         raise unreadable(dataset, f"({type(reason).__name__}): {_remedy(path)}") from None
-    return iter(cells[dataset.read.skip :])
+    return Sheet(cells, merged)
+
+
+def _check_merged(dataset: Dataset, sheet: Sheet, header: Sequence[str]) -> None:
+    """DataError for merged cells below the header: only the first of them holds the value, so that
+    the other rows would lose it without a word."""
+    for (first, left), (last, right) in sheet.merged:
+        names = [name for name in header[left : right + 1] if name in dataset.headers]
+        if last > dataset.read.skip and names:
+            at = max(first, dataset.read.skip + 1) + 1
+            raise unreadable(
+                dataset,
+                f"as a table: cells of {names[0]!r} in rows {at} to {last + 1} are merged, and only"
+                " the first has their value: unmerge them, and write the value into each cell",
+            )
+
+
+def _kept_whole(
+    dataset: Dataset,
+    rows: Iterator[Sequence[Any]],
+    columns: Mapping[str, str],
+    raw: Sequence[str],
+) -> Iterator[Sequence[Any]]:
+    """The rows. DataError where a text or a code of the contract is a number of more digits than a
+    workbook keeps: people whose identifiers begin alike would be one person."""
+    texts = {
+        raw.index(columns[header]): name
+        for name, column in dataset.contract.columns.items()
+        if column.kind in ("string", "category")
+        and (header := dataset.read.written(name)) in columns
+    }
+    for row in rows:
+        for at, name in texts.items():
+            cell = row[at] if at < len(row) else None
+            if isinstance(cell, int | float) and abs(cell) >= MAX_WHOLE:
+                raise unreadable(
+                    dataset,
+                    f"as it was meant: {name!r} has numbers of more than 15 digits, of which a "
+                    "workbook keeps 15: export the table as CSV, or write the column as text",
+                )
+        yield row
 
 
 def first_rows(dataset: Dataset, path: Path, rows: int) -> Sequence[Sequence[str]]:
     """The texts of the sheet's first rows, whatever `read.skip` says."""
     whole = replace(dataset, read=dataset.read.model_copy(update={"skip": 0}))
-    cells = itertools.islice(_rows(whole, path), rows)
+    cells = itertools.islice(_opened(whole, path).cells, rows)
     return [[_text(cell, dataset.read) or "" for cell in row] for row in cells]
 
 

@@ -1,8 +1,9 @@
 """Evaluates a trained network from the nodes' histograms of scores: the tables of a result.
 
-All numbers at a cut of the score are computed at the ends of bands, and each band has enough
-people. No table discloses more than the bands, so it suffices that the disclosure rules check the
-bands.
+Every number at a cut of the score is computed at an end of a band, and each band has enough people,
+so the disclosure rules check the bands for all tables of cuts. `glance`, `history` and `nodes` hold
+other numbers: sums and averages over all people, from the full histogram and the losses. The rules
+on cohorts and on groups are those that check them.
 """
 
 from __future__ import annotations

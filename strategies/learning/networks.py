@@ -107,6 +107,8 @@ def problem(network: Network) -> str | None:
             "its number for a row depends on other rows or on chance, as with batch normalisation"
             " or dropout; group normalisation does not"
         )
+    if len(shared(net)) != len(list(net.parameters())):
+        return "two of its layers share weights, or it has batch normalisation"
     return None
 
 

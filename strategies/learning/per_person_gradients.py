@@ -12,15 +12,21 @@ A length in 32 bits is uncertain where the terms of a gradient nearly cancel: th
 fraction of the lengths of the terms, added up. A person for whom that error may exceed a small
 fraction of the clip is marked as uncertain, and `single_gradient` computes that person alone in 64
 bits.
+
+The layers of an installed network may be others. Then Opacus' GradSampleModule makes the gradient
+of each row, in 64 bits, where lengths are certain.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from strategies.learning import networks
 
 Tensor = Any  # torch.Tensor: torch is imported where it is used
 Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
@@ -57,12 +63,15 @@ class Clipped:
 def clipped_sum(
     net: Any, rows: Tensor, people: int, loss: Loss, length: float, real: int | None = None
 ) -> Clipped:
-    """`rows` (n_people * rows_per_person, ...), person after person.
+    """`rows` (n_people * rows_per_person, ...), person after person. A network with layers that are
+    not known here goes through Opacus.
 
     Only the first `real` people count; the others pad the batch to a fixed shape. In a fixed shape
     the 32-bit products of one person do not depend on who the others are."""
     import torch
 
+    if not knows(net):
+        return by_opacus(net, rows, people, loss, length, real)
     for parameter in net.parameters():
         parameter.requires_grad_(False)  # slopes by outputs are all that is needed
     out, taps = _forward(net, rows)
@@ -86,6 +95,79 @@ def clipped_sum(
     return Clipped(
         total, float(losses.detach()[:real].sum()), int((scale[:real] < 1).sum()), certain
     )
+
+
+def knows(net: Any) -> bool:
+    """Whether the gradients of people are known here for all layers of a network."""
+    from torch import nn
+
+    if not isinstance(net, nn.Sequential) or len(set(map(id, net))) < len(net):
+        return False
+    return all(
+        _is_layer_of_ours(layer) or networks.stays(layer) or not list(layer.parameters())
+        for layer in net
+    )
+
+
+def _is_layer_of_ours(layer: Any) -> bool:
+    """Whether a layer is as `networks.py` builds it; others have forms of which we know nothing."""
+    from torch import nn
+
+    if type(layer) in (nn.Conv1d, nn.Conv2d):
+        is_plain = (
+            layer.groups == 1 and layer.padding_mode == "zeros" and set(layer.dilation) == {1}
+        )
+        return is_plain and layer.bias is not None and not isinstance(layer.padding, str)
+    if type(layer) is nn.Linear:
+        return layer.bias is not None
+    is_one_way = type(layer) is networks.last_of_gru() and not layer.bidirectional
+    return is_one_way and layer.num_layers == 1 and bool(layer.bias)
+
+
+def by_opacus(
+    net: Any, rows: Tensor, people: int, loss: Loss, length: float, real: int | None = None
+) -> Clipped:
+    """The same by Opacus, in 64 bits. Each person's gradient, the sum over their rows, is formed
+    and measured as it is added, so that nobody adds more than `length`."""
+    import torch
+    from opacus import GradSampleModule
+
+    wide = copy.deepcopy(net).double().requires_grad_(True)
+    sampled = GradSampleModule(wide, loss_reduction="sum")
+    out = sampled(rows.double().requires_grad_(True)).reshape(-1)  # else torch warns of its hooks
+    losses = loss(out)
+    losses.sum().backward()
+    with torch.no_grad():
+        by_row = torch.cat([p.grad_sample.flatten(1) for p in wide.parameters()], 1)
+        gradients = by_row.view(people, -1, by_row.shape[1]).sum(1)[:real]
+        lengths = torch.linalg.vector_norm(gradients, dim=1)
+        scale = (length / lengths.clamp_min(1e-300)).clamp(max=1.0)
+        total = (gradients * scale[:, None]).sum(0)
+    return Clipped(
+        total,
+        float(losses.detach()[:real].sum()),
+        int((scale < 1).sum()),
+        torch.isfinite(lengths),
+    )
+
+
+def problem(net: Any, rows: Tensor) -> str | None:
+    """Why the gradients of people cannot be computed for a network; None if they can. It is tried
+    on `rows` (n_rows, ...), each of another person, against gradients computed alone."""
+    import torch
+
+    def loss(out: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(out)
+
+    try:
+        together = clipped_sum(net, rows, len(rows), loss, 0.1).sum.double()
+        wide = copy.deepcopy(net).double()
+        alone = sum(single_gradient(wide, row[None].double(), loss, 0.1) for row in rows)
+    except Exception as reason:  # the code of others, and Opacus, may fail in any way
+        return f"Opacus cannot make people's gradients of its layers ({type(reason).__name__})"
+    if not torch.allclose(together, torch.as_tensor(alone), rtol=1e-3, atol=1e-5):
+        return "the gradients that Opacus makes of its layers are not those of single people"
+    return None
 
 
 def single_gradient(net: Any, rows: Tensor, loss: Loss, length: float) -> Tensor:

@@ -81,17 +81,28 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             f" {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}"
         )
     prepared = train.compiled(options, schema, options.norm)
-    if options.network not in networks.INPUT:
-        raise ExpressionError(
-            f"network {options.network!r} is not offered in mode dp, where the gradient of each"
-            " person must be known; use a network of hdh, or mode exact"
-        )
+    _check_gradients(prepared.plan.network)
     if server_optimizers.needs_each(options.strategy):
         raise ExpressionError(
             f"strategy {options.strategy!r} needs each node's update, and in mode dp the hub steps"
             " on noised sums; use another strategy, or mode exact"
         )
     return prepared
+
+
+def _check_gradients(network: networks.Network) -> None:
+    """ExpressionError for an installed network of whose layers people's gradients are unknown."""
+    if network.kind in networks.INPUT:
+        return
+    import torch
+
+    rows = torch.rand(3, *network.shape, generator=torch.Generator().manual_seed(0))
+    problem = per_person_gradients.problem(networks.build(network), rows)
+    if problem is not None:
+        raise ExpressionError(
+            f"network {network.kind!r} cannot be trained in mode dp: {problem}; ask its author, or"
+            " use another network"
+        )
 
 
 def refuses(task: Task[Options, Plan], secure_sum: bool) -> str | None:

@@ -429,7 +429,7 @@ def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(
 ) -> None:
     """Last: the node's ledger is behind afterwards."""
     state = deployment.state("lyon")
-    backups.write(state, tmp_path / "backup.tar.gz")
+    backups.write(state, tmp_path / "backup.tar.gz", deployment.home("lyon") / "node.yaml")
     asked = private("after-the-backup")
     flower.grant(deployment, asked, CONTRACT)
     with deployment.connect() as hub:

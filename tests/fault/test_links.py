@@ -232,6 +232,7 @@ def test_a_party_killed_in_any_phase_comes_back_and_the_result_is_the_same(
     deployed.restart_honest(deployment, node)
     running.join(300)
     assert_same(documents[0], expected)
+    assert deployed.replayed(deployment, documents[0].model_dump(mode="json")) == []
     assert nothing_readable(deployment)
 
 

@@ -43,6 +43,7 @@ def test_every_number_is_that_of_the_joined_table_and_nothing_is_left(
     assert result.analyses["all"].tables["linkage"]
     document = result.model_dump(mode="json")
     assert receipts.verify(document, None, {}) == []
+    assert deployed.replayed(deployment, document) == []
     assert {"lyon", "cnam", "casd"} == document["receipt"]["nodes"].keys()
     last = document["receipt"]["nodes"]["casd"]["replies"][-1]
     assert last["phase"] == "forget"

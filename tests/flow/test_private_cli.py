@@ -204,6 +204,12 @@ def test_a_secure_simulation_says_what_the_hub_saw(folder: Path) -> None:
             2,
             "--by must name the person who decides",
         ),
+        (
+            ["node", "grant", "people", "--epsilon", "30", "--by", "dpo"],
+            2,
+            "the promise to a person is weak; grant less, or add --yes",
+        ),
+        (["node", "withdraw", "people", "--by", "dpo"], 7, "has no grant to take back"),
         (["study", "plan", "study.yaml", "--people", "limoges"], 2, "write it as NAME=N"),
         (["node", "bucket", "other", "--out", "b"], 2, "no dataset 'other'"),
         (["node", "roster"], 2, "there is no roster; write `roster: roster.yaml`"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas
 
+from aggregator import replay
 from federation.study import Study
 from simulations import flower, linked, local
 from simulations.flower import Deployment
@@ -45,6 +46,12 @@ def federation(
 
 def submit(deployment: Deployment, asked: Study) -> Any:
     return flower.submit(deployment, asked, CONTRACTS, say=lambda _: None)
+
+
+def replayed(deployment: Deployment, document: Mapping[str, Any]) -> Sequence[str]:
+    """The problems that a replay of the result finds."""
+    number = document["receipt"]["run"]["number"]
+    return replay.verify(document, deployment.hub.transcripts / f"{number}.gz")
 
 
 # -- lies and deaths: processes that run our code with one function in another's place

@@ -170,6 +170,15 @@ def is_uniform(words: np.ndarray) -> bool:
     return abs(((counts - expected) ** 2 / expected).sum() - 255) < 5 * 23
 
 
+def test_words_that_are_not_uniform_are_seen_to_be_so():
+    """Planted faults: the test above can fail. 2,000 rows of 2 words are what it looks at least."""
+    words = np.random.default_rng(0).integers(0, 2**64, (2000, 2), np.uint64)
+    assert is_uniform(words)
+    assert not is_uniform(words & np.uint64(2**63 - 1))
+    assert not is_uniform(np.where(np.arange(4000).reshape(2000, 2) % 16 == 0, 0, words))
+    assert not is_uniform(np.arange(4000, dtype=np.uint64).reshape(2000, 2))
+
+
 def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_canaries(
     tables, tmp_path, monkeypatch
 ):

@@ -71,13 +71,56 @@ def test_pieces_of_any_size_give_the_same_rows(monkeypatch):
 
 
 # -- what each party sees
+def views(join):
+    """What the left and the helper see, by name."""
+    return {
+        "tokens": join.matched.tokens,
+        "stream": np.concatenate([piece.rows for piece in join.right]),
+        "pseudonyms": join.left.pseudonyms,
+        "matched": join.matched.rows,
+    }
+
+
+def are_uniform(seen):
+    counts = np.bincount(np.ascontiguousarray(seen).view(np.uint8).ravel(), minlength=256)
+    return stats.chisquare(counts).pvalue > FEWEST_P
+
+
 def test_tokens_at_the_left_and_words_at_the_helper_are_uniform():
     left, right, words = people(4000, 20_000, 3000)
-    join = parties.join(left, right, words)
-    everything = np.concatenate([piece.rows for piece in join.right])
-    for seen in (join.matched.tokens, everything, join.left.pseudonyms, join.matched.rows):
-        counts = np.bincount(np.ascontiguousarray(seen).view(np.uint8).ravel(), minlength=256)
-        assert stats.chisquare(counts).pvalue > FEWEST_P
+    assert all(map(are_uniform, views(parties.join(left, right, words)).values()))
+
+
+@pytest.mark.parametrize("view", ["tokens", "stream", "pseudonyms", "matched"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda seen: np.where(np.arange(len(seen))[:, None] % 10 == 0, np.uint64(0), seen),
+        lambda seen: seen & np.uint64(2**63 - 1),
+        lambda seen: np.arange(seen.size, dtype=np.uint64).reshape(seen.shape),
+    ],
+    ids=["every tenth row zero", "highest bit clear", "counted"],
+)
+def test_words_that_are_not_uniform_are_seen_to_be_so(view, fault):
+    """Planted faults: the test above can fail for each of its views."""
+    left, right, words = people(4000, 20_000, 3000)
+    assert not are_uniform(fault(views(parties.join(left, right, words))[view]))
+
+
+@pytest.mark.parametrize("masked_share", [0, 0.9], ids=["no mask", "a mask on nine words of ten"])
+def test_rows_without_masks_are_seen_by_the_helper(masked_share, monkeypatch):
+    """The planted fault in the protocol itself: the helper would read the rows."""
+    honest = streams.pseudonyms.masks
+
+    def some(key, tokens, width):
+        masks = honest(key, tokens, width)
+        return masks * (np.arange(masks.size).reshape(masks.shape) % 10 < 10 * masked_share)
+
+    monkeypatch.setattr(streams.pseudonyms, "masks", some)
+    left, right, words = people(4000, 20_000, 3000)
+    seen = views(parties.join(left, right, words))
+    assert not are_uniform(seen["stream"])
+    assert are_uniform(seen["tokens"])
 
 
 def membership_guess(join, left, right, tokens):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.privacy import exact_variants, late_variants
+from tests.privacy import exact_variants, late_variants, thin_variants
 from tests.privacy.attacked_people import PEOPLE
 
 T = "age = 93 and sex = 'F'"
@@ -619,8 +619,9 @@ def in_place() -> Iterator[Attack]:
 
 
 def variants() -> Iterator[Attack]:
-    for name, studies in (*exact_variants.variants(), *late_variants.variants()):
-        yield Attack(name, studies)
+    for module in (exact_variants, late_variants, thin_variants):
+        for name, studies in module.variants():
+            yield Attack(name, studies)
 
 
 ATTACKS = [

@@ -444,3 +444,50 @@ def test_a_ledger_of_an_earlier_version_takes_the_new_kinds_of_entries_and_keeps
         == ledger.recalled(ledger.open_ledger(path), "state", "r")
     )
     assert ledger.verify(new).seq == head.seq + 1
+
+
+# -- slips
+LATER = "2026-11-24T10:05:00Z"
+
+
+def test_a_grant_is_taken_back_until_something_was_charged(budget_ledger: Ledger) -> None:
+    ledger.grant(budget_ledger, ACCOUNT, 30_000, by="dpo", at=NOW)  # meant was 300
+    assert ledger.withdraw(budget_ledger, ACCOUNT, by="dpo", at=LATER) == 30_000
+    assert ledger.granted(budget_ledger, ACCOUNT) == 100
+    assert ledger.largest_grant(budget_ledger, ACCOUNT.dataset) == 100
+    assert ledger.charge(budget_ledger, ACCOUNT, claim("a", 101), LATER) is not None
+    assert ledger.charge(budget_ledger, ACCOUNT, claim("b", 100), LATER) is None
+    with pytest.raises(errors.LedgerError, match="something was charged since"):
+        ledger.withdraw(budget_ledger, ACCOUNT, by="dpo", at=LATER)
+    ledger.grant(budget_ledger, ACCOUNT, 7, by="dpo", at=LATER)
+    assert ledger.withdraw(budget_ledger, ACCOUNT, by="dpo", at=LATER) == 7
+    assert ledger.remaining(budget_ledger, ACCOUNT) == 0
+    assert ledger.verify(budget_ledger).seq == 6
+
+
+def test_grants_are_taken_back_from_the_last_to_the_first_and_each_once(
+    budget_ledger: Ledger,
+) -> None:
+    ledger.grant(budget_ledger, ACCOUNT, 50, by="dpo", at=NOW)
+    taken = [ledger.withdraw(budget_ledger, ACCOUNT, by="dpo", at=LATER) for _ in range(2)]
+    assert taken == [50, 100] and not ledger.has_grant(budget_ledger, ACCOUNT)
+    with pytest.raises(errors.LedgerError, match="no grant to take back"):
+        ledger.withdraw(budget_ledger, ACCOUNT, by="dpo", at=LATER)
+    ledger.verify(budget_ledger)
+
+
+def test_a_grant_of_another_year_stays(budget_ledger: Ledger) -> None:
+    other = Account(ACCOUNT.dataset, ACCOUNT.unit, 2027)
+    with pytest.raises(errors.LedgerError, match="the 2027 budget of dialysis has no grant"):
+        ledger.withdraw(budget_ledger, other, by="dpo", at=LATER)
+    assert ledger.granted(budget_ledger, ACCOUNT) == 100
+
+
+def test_a_withdrawal_that_takes_back_charged_budget_is_told(budget_ledger: Ledger) -> None:
+    """Written by somebody who has the file and keeps the chain."""
+    ledger.charge(budget_ledger, ACCOUNT, claim("a", 60), NOW)
+    with ledger._transaction(budget_ledger):
+        event = {"by": "x", "grant": 1}
+        ledger._append(budget_ledger, "withdrawal", ACCOUNT, "", "1", Cost(100), event, LATER)
+    with pytest.raises(errors.LedgerError, match="takes back what it may not"):
+        ledger.verify(budget_ledger)

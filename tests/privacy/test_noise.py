@@ -204,3 +204,18 @@ def test_what_leaves_a_node_tells_no_value_from_another_by_its_low_bits() -> Non
     for modulus in (2, 16, 97):
         counts = np.array([np.bincount(vector % modulus, minlength=modulus) for vector in steps])
         assert stats.chi2_contingency(counts)[1] > 1e-6
+
+
+def test_without_opendp_short_vectors_come_from_the_table_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = []
+    monkeypatch.setattr(noise, "opendp_is_installed", lambda: False)
+    monkeypatch.setattr(
+        noise,
+        "from_table",
+        lambda size, variance, entropy: sizes.append(size) or np.zeros(size, np.int64),
+    )
+    for size in (1, noise.SHORT + 1):
+        noise.discrete_gaussian(size, Fraction(400))
+    assert sizes == [1, noise.SHORT + 1]

@@ -46,11 +46,20 @@ def rows(n: int = PEOPLE) -> pandas.DataFrame:
     )
 
 
-def dataset(folder: Path, name: str, table: pandas.DataFrame, who: str = "person: key") -> Dataset:
+def dataset(
+    folder: Path,
+    name: str,
+    table: pandas.DataFrame,
+    who: str = "person: key",
+    column: str = "{type: string}",
+    **more: Any,
+) -> Dataset:
+    """`column`: how the contract reads the key."""
     key = who.partition("person: ")[2] or "key"
-    contract = federations.contract_of(CONTRACT.format(dataset=name, who=who, key=key))
+    text = CONTRACT.format(dataset=name, who=who, key=key).replace("{type: string}", column)
+    contract = federations.contract_of(text)
     table.rename(columns={"key": key}).to_csv(folder / f"{name}.csv", index=False)
-    return Dataset(contract, str(folder / f"{name}.csv"))
+    return Dataset(contract, str(folder / f"{name}.csv"), **more)
 
 
 def site(folder: Path, *held: Dataset, policy: Policy = POLICY, **more: Any) -> Site:
@@ -107,6 +116,29 @@ def test_keys_that_node_yaml_calls_the_same_are_the_same_people(tmp_path: Path) 
     joined = site(tmp_path / "joined", of_wards, of_labs, persons={"labs": "key"})
     assert [ask(apart, name) for name in ("wards", "labs")] == ["", ""]
     assert [ask(joined, name) for name in ("wards", "labs")] == ["", "differencing"]
+
+
+OTHERWISE = {"another type": "{type: integer}", "a code": "{type: string, missing: ['0']}"}
+
+
+@pytest.mark.parametrize("column", OTHERWISE.values(), ids=OTHERWISE)
+@pytest.mark.parametrize("order", [("wards", "labs"), ("labs", "wards")])
+def test_datasets_of_one_register_that_read_the_key_otherwise_give_no_exact_answer(
+    column: str, order: tuple[str, str], tmp_path: Path
+) -> None:
+    """The hash of 7 is not that of '7': no two cohorts would seem to have anyone in common."""
+    table = rows().assign(key=range(1, PEOPLE + 1))
+    wards = dataset(tmp_path, "wards", table)
+    held = wards, dataset(tmp_path, "labs", table[1:], column=column)
+    here = site(tmp_path, *held)
+    assert [ask(here, name) for name in order] == ["differencing", "differencing"]
+    (tmp_path / "apart").mkdir()
+    apart = site(tmp_path / "apart", *held, persons={"labs": "others"})
+    assert [ask(apart, name) for name in order] == ["", ""], "the producer says: other people"
+    (tmp_path / "private").mkdir()
+    labs = replace(held[1], modes=("dp",))
+    private = site(tmp_path / "private", wards, labs)
+    assert ask(private, "wards") == "", "the other dataset gives no exact answers"
 
 
 def test_numbers_about_a_column_are_counted_over_all_extracts(tmp_path: Path) -> None:

@@ -16,18 +16,19 @@ from scipy import stats
 
 from aggregator import rounds
 from federation import errors
+from federation import schema as schemas
 from federation.messages import NoisedAnswer, Query, Refusal, State, TaskId
 from federation.privacy import accounting
 from federation.privacy.accounting import Sampled
 from federation.study import Study
-from nodes import ledger, noised_answer, service
+from nodes import cohorts, ledger, noised_answer, service
 from nodes.session import NodeContext
-from nodes.site import Policy, Site
+from nodes.site import Policy, Site, Storage
 from simulations import local
 from strategies import budget, registry
 from strategies.learning import train, train_dp
 from strategies.protocol import AnyTask
-from tests import federations
+from tests import federations, planted
 
 torch.set_num_threads(1)
 CONTRACT = federations.contract_of("""
@@ -422,3 +423,63 @@ def test_the_plan_says_how_many_steps_and_how_much_noise() -> None:
         # Opacus also looks at orders that are no whole numbers, and finds a little less.
         assert 0.9 * row["epsilon"] < row["epsilon_by_opacus"] <= row["epsilon"] * (1 + 1e-9)
         assert row["epsilon"] < study.privacy.epsilon
+
+
+# -- layers of an installed network, whose gradients Opacus makes
+INSTALLED = """
+from strategies.learning.networks import Recipe
+
+def build(shape, widths):
+    from torch import nn
+    return nn.Sequential(nn.Linear(shape[0], 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 1))
+
+NORMED = Recipe(build, axes=1, takes="terms")
+"""
+
+
+@pytest.fixture
+def normed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (tmp_path / "site").mkdir()
+    entries = {"networks.normed": "planted_normed:NORMED"}
+    planted.plant(tmp_path / "site", monkeypatch, entries, {"planted_normed.py": INSTALLED})
+    return {**{key: MLP[key] for key in MLP if key != "widths"}, "network": "normed"}
+
+
+@pytest.mark.filterwarnings("ignore")  # Opacus's own
+def test_no_person_moves_a_step_of_an_installed_network_by_more_than_its_sensitivity(
+    normed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of 40 people with outrageous rows, all of whom are in the step; and one moves it that far."""
+    task = task_of({**normed, "sampling": 1.0, "validation": 0.0})
+    rows = table(40)
+    rows[["x", "z"]] = rows[["x", "z"]] * 1e3
+    state = train_dp.rounds(task)[1]
+
+    def gradient(part: pandas.DataFrame) -> Any:
+        site = federations.site_of("n0", part, CONTRACT, tmp_path, POLICY)
+        cohort = cohorts.open_clipped(
+            site.datasets["people"], Storage(), schemas.build(CONTRACT, {}), task.fields, None, ""
+        ).cohort
+        return train_dp.local(cohort, task, state).sums["gradient"]
+
+    whole = gradient(rows)
+    moved = [float(np.linalg.norm(whole - gradient(rows[rows["id"] != f"p{i}"]))) for i in range(5)]
+    assert max(moved) <= train_dp.step_sensitivity(task)
+    assert max(moved) > 0.9 * task.options.clip
+
+
+@pytest.mark.filterwarnings("ignore")  # Opacus's own
+@pytest.mark.parametrize("more", federations.first([{}, {"local_steps": 4}]))
+def test_an_installed_network_is_trained_in_mode_dp(
+    normed: dict[str, Any], more: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {**normed, "rounds": 12, "learning_rate": 1.0, "clip": 1.0, **more}
+    sites = sites_of(tmp_path, 2)
+    outcome = rounds.run(
+        study_of(options, 20.0),
+        CONTRACT,
+        local.ask_of(sites, federations.NOW),
+        [site.name for site in sites],
+    )
+    (glance,) = federations.result(outcome).tables["glance"].rows
+    assert glance["auc"] > 0.75  # the true model's is 0.93

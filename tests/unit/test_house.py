@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("federation", "nodes", "aggregator", "strategies", "simulations", "benchmarks", "tests")
+FOLDERS = (
+    "federation", "nodes", "aggregator", "strategies", "simulations", "benchmarks", "deploy",
+    "tests",
+)  # fmt: skip
 HERE = Path(__file__).resolve()
 
 # -- an analysis computes, and reaches nothing else
@@ -29,6 +32,7 @@ ALLOWED = {
     "itertools",
     "math",
     "numpy",
+    "opacus",
     "operator",
     "pydantic",
     "scipy",

@@ -11,9 +11,10 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from federation import audit, errors
+from federation import audit, errors, language, message_texts
 from federation import study as studies
 from federation.cli.actions import mappings, node_setup, tables
+from federation.language import tr
 from federation.privacy import accounting
 from federation.study import Study
 from nodes import (
@@ -50,10 +51,17 @@ def show_all(path: Path, output: str) -> None:
         return
     console = Console(highlight=False)
     if not studies:
-        console.print("No study has been proposed to this node yet.")
+        console.print(tr("No study has been proposed to this node yet."))
         return
     table = tables.plain(
-        "number", "study", "hash", "coordinator", "received (UTC)", "decision", "by", "reason"
+        tr("number"),
+        tr("study"),
+        tr("hash"),
+        tr("coordinator"),
+        tr("received (UTC)"),
+        tr("decision"),
+        tr("by"),
+        tr("reason"),
     )
     for study in studies:
         table.add_row(
@@ -61,7 +69,7 @@ def show_all(path: Path, output: str) -> None:
             study.study,
             study.study_hash[:12],
             study.coordinator,
-            study.received[:16].replace("T", " "),
+            language.moment(datetime.fromisoformat(study.received)),
             _decision(study),
             study.by,
             study.reason,
@@ -69,8 +77,10 @@ def show_all(path: Path, output: str) -> None:
     console.print(table)
     if any(_waits(study) for study in studies):
         console.print(
-            "Read a study with `hdh node show STUDY`, then decide with `hdh node approve STUDY` or "
-            "`hdh node refuse STUDY --reason ...`.",
+            tr(
+                "Read a study with `hdh node show STUDY`, then decide with `hdh node approve "
+                "STUDY` or `hdh node refuse STUDY --reason ...`."
+            ),
             style="dim",
         )
 
@@ -81,8 +91,8 @@ def _waits(study: Proposed) -> bool:
 
 def _decision(study: Proposed) -> str:
     if study.verdict != "waiting":
-        return study.verdict
-    return "ended undecided" if study.over else "waits for you"
+        return tr(study.verdict)
+    return tr("ended undecided") if study.over else tr("waits for you")
 
 
 def show(path: Path, name: str) -> None:
@@ -93,13 +103,13 @@ def show(path: Path, name: str) -> None:
     study = studies.parse(proposed.written)
     opened = _opened(study, proposed, site)
     for line in mappings.lines(opened, study.dataset):
-        print(f"# {line}")
+        print(f"# {message_texts.translated(line)}")
     for line in [
         *extension_rules.describe(study, opened),
         *_version_lines(study, proposed, opened),
         *_datasets_lines(study, proposed, opened),
     ]:
-        print(f"# {line}")
+        print(f"# {message_texts.translated(line)}")
     for line in costs(study, opened, len(proposed.ticket.nodes)):
         print(f"# {line}")
     print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
@@ -149,54 +159,65 @@ def _datasets_lines(study: Study, proposed: Proposed, site: Site) -> list[str]:
 def _signed(proposed: Proposed) -> list[str]:
     """All that the coordinator signed beside the study."""
     ticket = proposed.ticket
-    deadline = datetime.fromtimestamp(proposed.deadline, UTC).isoformat(" ", "minutes")
+    deadline = language.moment(datetime.fromtimestamp(proposed.deadline, UTC))
     return [
-        f"hash {ticket.study_hash}",
-        f"signed by {proposed.coordinator} with key {proposed.key_id}",
-        f"for one run: number {ticket.number} at the hub of authority {ticket.hub}",
-        f"contract {ticket.contract_hash}",
-        f"nodes {', '.join(ticket.nodes)}",
-        f"deadline for approvals {deadline}",
+        tr("hash {hash}").format(hash=ticket.study_hash),
+        tr("signed by {coordinator} with key {key}").format(
+            coordinator=proposed.coordinator, key=proposed.key_id
+        ),
+        tr("for one run: number {number} at the hub of authority {hub}").format(
+            number=ticket.number, hub=ticket.hub
+        ),
+        tr("contract {hash}").format(hash=ticket.contract_hash),
+        tr("nodes {nodes}").format(nodes=", ".join(ticket.nodes)),
+        tr("deadline for approvals {moment} UTC").format(moment=deadline),
     ]
 
 
 def _show_sides(study: Study, site: Site) -> None:
     """How many people of this node stand on each side of each expression that the study writes."""
     if study.link is not None:
-        print("# Conditions over linked people are counted when the study runs, before it answers")
+        conditions = tr(
+            "Conditions over linked people are counted when the study runs, before it answers"
+        )
+        print(f"# {conditions}")
         return
     if (refused := extension_rules.refusal(study, site)) is not None:
-        print(f"# People are not counted, so that no code runs which is not allowed: {refused}")
+        text = tr("People are not counted, so that no code runs which is not allowed: {reason}")
+        print(f"# {text.format(reason=message_texts.translated(str(refused)))}")
         return
-    print(
-        "# People of this node on each side of every expression of the study (never sent to the "
-        "hub)"
+    sides_of = tr(
+        "People of this node on each side of every expression of the study (never sent to the hub)"
     )
+    print(f"# {sides_of}")
     try:
         counted = sides.of_study(study, site)
     except (errors.HdhError, KeyError) as reason:
-        print(f"#   they cannot be counted: {reason}")
+        text = message_texts.translated(str(reason))
+        print(f"#   {tr('they cannot be counted: {reason}').format(reason=text)}")
         return
     for expression in counted:
         print(f"#   {expression.place}: {expression.text}\n#     {_people(expression)}")
     if not counted:
-        print("#   the study writes no condition, derived column or weight")
+        print(f"#   {tr('the study writes no condition, derived column or weight')}")
 
 
 def _people(expression: Sides) -> str:
-    counts = ", ".join(f"{n:,} {side}" for side, n in expression.people.items())
+    counts = ", ".join(f"{n:,} {tr(side)}" for side, n in expression.people.items())
     if expression.share is None:
         return counts
-    return f"{counts}; one person gives at most {expression.share:.0%} of the sum"
+    share = tr("one person gives at most {share} % of the sum")
+    return f"{counts}; {share.format(share=f'{100 * expression.share:.0f}')}"
 
 
 def _show_given(study: Study, site: Site) -> None:
     for coordinator, numbers in _given(study, site).items():
         column, most = max(numbers.items(), key=lambda pair: pair[1])
-        print(
-            f"#   {coordinator} has received {most} numbers about {column} this year, more than "
-            "about any other column"
+        received = tr(
+            "{coordinator} has received {n} numbers about {column} this year, more than about any "
+            "other column"
         )
+        print(f"#   {received.format(coordinator=coordinator, n=most, column=column)}")
 
 
 def _given(study: Study, site: Site) -> dict[str, Counter[str]]:
@@ -218,12 +239,18 @@ def costs(study: Study, site: Site, nodes: int) -> list[str]:
     factor = contract.max_nodes_of_person(nodes)
     over_nodes = accounting.epsilon_over_nodes(privacy.rho, privacy.delta, factor)
     lines = [
-        f"cost to one {contract.unit} here: epsilon {privacy.epsilon:g}, delta {privacy.delta:g}",
-        f"cost over all nodes, with rows at {factor} of them ({contract.why_nodes}): "
-        f"epsilon {over_nodes:.3f}",
+        tr("cost to one {unit} here: epsilon {epsilon}, delta {delta}").format(
+            unit=tr(contract.unit),
+            epsilon=language.number(f"{privacy.epsilon:g}"),
+            delta=language.number(f"{privacy.delta:g}"),
+        ),
+        tr("cost over all nodes, with rows at {n} of them ({why}): epsilon {epsilon}").format(
+            n=factor, why=tr(contract.why_nodes), epsilon=language.number(f"{over_nodes:.3f}")
+        ),
     ]
     if shared := site.datasets_sharing_account(held):
-        lines.append(f"charged to the same people as {', '.join(shared)}, which share the budget")
+        text = tr("charged to the same people as {datasets}, which share the budget")
+        lines.append(text.format(datasets=", ".join(shared)))
     return lines
 
 
@@ -244,8 +271,15 @@ def decide(path: Path, name: str, verdict: Verdict, reason: str, by: str | None)
     )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     proposals.decide(study.run, verdict, reason, decided_by, now)
-    later = "" if daemon.is_running(state) else "; the hub will learn it when the node runs"
+    later = "" if daemon.is_running(state) else tr("; the hub will learn it when the node runs")
+    text = tr("{study} (number {number}, {hash}) is {verdict} by {person}{later}")
     print(
-        f"{study.study} (number {study.ticket.number}, {study.study_hash[:12]}) is {verdict} "
-        f"by {decided_by}{later}"
+        text.format(
+            study=study.study,
+            number=study.ticket.number,
+            hash=study.study_hash[:12],
+            verdict=tr(verdict),
+            person=decided_by,
+            later=later,
+        )
     )

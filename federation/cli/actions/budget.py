@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from nodes.ledger import Account, Entry, Ledger
 from nodes.site import Site
 
 DELTA = 1e-6  # the delta at which budgets are shown as epsilons
+WEAK_EPSILON = 8.0  # of a year: docs/privacy.md says what it promises
+UNUSUAL_TIMES = 16  # in rho: about four times the epsilon of the largest grant before
 
 
 def show(path: Path, output: str) -> None:
@@ -28,7 +30,7 @@ def show(path: Path, output: str) -> None:
     accounts = {
         entry.account.shared: _balance(budget_ledger, entry.account)
         for entry in entries
-        if entry.kind in ("grant", "charge")
+        if entry.kind in ("grant", "withdrawal", "charge")
     }
     balances = list(accounts.values())
     if output == "json":
@@ -103,7 +105,7 @@ def _history(entries: Sequence[Entry]) -> Table:
             entry.kind,
             f"{entry.account.dataset} {entry.account.year}",
             f"{rho:.6f}" if rho else "",
-            f"by {entry.event['by']}" if entry.kind == "grant" else f"study {entry.study[:12]}",
+            f"by {entry.event['by']}" if "by" in entry.event else f"study {entry.study[:12]}",
         )
     return table
 
@@ -134,23 +136,28 @@ def verify(path: Path) -> None:
     print(f"The ledger is intact: {entries}, the last one {head.hash}")
 
 
+Sure = Callable[[str], bool]  # whether a person is sure, of a question
+
+
 def grant(
-    path: Path, dataset: str, epsilon: float, delta: float, year: int | None, by: str
+    path: Path,
+    dataset: str,
+    epsilon: float,
+    delta: float,
+    year: int | None,
+    by: str,
+    is_sure: Sure,
 ) -> None:
-    site = sites.load(path)
-    if dataset not in site.datasets:
-        raise errors.SiteError(
-            f"{path}: there is no dataset {dataset!r}; the datasets are {', '.join(site.datasets)}"
-        )
+    """`is_sure`: asked where the grant is far above what is usual."""
     if not 0 < delta < 1:
         raise errors.InputError("--delta must lie between 0 and 1")
-    if not by.strip():
-        raise errors.InputError("--by must name the person who decides")
     now = datetime.now(UTC)
-    account = site.account(dataset, year or now.year)
-    budget_ledger = state_folder.open_ledger(site.state)
+    site, account, budget_ledger = _account(path, dataset, year or now.year, by)
     rho = accounting.rho_for(epsilon, delta) if epsilon > 0 else 0
     _check_limit_of_year(site, path, budget_ledger, account, rho)
+    unusual = _unusual(budget_ledger, account, rho)
+    if unusual and not is_sure(unusual):
+        raise errors.InputError(f"nothing is granted: {unusual}; grant less, or add --yes")
     ledger.grant(budget_ledger, account, rho, by=by.strip(), at=now.isoformat(timespec="seconds"))
     left = accounting.epsilon(ledger.remaining(budget_ledger, account), delta)
     datasets = " and ".join([dataset, *site.datasets_sharing_account(dataset)])
@@ -158,6 +165,47 @@ def grant(
         f"Granted: all studies of {account.year} on {datasets} together may cost one "
         f"{account.unit} epsilon {left:.3f} more (delta {delta:g})"
     )
+
+
+def withdraw(path: Path, dataset: str, year: int | None, by: str) -> None:
+    """Takes back the last grant. LedgerError once something was charged to it."""
+    now = datetime.now(UTC)
+    _, account, budget_ledger = _account(path, dataset, year or now.year, by)
+    at = now.isoformat(timespec="seconds")
+    rho = ledger.withdraw(budget_ledger, account, by=by.strip(), at=at)
+    print(
+        f"Taken back: the last grant of {account.year} on {dataset}, epsilon"
+        f" {accounting.epsilon(rho, DELTA):.3f} (delta {DELTA:g}). Nothing had been charged since."
+    )
+
+
+def _account(path: Path, dataset: str, year: int, by: str) -> tuple[Site, Account, Ledger]:
+    site = sites.load(path)
+    if dataset not in site.datasets:
+        raise errors.SiteError(
+            f"{path}: there is no dataset {dataset!r}; the datasets are {', '.join(site.datasets)}"
+        )
+    if not by.strip():
+        raise errors.InputError("--by must name the person who decides")
+    return site, site.account(dataset, year), state_folder.open_ledger(site.state)
+
+
+def _unusual(budget_ledger: Ledger, account: Account, rho: int) -> str:
+    """Why a grant is far above what is usual; empty if it is not."""
+    total = accounting.epsilon(ledger.granted(budget_ledger, account) + rho, DELTA)
+    if total > WEAK_EPSILON:
+        return (
+            f"all grants of {account.year} on {account.dataset} would together be epsilon "
+            f"{total:.3g}, and above {WEAK_EPSILON:g} a year the promise to a person is weak"
+        )
+    before = ledger.largest_grant(budget_ledger, account.dataset)
+    if before and rho > UNUSUAL_TIMES * before:
+        return (
+            f"the largest grant of {account.dataset} before was epsilon "
+            f"{accounting.epsilon(before, DELTA):.3g}, and this one is epsilon "
+            f"{accounting.epsilon(rho, DELTA):.3g}"
+        )
+    return ""
 
 
 def _check_limit_of_year(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aggregator.report.intervals import curve_of
+
 Rows = Sequence[Mapping[str, Any]]
 MARKS = "●○▲△■□◆◇"  # one for each curve
 TOLERANCE = 1e-9  # of a time, which a multiplication by column / width moves by rounding
@@ -12,8 +14,6 @@ TOLERANCE = 1e-9  # of a time, which a multiplication by column / width moves by
 
 def plot(rows: Rows, width: int = 64, height: int = 14) -> str:
     """One curve for each group (and cause). A curve ends where its rows are withheld."""
-    from aggregator.report.figures import curve_of  # imports matplotlib, so only when needed
-
     groups = list(dict.fromkeys(map(curve_of, rows)))
     estimates = [row for row in rows if row["estimate"] is not None]
     last = max((row["time"] for row in estimates), default=0.0)

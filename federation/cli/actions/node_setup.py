@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import __version__, audit, credentials, errors
-from federation.cli.actions import node_data, tables
+from federation.cli.actions import channels, node_data, tables
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
@@ -169,6 +169,11 @@ def add_roster_of_hub(path: Path) -> None:
         )
 
 
+def test_notices(path: Path) -> None:
+    site = sites.load(path)
+    channels.test(site.notify, site.name, path)
+
+
 # -- status
 def show_status(path: Path, output: str) -> None:
     site, state = site_and_state(path)
@@ -188,6 +193,8 @@ def show_status(path: Path, output: str) -> None:
         party = credentials.load(state / state_folder.HUB)
         days = credentials.days_left(party.certificate)
         print(f"  hub {party.api}: the node's certificate expires in {days:.0f} days")
+    if not status["running"] and status.get("ended"):
+        print(f"  it ended: {status['ended']}")
     if status["running"]:
         for line in _connection(status, path):
             print(f"  {line}")
@@ -227,16 +234,20 @@ def approvals(state: Path) -> Approvals:
 # -- backups
 def backup(path: Path, out: Path) -> None:
     _, state = site_and_state(path)
-    seq = backups.write(state, out)
+    seq = backups.write(state, out, path)
     print(
-        f"{out}: the state of this node, with {_entries(seq)} in its ledger. It contains private "
-        "keys: protect it as you protect them."
+        f"{out}: the state of this node, with {_entries(seq)} in its ledger, and its configuration."
+        " It contains private keys: protect it as you protect them."
     )
 
 
 def restore(path: Path, file: Path) -> None:
+    """Restores what the backup holds. The configuration comes first, since it names the state."""
+    restored = backups.restore_configuration(file, path)
     _, state = site_and_state(path)
     seq = backups.restore(file, state)
+    if restored:
+        print(f"Restored: {', '.join(restored)}")
     print(
         f"Restored: the ledger is intact and has {_entries(seq)}. If the hub has seen a later "
         "entry, the node reports it when it connects, and answers nothing."

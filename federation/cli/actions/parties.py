@@ -16,8 +16,8 @@ from rich.table import Table
 from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
 from aggregator.settings import HubSettings
-from federation import audit, errors
-from federation.cli.actions import tables
+from federation import audit, errors, systemd
+from federation.cli.actions import channels, tables
 
 MAX_SILENCE_S = 15  # a node heard of within this time is online
 
@@ -44,6 +44,25 @@ def invite(folder: Path, name: str, role: str, hours: float) -> None:
     print(f"Invitation for {name} ({role}), valid once within {hours:g} hours.")
     print("Send this command over a private channel:\n")
     print(f"  hdh {noun} enrol --hub {hub.public_address('enrol')} --token {invitation.to_text()}")
+
+
+def print_unit(folder: Path, user: str) -> None:
+    """SetupError if there is no hub in the folder."""
+    hub = settings.load(folder)
+    daemon = systemd.Daemon(
+        "hdh-hub",
+        "hdh-federation hub",
+        ["hub", "run", str(hub.folder)],
+        hub.folder,
+        memory="16G",
+        after=["postgresql.service"],
+    )
+    print(systemd.unit(daemon, user), end="")
+
+
+def test_notices(folder: Path) -> None:
+    hub = settings.load(folder)
+    channels.test(hub.notify, hub.file.hosts[0], folder / settings.FILE)
 
 
 Invited = tuple[str, str, float]  # name, role, time at which the invitation expires
@@ -137,6 +156,24 @@ def rotate(folder: Path, name: str | None, hours: float) -> None:
         )
     invite(folder, name, party.role, hours)
     print("\nThe old key stays valid until the invitation is used.")
+
+
+def renew_authority(folder: Path) -> None:
+    """A new authority; every party then needs a new certificate. SetupError while the hub runs,
+    RefusalError while studies are open, whose tickets name the present authority."""
+    hub, engine = _open(folder)
+    if daemon.is_running(folder):
+        raise errors.SetupError(f"the hub in {folder} runs; stop it first")
+    if under_way := databases.in_states(engine, "waiting", "running"):
+        named = ", ".join(str(study.number) for study in under_way[:20])
+        raise errors.RefusalError(f"studies are open: {named}; wait for their end, or cancel them")
+    former = pki.renew_authority(hub.pki, list(hub.file.hosts))
+    audit.write(hub.audit, "authority renewed", authority=pki.fingerprint(hub.pki).hex())
+    print(f"The hub has a new authority. The former certificate is {former}: keep it, since the")
+    print("receipts of earlier results name it. Start the hub, and invite everyone anew:\n")
+    for party in databases.enrolled(engine, "node", "coordinator", "operator"):
+        if party.revoked is None:
+            print(f"  hdh hub rotate {party.name} --hub-dir {folder}")
 
 
 def _open(folder: Path) -> tuple[HubSettings, sa.Engine]:

@@ -9,19 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from aggregator.report import words
+from federation import message_texts
 from federation.cli.actions import tables
+from federation.language import tr
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost
+from federation.results import Row
 from federation.study import Study
 from simulations.planning import SCALES, Forecasts, Plan, PlannedNode
 from strategies import budget
 
-HEADINGS = {"half": "width at half", "this": "at this epsilon", "double": "at double"}
-
 
 def show(plan: Plan, console: Console) -> None:
     study = plan.study
-    title = f" ({study.hash[:12]}), mode {study.privacy.mode}"
+    title = tr(" ({hash}), mode {mode}").format(hash=study.hash[:12], mode=study.privacy.mode)
     console.print(Text.assemble((study.study, "bold"), title))
     if study.privacy.mode == "dp":
         _show_costs(plan, console)
@@ -29,20 +30,24 @@ def show(plan: Plan, console: Console) -> None:
         console.print(_nodes(study, plan.nodes))
     else:
         console.print(
-            "No node is named. For budgets and widths give --node NODE.yaml or --people NAME=N."
+            tr("No node is named. For budgets and widths give --node NODE.yaml or --people NAME=N.")
         )
     if plan.forecasts:
         console.print(_widths(plan.forecasts))
         console.print(
-            "Expected full widths of the intervals, computed from the contract's ranges and the "
-            "declared sizes. Assumed: half of all yes/no answers are yes, numbers are spread "
-            "evenly, a third of the people have the event. Real data will differ.",
+            tr(
+                "Expected full widths of the intervals, computed from the contract's ranges and "
+                "the declared sizes. Assumed: half of all yes/no answers are yes, numbers are "
+                "spread evenly, a third of the people have the event. Real data will differ."
+            ),
             style="dim",
         )
     elif study.privacy.mode == "dp" and plan.nodes:
         console.print(
-            "Widths cannot be forecast: no node declares its size (`people` of a dataset in "
-            "node.yaml).",
+            tr(
+                "Widths cannot be forecast: no node declares its size (`people` of a dataset in "
+                "node.yaml)."
+            ),
             style="yellow",
         )
 
@@ -50,51 +55,79 @@ def show(plan: Plan, console: Console) -> None:
 def _show_costs(plan: Plan, console: Console) -> None:
     privacy = plan.study.privacy
     tight = accounting.tight_epsilon(Cost(privacy.rho), privacy.delta)
+    unit = tr(plan.contract.unit)
     console.print(
-        f"At each node one {plan.contract.unit} is protected with epsilon {privacy.epsilon:g}, "
-        f"delta {privacy.delta:g}: rho {privacy.rho / accounting.PICO:.6f}"
+        tr(
+            "At each node one {unit} is protected with epsilon {epsilon}, delta {delta}: rho {rho}"
+        ).format(
+            unit=unit,
+            epsilon=words.shown(privacy.epsilon, "g"),
+            delta=words.shown(privacy.delta, "g"),
+            rho=words.shown(privacy.rho / accounting.PICO, ".6f"),
+        )
     )
-    console.print(f"(by tight composition, epsilon {tight:.3f}).", style="dim")
+    composed = tr("(by tight composition, epsilon {epsilon}).")
+    console.print(composed.format(epsilon=words.shown(tight, ".3f")), style="dim")
     console.print(
-        f"Over all nodes, a {plan.contract.unit} with rows at {plan.nodes_of_person} of them "
-        f"({plan.contract.why_nodes}): epsilon {plan.epsilon_over_nodes:.3f}."
+        tr(
+            "Over all nodes, one {unit} with rows at {n} of them ({why}): epsilon {epsilon}."
+        ).format(
+            unit=unit,
+            n=plan.nodes_of_person,
+            why=tr(plan.contract.why_nodes),
+            epsilon=words.shown(plan.epsilon_over_nodes, ".3f"),
+        )
     )
     console.print(_costs(plan.study))
     for row in plan.trainings:
-        console.print(
-            f"{row['analysis']}: {row['steps']} steps, each on a random sample of "
-            f"{100 * row['sampling']:g} % of the people ({row['epochs']:g} epochs in total), with "
-            f"noise of {row['noise_multiplier']:g} times the clipping norm: epsilon "
-            f"{row['epsilon']:.3f}{_by_opacus(row['epsilon_by_opacus'])}.",
-            style="dim",
-        )
+        console.print(_training(row), style="dim")
+
+
+def _training(row: Row) -> str:
+    return tr(
+        "{analysis}: {steps} steps, each on a random sample of {sampling} % of the people "
+        "({epochs} epochs in total), with noise of {noise} times the clipping norm: epsilon "
+        "{epsilon}{by_opacus}."
+    ).format(
+        analysis=row["analysis"],
+        steps=row["steps"],
+        sampling=words.shown(100 * row["sampling"], "g"),
+        epochs=words.shown(row["epochs"], "g"),
+        noise=words.shown(row["noise_multiplier"], "g"),
+        epsilon=words.shown(row["epsilon"], ".3f"),
+        by_opacus=_by_opacus(row["epsilon_by_opacus"]),
+    )
 
 
 def _by_opacus(epsilon: float | None) -> str:
-    return "" if epsilon is None else f", and {epsilon:.3f} by the accountant of Opacus"
+    if epsilon is None:
+        return ""
+    text = tr(", and {epsilon} by the accountant of Opacus")
+    return text.format(epsilon=words.shown(epsilon, ".3f"))
 
 
 def _costs(study: Study) -> Table:
-    table = tables.plain("analysis", "run", title="\nCost of each analysis")
-    for name in ("weight", "epsilon", "rho"):
+    title = f"\n{tr('Cost of each analysis')}"
+    table = tables.plain(tr("analysis"), tr("run"), title=title)
+    for name in (tr("weight"), "epsilon", "rho"):
         table.add_column(name, justify="right")
     for name, entry in study.analyses.items():
         rho = budget.of_analysis(study, name)
         table.add_row(
             name,
             entry.run,
-            f"{entry.budget:g}",
-            f"{accounting.epsilon(rho, study.privacy.delta):.3f}",
-            f"{rho / accounting.PICO:.6f}",
+            words.shown(entry.budget, "g"),
+            words.shown(accounting.epsilon(rho, study.privacy.delta), ".3f"),
+            words.shown(rho / accounting.PICO, ".6f"),
         )
     return table
 
 
 def _nodes(study: Study, nodes: Sequence[PlannedNode]) -> Table:
-    table = tables.plain("node", title="\nAt each node")
-    for name in ("people", "left before", "left after"):
+    table = tables.plain(tr("node"), title=f"\n{tr('At each node')}")
+    for name in (tr("people"), tr("left before"), tr("left after")):
         table.add_column(name, justify="right")
-    table.add_column("answers")
+    table.add_column(tr("answers"))
     for node in nodes:
         people = words.say("n", node.people) if node.people else "?"
         table.add_row(node.name, people, *_budgets(study, node), _answer(node))
@@ -108,34 +141,37 @@ def _budgets(study: Study, node: PlannedNode) -> tuple[str, str]:
     if node.left is None:
         return "?", "?"
     delta = study.privacy.delta
-    before = f"{accounting.epsilon(node.left, delta):.3f}"
+    before = words.shown(accounting.epsilon(node.left, delta), ".3f")
     if node.refusal:
         return before, "?"
-    return before, f"{accounting.epsilon(node.left - study.privacy.rho, delta):.3f}"
+    return before, words.shown(accounting.epsilon(node.left - study.privacy.rho, delta), ".3f")
 
 
 def _answer(node: PlannedNode) -> Text:
     if node.refusal:
-        return Text(f"no: {node.refusal}", style="yellow")
-    return Text("yes, once its staff approves" if node.waits else "yes")
+        reason = message_texts.translated(str(node.refusal))
+        return Text(tr("no: {reason}").format(reason=reason), style="yellow")
+    return Text(tr("yes, once its staff approves") if node.waits else tr("yes"))
 
 
 def _widths(forecasts: Forecasts) -> Table:
-    table = tables.plain("analysis", "of", "level", title="\nExpected intervals")
-    for name in ("sampling s.d.", "noise s.d.", *HEADINGS.values()):
+    title = f"\n{tr('Expected intervals')}"
+    table = tables.plain(tr("analysis"), tr("of"), tr("level"), title=title)
+    widths = (tr("width at half"), tr("at this epsilon"), tr("at double"))
+    for name in (tr("sampling s.d."), tr("noise s.d."), *widths):
         table.add_column(name, justify="right")
     for rows in zip(*(forecasts[label] for _, label in SCALES), strict=True):
         row = rows[1]
         table.add_row(
             row["analysis"],
-            row["what"],
-            f"{100 * row['conf_level']:g} %",
+            message_texts.translated(row["what"]),
+            f"{words.shown(100 * row['conf_level'], 'g')} %",
             _figure(row["sampling_sd"]),
             _figure(row["noise_sd"]),
-            *("no result" if row["width"] is None else _figure(row["width"]) for row in rows),
+            *(tr("no result") if row["width"] is None else _figure(row["width"]) for row in rows),
         )
     return table
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else words.shown(value, ".3g")

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator import api, database
+from federation import audit
 from federation.client import Hub
 from federation.rpc import hub_pb2
 from tests.deployments import CONTRACT
@@ -89,3 +90,24 @@ def test_a_coordinator_reads_the_contracts_that_can_be_read(
 
     monkeypatch.setattr(Hub, "_calls", lambda self: Calls())
     assert [holding.contract for holding in hub.datasets()] == [CONTRACT]
+
+
+def test_the_hub_keeps_the_last_entry_of_a_nodes_audit_log_once_a_day(
+    tmp_path: Path, engine: sa.Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = SimpleNamespace(audit=tmp_path / "audit.jsonl")
+    scheduler: Any = SimpleNamespace(engine=engine, hub=hub)
+    nodes = api.Nodes(scheduler, SimpleNamespace())  # type: ignore[arg-type]
+
+    def greet_with(seq: int) -> list[tuple[object, object]]:
+        """What the hub has written down so far."""
+        digest = f"{seq:064d}" if seq else ""
+        nodes._greet("lyon", hub_pb2.Hello(version="1", audit_seq=seq, audit_hash=digest))
+        entries = audit.entries(hub.audit)
+        return [(entry["entry"], entry["sha256"]) for entry in entries]
+
+    assert greet_with(0) == []  # a node of an earlier version
+    assert greet_with(7) == greet_with(9) == [(7, f"{7:064d}")]
+    assert not caplog.records
+    assert greet_with(8) == [(7, f"{7:064d}"), (8, f"{8:064d}")]
+    assert "node lyon: its audit log has lost entries: it had 9, and has 8" in caplog.text

@@ -76,6 +76,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pandas.Dat
         },
         "rounds": {"run": "fedavg", "model": model.format("y"), "rounds": 3},
         "components": {"run": "pca", "columns": ["x", "z"]},
+        "network": {"run": "train", "model": model.format("y"), "widths": [4], "rounds": 1},
     }
     sites = federations.sites_of(frame, rng.integers(0, 3, n), CONTRACT, folder)
     report.write(
@@ -225,7 +226,7 @@ def test_scikit_learns_checks_fail_only_where_they_fit(
     keeps_its_model = {
         "check_estimators_unfitted", "check_fit_check_is_fitted", "check_n_features_in",
     }  # fmt: skip
-    for name in ("trees", "values", "hazards", "survival"):
+    for name in ("trees", "values", "hazards", "survival", "network"):
         model = estimators.load(released[0], name)
         reports = check_estimator(model, on_fail=None, on_skip=None)
         assert sum(report["status"] == "passed" for report in reports) >= 10

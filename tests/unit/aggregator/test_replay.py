@@ -14,16 +14,17 @@ import numpy as np
 import pandas
 import pytest
 
-from aggregator import replay, rounds, secure_sum, transcript
+from aggregator import linkage, replay, rounds, secure_sum, transcript
+from aggregator.linked import for_lefts
 from aggregator.rounds import Ask
 from aggregator.transcript import Recorder
-from federation import audit, codec, receipts
+from federation import audit, codec, datasets, receipts
 from federation.messages import Part, Query, Reply, TaskId
 from federation.receipts import Asked, reply_content
 from federation.secagg import keys
 from federation.study import Study
 from federation.tickets import ticket
-from simulations import local
+from simulations import linked, local
 from strategies import registry
 from strategies.numerics import newton
 from tests import federations
@@ -86,6 +87,7 @@ class Hub:
         replies = self._send(queries)
         for reply in replies:
             query = queries[reply.node]
+            signer = self.study.link.helper if self.study.link else reply.node
             phase = query.phase.name if query.phase else ""
             asked = receipts.digest(nonce + codec.query_to_bytes(query))
             given = receipts.digest(codec.reply_to_bytes(reply))
@@ -96,7 +98,7 @@ class Hub:
                 "query": asked,
                 "reply": given,
             }
-            self.signed[reply.node].append(record)
+            self.signed[signer].append(record)
         return replies
 
     def receipt(self) -> dict[str, Any]:
@@ -295,22 +297,111 @@ def test_a_file_that_is_not_the_signed_transcript_is_told(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("study", "why"),
-    [
-        (two_holders.study(), "a linked study has none, because its helper answers"),
-        (two_holders.study(link={"keep": "all"}), "verify the receipt without --replay"),
-        (two_holders.study(privacy={"mode": "dp"}), "a linked study has none"),
-        (federations.study_of({"a": MODEL}, privacy={"mode": "dp"}), "only exact studies"),
-        (None, "only exact studies"),
-    ],
+    "study", [two_holders.study(privacy={"mode": "dp"}), federations.study_of({"a": TRAINING})]
 )
-def test_a_receipt_without_a_transcript_says_why(
-    study: Study | None, why: str, tmp_path: Path
-) -> None:
-    written = study.canonical() if study is not None else "{"
-    document = {"receipt": {"transcript": None, "study": written}}
+def test_a_receipt_without_a_transcript_says_why(study: Study, tmp_path: Path) -> None:
+    document = {"receipt": {"transcript": None, "study": study.canonical()}}
     (problem,) = replay.verify(document, tmp_path / "7.gz")
-    assert why in problem
+    assert "only exact studies without training" in problem
+
+
+# -- linked studies
+LINKED = two_holders.study(
+    analyses={
+        "a": {"run": "glm", "family": "gaussian", "model": "age ~ spent"},
+        "d": {"run": "crosstab", "rows": "grade", "columns": "drug"},
+    }
+)
+LEFTS = ("caen", "lyon")
+
+
+class LinkedHub(Hub):
+    """The hub of a linked study, whose helper answers for each left holder. `lost`: how many
+    attempts end after their first round."""
+
+    def __init__(self, folder: Path, change: Change = lambda query: query, lost: int = 0) -> None:
+        tables = two_holders.make(900, 1500, 800)
+        lefts = {name: tables.left.iloc[place::2] for place, name in enumerate(LEFTS)}
+        self.study, self.path, self.signed = LINKED, folder / "7.gz", {"casd": []}
+        self.contract = datasets.contract_of(LINKED, two_holders.CONTRACTS)
+        self.recorder = Recorder(self.path)
+        self.recorder.begin(self.contract)
+        holders = two_holders.holders(folder, tables, lefts)
+        with linked.linking(
+            LINKED, two_holders.CONTRACTS, holders, local.SIMULATED, two_holders.NOW
+        ) as people:
+            for attempt in range(lost + 1):
+                outcome = self.attempt(people, change, is_lost=attempt < lost)
+        document = linkage.added(federations.document(outcome), people.linkage)
+        self.document = document.model_dump(mode="json")
+        self.document["receipt"] = self.receipt()
+
+    def attempt(self, people: linked.Linked, change: Change, *, is_lost: bool) -> rounds.Outcome:
+        contexts = local.contexts_of(people.sites)
+        self._send = local.send_of(contexts, two_holders.NOW)
+        self.recorder.begin_attempt()
+        plan = registry.plan(self.study, self.contract)
+        sent = secure_sum.ask_of(for_lefts(self.send), lambda _: plan)
+        ask = self.recorder.asking(sent)
+
+        def asked(query: Query) -> Sequence[Reply]:
+            return [] if is_lost and query.round > 1 else ask(change(query))
+
+        return rounds.run(self.study, self.contract, asked, LEFTS)
+
+    def receipt(self) -> dict[str, Any]:
+        run = {"number": 7, "contract_hash": self.contract.hash, "nodes": ["casd", *LEFTS]}
+        return {**super().receipt(), "run": run}
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_an_honest_linked_run_is_replayed_from_its_sums(lost: int, tmp_path: Path) -> None:
+    hub = LinkedHub(tmp_path, lost=lost)
+    assert hub.document["analyses"]["a"]["status"] == "released"
+    assert {"linked", "linked_share"} <= hub.document["analyses"]["a"]["n"].keys()
+    assert len(transcript.read(hub.path).attempts) == lost + 1
+    assert hub.problems() == []
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_in_a_linked_run_a_state_that_the_hub_chose_is_found(lost: int, tmp_path: Path) -> None:
+    def steeper(query: Query) -> Query:
+        task = TaskId("a")
+        if query.round != 2 or task not in query.states:
+            return query
+        values = query.states[task].values
+        changed = {name: value + 3.0 for name, value in values.items()}
+        state = replace(query.states[task], values=changed)
+        return replace(query, states={**query.states, task: state})
+
+    hub = LinkedHub(tmp_path, steeper, lost)
+    assert any("the state of a is not the one that follows" in each for each in hub.problems())
+
+
+def test_in_a_linked_run_a_part_under_another_left_holders_name_is_found(tmp_path: Path) -> None:
+    hub = LinkedHub(tmp_path)
+    for reply in hub.document["receipt"]["nodes"]["casd"]["replies"]:
+        reply["left"] = {"caen": "lyon", "lyon": "caen"}[reply["left"]]
+    problems = hub.problems()
+    assert "caen: the part of round 1 is not the one that it signed" in problems
+    assert "lyon: the part of round 1 is not the one that it signed" in problems
+
+
+def test_in_a_linked_run_a_part_that_another_node_signed_is_found(tmp_path: Path) -> None:
+    """Only the helper speaks for left holders."""
+    hub = LinkedHub(tmp_path)
+    nodes = hub.document["receipt"]["nodes"]
+    nodes["cnam"] = nodes.pop("casd")
+    assert "caen: the part of round 1 is not the one that it signed" in hub.problems()
+
+
+def test_only_a_linked_study_has_several_attempts(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    hub.recorder.begin_attempt()
+    rewritten(hub, lambda entry: entry)
+    first = transcript.read(hub.path).rounds[0]
+    hub.recorder.asking(lambda _: first.replies)(first.query)
+    assert any("several attempts" in each for each in rewritten(hub, lambda entry: entry))
 
 
 def test_a_private_study_and_a_training_have_no_transcript() -> None:

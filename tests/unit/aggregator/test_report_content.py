@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,7 @@ def test_the_methods_name_the_nodes_the_cohort_each_model_and_the_protection(
 def test_every_analysis_has_a_phrase_for_the_methods(name: str) -> None:
     for example in laws.EXAMPLES[name]:
         options = registry.analysis(name).Options.model_validate(example).model_dump(mode="json")
-        phrase = methods.PHRASES[name](options)
+        phrase = methods.phrase(name, options)
         first = next(iter(example.values()))
         named = first if isinstance(first, str) else first[0]
         assert named in phrase and "None" not in phrase and "[" not in phrase, phrase
@@ -204,3 +206,19 @@ def test_tables_name_their_columns_and_figures_have_a_text(document: Document) -
         r'<div class="scroll" tabindex="0" role="region" aria-label="[^"]+">', page
     )
     assert page.count("<table>") == len(scrolled)
+
+
+def test_where_matplotlib_is_not_installed_the_page_says_so_and_a_figure_names_the_extra(
+    document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "aggregator.report.figures", raising=False)
+    monkeypatch.delattr("aggregator.report.figures", raising=False)
+    page = html.page(document)
+    assert "<svg" not in page and "hdh-federation[simulation]" in page
+    with pytest.raises(errors.SetupError, match=r"hdh-federation\[simulation\]"):
+        html.drawn(next(iter(document.analyses.values())), {})

@@ -272,7 +272,53 @@ def test_headers_of_flowers_client_are_those_of_a_registered_key_and_of_no_other
 def test_a_key_larger_than_any_is_of_nobody_and_is_not_kept() -> None:
     signer = Signers(lambda public_key: 7)
     assert not signer._is_registered(b"x" * 1000)
-    assert not signer.answers
+    assert not signer.looked_up and not signer.unknown
+
+
+def test_whoever_invents_keys_uses_up_no_look_up_of_an_enrolled_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(superlink.time, "monotonic", lambda: now[0])
+    looked_up: list[bytes] = []
+
+    def registered(public_key: bytes) -> int | None:
+        looked_up.append(public_key)
+        return 7 if public_key in (b"lyon", b"nice") else None
+
+    signer = Signers(registered)
+    assert signer._is_registered(b"lyon")
+    for i in range(20_000):
+        assert not signer._is_registered(b"%d" % i)
+    assert len(looked_up) <= 1 + superlink.LOOK_UPS_PER_S
+    assert len(signer.unknown) <= superlink.MAX_UNKNOWN
+    now[0] += superlink.KEY_S + 0.001
+    looked_up.clear()
+    for i in range(1000):
+        signer._is_registered(b"again %d" % i)
+    assert signer._is_registered(b"lyon") and looked_up[-1] == b"lyon"  # looked up all the same
+    now[0] += 1.0
+    assert signer._is_registered(b"nice")  # a new node, when a moment has passed
+    monkeypatch.setattr(signer, "registered", lambda public_key: None)
+    now[0] += superlink.KEY_S + 0.001
+    assert not signer._is_registered(b"lyon")  # revoked
+
+
+def test_a_node_that_asks_without_end_leaves_the_handlers_to_the_others() -> None:
+    async def play() -> None:
+        requests = Requests()
+        path = "/v1/fleet/hdh-take"
+        asked = [
+            await requests.begin("liar", [part(1, more=False)], path)
+            for _ in range(superlink.MAX_REQUESTS)
+        ]
+        assert await (await requests.begin("liar", [part(1, more=False)], path)) == 503
+        honest = await requests.begin("lyon", [part(1, more=False)], path)
+        requests.may_answer.set()
+        assert [await request for request in [*asked, honest]] == [200] * (len(asked) + 1)
+        assert not requests.filter.under_way
+
+    asyncio.run(play())
 
 
 async def listening(server: uvicorn.Server) -> asyncio.Task[None]:

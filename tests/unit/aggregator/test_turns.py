@@ -169,6 +169,29 @@ def test_a_study_that_waits_is_read_once_however_often_it_is_looked_at(
     assert sorted(read) == [1, 1, 2, 2, 3, 3, 4, 4, 5]  # what has ended is forgotten
 
 
+def test_decisions_on_runs_that_nobody_knows_read_no_study_again(
+    hub: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may send as many as it likes."""
+    read: list[int] = []
+
+    def ticket(submitted: Submitted) -> Any:
+        read.append(submitted.number)
+        return SimpleNamespace(digest=f"{submitted.number:064d}")
+
+    monkeypatch.setattr(hub, "ticket", ticket)
+    for number in range(1, 6):
+        submit(hub, number, "ana", "approved", "waiting", "waiting")
+    node: Any = SimpleNamespace(name="lyon", identity="")
+    for i in range(100, 110):
+        hub.decide(node, hub_pb2.Decision(run=f"{i:064d}", verdict="waiting"))
+    assert sorted(read) == [1, 2, 3, 4, 5]
+    assert hub.ended([f"{3:064d}", f"{9:064d}"]) == [f"{9:064d}"]
+    hub.decide(node, hub_pb2.Decision(run=f"{2:064d}", verdict="waiting", reason="asks its staff"))
+    lyon = next(each for each in database.decided(hub.engine, 2) if each.node == "lyon")
+    assert lyon.verdict == "waiting"
+
+
 # -- the reasons of a study that does not start
 def test_a_study_that_cannot_start_ends_with_the_word_of_every_connected_node(
     hub: Scheduler,

@@ -112,3 +112,80 @@ def test_a_log_whose_end_no_writer_can_read_is_told(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"garbage\n")
     with pytest.raises(errors.LedgerError, match="not a valid entry"):
         audit.check_writable(path)
+
+
+# -- a log in several files
+@pytest.fixture
+def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A log of thirty entries in files of at most about 2,000 bytes."""
+    monkeypatch.setattr(audit, "MAX_LOG", 2000)
+    for i in range(30):
+        audit.write(tmp_path / "log.jsonl", "events", number=i)
+    return tmp_path / "log.jsonl"
+
+
+def test_a_long_log_goes_on_in_another_file_with_the_same_chain(long: Path) -> None:
+    files = audit.files(long)
+    assert len(files) > 2 and files[-1] == long
+    assert all(path.stat().st_size < 2500 and path.stat().st_mode & 0o077 == 0 for path in files)
+    entries = list(audit.entries(long))
+    assert [entry["seq"] for entry in entries] == list(range(1, len(entries) + 1))
+    assert [entry["number"] for entry in entries if "number" in entry] == list(range(30))
+    assert audit.verify(long) == audit.head(long) == (entries[-1]["seq"], entries[-1]["hash"])
+
+
+def test_former_files_that_are_kept_elsewhere_leave_a_chain_that_holds(long: Path) -> None:
+    expected = audit.verify(long)
+    first, second, *_ = audit.files(long)
+    first.unlink()
+    assert audit.verify(long) == expected
+    lines = second.read_text().splitlines(keepends=True)
+    second.write_text("".join(lines[1:]))  # without the entry that continues the first file
+    with pytest.raises(errors.LedgerError, match="entry 1 of log"):
+        audit.verify(long)
+
+
+def test_a_file_that_is_missing_in_the_middle_or_changed_is_told(long: Path) -> None:
+    _, second, *_ = audit.files(long)
+    content = second.read_bytes()
+    second.write_bytes(content.replace(b'"number":', b'"nummer":', 1))
+    with pytest.raises(errors.LedgerError, match="was changed or is missing"):
+        audit.verify(long)
+    second.unlink()
+    with pytest.raises(errors.LedgerError, match="was changed or is missing"):
+        audit.verify(long)
+
+
+def test_many_writers_make_one_chain_of_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_LOG", 1500)
+    path = tmp_path / "log.jsonl"
+
+    def write(by: int) -> None:
+        for _ in range(20):
+            audit.write(path, "x", by=by)
+
+    threads = [threading.Thread(target=write, args=(by,)) for by in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    audit.verify(path)
+    assert sum(entry["event"] == "x" for entry in audit.entries(path)) == 100
+    assert len(audit.files(path)) > 3
+
+
+def test_a_crash_in_the_middle_of_a_rotation_loses_no_entry(
+    long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the new file is put in the place of the former one, which has two names then."""
+    last = audit.verify(long)
+    monkeypatch.setattr(audit, "MAX_LOG", 1)
+    with monkeypatch.context() as crash:
+        crash.setattr(audit.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            audit.write(long, "crash")
+    monkeypatch.setattr(audit, "MAX_LOG", 2000)
+    assert audit.head(long) == last
+    assert len(list(audit.entries(long))) == last[0]

@@ -16,6 +16,7 @@ import pytest
 from federation.contract import Contract
 from nodes import connectors, contract_sql
 from nodes.connectors import csv_file, csv_types
+from nodes.connectors.bits import Bits
 from nodes.connectors.csv_types import Text
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
@@ -143,7 +144,27 @@ def broken(dataset: Dataset, block: bytes) -> set[int]:
     text = Text(block, "|")
     ends = text.of("\n").places()
     rules = csv_types.plan(dataset, ["row", "value"], ["value"]).rules
-    return {int(row) for rule in rules for row in np.searchsorted(ends, rule.broken(text).places())}
+    places = [rule.broken(text).places() for rule in rules if rule.may_break(text)]
+    return {int(row) for some in places for row in np.searchsorted(ends, some)}
+
+
+@pytest.mark.parametrize("keys", NOTATIONS, ids=str)
+def test_no_block_that_breaks_a_rule_is_passed_over(keys: dict[str, Any]) -> None:
+    """One value a block, so that no other value makes the rule look at it."""
+    for kind, written in (("number", SPELLINGS), ("date", DAYS)):
+        dataset = Dataset(contract_of(kind), "t.csv", read=Reading(delimiter="|", **keys))
+        rules = csv_types.plan(dataset, ["row", "value"], ["value"]).rules
+        for value in written:
+            text = Text(f"r|{value}\n".encode(), "|")
+            assert all(rule.may_break(text) for rule in rules if rule.broken(text)), value
+
+
+def test_places_are_found_in_sets_of_any_density() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.001, 0.02, 0.1, 0.9, 1.0):
+        for size in (1, 63, 64, 65, 1000):
+            flags = rng.random(size) < share
+            assert Bits.where(flags).places().tolist() == np.flatnonzero(flags).tolist()
 
 
 def made_up(letters: str, count: int, seed: int) -> list[str]:

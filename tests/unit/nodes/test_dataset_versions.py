@@ -186,6 +186,16 @@ def test_versions_that_read_the_key_otherwise_give_no_exact_answer(
     assert private is None
 
 
+def test_versions_that_name_the_key_by_another_column_give_no_exact_answer(tmp_path: Path) -> None:
+    """The register of `persons:` gives them one budget; it does not say that the keys are equal."""
+    second = SECOND.replace("person: id", "person: number").replace("  id:", "  number:")
+    site = site_of(tmp_path, second=second, persons={"people": "id"})
+    for contract in contracts_of(site).values():
+        refused = answered(NodeContext(site), study_of(), contract)
+        assert isinstance(refused, Refusal) and refused.rule == "differencing"
+        assert service.admit_study(study_of(mode="dp"), contract, 1, site, federations.NOW) is None
+
+
 def test_a_question_about_another_version_is_counted_as_another_question(tmp_path: Path) -> None:
     site = site_of(tmp_path)
     context, contracts = NodeContext(site), contracts_of(site)

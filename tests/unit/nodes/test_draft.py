@@ -109,6 +109,25 @@ def test_codes_of_absence_and_rare_levels_are_noted(tmp_path: Path) -> None:
     assert "fewer than 11 rows: rare" in notes["g"]
 
 
+@pytest.mark.parametrize(
+    ("header", "is_noted"),
+    [
+        ("Date de naissance", True),
+        ("DT_ENTREE", True),
+        ("Jour de sortie", True),
+        ("Poids", False),
+        ("Fin", True),
+    ],
+)
+def test_days_that_a_spreadsheet_counted_are_noted(
+    header: str, is_noted: bool, tmp_path: Path
+) -> None:
+    days = RNG.integers(15_000, 45_000, N)
+    draft_, columns = drafted(pandas.DataFrame({header: days, "x": RNG.normal(size=N)}), tmp_path)
+    assert columns[draft_.columns[0].name]["type"] == "integer"
+    assert ("counted them" in " ".join(draft_.columns[0].notes)) == is_noted
+
+
 def test_a_person_key_is_suggested_and_rows_are_counted(tmp_path: Path) -> None:
     table = pandas.DataFrame(
         {"N° séjour": [f"s{i}" for i in range(90)], "NIR": [f"p{i // 3}" for i in range(90)]}

@@ -107,6 +107,38 @@ def test_zip(tmp_path: Path) -> None:
         columns_of(path, **KEYS)
 
 
+NOTES = [
+    "README.txt",
+    "readme_v2.TXT",
+    "LISEZ-MOI.txt",
+    "Lisez moi.txt",
+    "A LIRE.txt",
+    "notice.txt",
+    "LICENCE.txt",
+    "changelog.txt",
+]
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_a_text_about_a_table_beside_it_is_no_table(note: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr(f"export/{note}", "Extraction du 3 mars.\nContact : DIM")
+        archive.writestr("export/séjours.csv", FRENCH)
+    check(tmp_path / "t.zip", **KEYS)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / note).write_text("Extraction du 3 mars.")
+    (folder / "séjours.csv").write_text(FRENCH)
+    check(folder, **KEYS)
+
+
+@pytest.mark.parametrize("table", ["readings.txt", "notices.csv", "lirette.txt", "total.txt"])
+def test_a_table_with_a_name_like_that_of_a_note_is_read(table: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr(table, FRENCH)
+    check(tmp_path / "t.zip", **KEYS)
+
+
 def test_a_zip_of_several_files_is_a_folder_of_them(tmp_path: Path) -> None:
     """Their lines below the header, in cp1252, as a hospital exports a file a year."""
     header, *lines = FRENCH.splitlines(keepends=True)
@@ -163,8 +195,14 @@ def test_duckdb_tables_are_named_beside_the_file_or_behind_it(
         columns_of(path)
 
 
-def excel(path: Path, rows: list[list[Any]], sheets: tuple[str, ...] = ("Export",)) -> None:
-    """A workbook, written by hand: its parts are a few small XML files."""
+def excel(
+    path: Path,
+    rows: list[list[Any]],
+    sheets: tuple[str, ...] = ("Export",),
+    merged: str = "",
+) -> None:
+    """A workbook, written by hand: its parts are a few small XML files. `merged`: an area, as in
+    A2:A4."""
     day = date(1899, 12, 30).toordinal()
 
     def cell(value: Any) -> str:
@@ -216,11 +254,12 @@ def excel(path: Path, rows: list[list[Any]], sheets: tuple[str, ...] = ("Export"
             "</styleSheet>",
         )
         body = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+        areas = f'<mergeCells><mergeCell ref="{merged}"/></mergeCells>' if merged else ""
         for i, _ in enumerate(sheets, 1):
             content = body if i == len(sheets) else ""
             book.writestr(
                 f"xl/worksheets/s{i}.xml",
-                f"<worksheet {main}><sheetData>{content}</sheetData></worksheet>",
+                f"<worksheet {main}><sheetData>{content}</sheetData>{areas}</worksheet>",
             )
 
 
@@ -288,6 +327,50 @@ def test_a_file_under_the_name_of_a_workbook_is_told_what_it_is(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(errors.DataError, match=remedy):
         columns_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("area", ["C2:C3", "C3:C5", "A2:B2", "D5:E5"])
+def test_merged_cells_are_refused_with_their_rows(area: str, tmp_path: Path) -> None:
+    excel(tmp_path / "t.xlsx", NATIVE, merged=area)
+    with pytest.raises(errors.DataError, match=r"in rows \d to \d are merged.*unmerge them"):
+        check(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize("area", ["A1:E1", "G2:G4"])
+def test_merged_cells_above_the_header_or_beside_the_table_are_not(
+    area: str, tmp_path: Path
+) -> None:
+    excel(tmp_path / "t.xlsx", [["Export", None, None, None, None], *NATIVE], merged=area)
+    check(tmp_path / "t.xlsx", skip=1)
+
+
+@pytest.mark.parametrize("number", [12345678901234567, 1.2345678901234567e19, -(10**15)])
+def test_an_identifier_of_which_a_workbook_lost_digits_is_refused(
+    number: float, tmp_path: Path
+) -> None:
+    excel(tmp_path / "t.xlsx", [HEADER, ["p1", 1e18, 1, True, None], [number, 1.0, 2, True, None]])
+    with pytest.raises(errors.DataError, match="'id' has numbers of more than 15 digits") as raised:
+        check(tmp_path / "t.xlsx")
+    assert str(number) not in str(raised.value)
+
+
+def test_an_identifier_of_fifteen_digits_is_kept(tmp_path: Path) -> None:
+    nirs = [180017512345671, 280017512345607, 999999999999999]
+    rows = [
+        [nir, *row[1:]] for nir, row in zip(nirs, (NATIVE[1], NATIVE[2], NATIVE[4]), strict=True)
+    ]
+    excel(tmp_path / "t.xlsx", [HEADER, *rows])
+    check(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize(
+    "word", ["Total", "TOTAUX", "Sous-total", "Total général", "Moyenne", "Ensemble"]
+)
+def test_a_line_of_totals_is_no_person(word: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"{FRENCH}{word};99;;;\n")
+    dataset = Dataset(CONTRACT, str(tmp_path / "t.csv"), read=Reading(**KEYS))
+    _, findings = cohorts.examine(dataset, Storage(), list(CONTRACT.columns))
+    assert [(each.rule, each.column) for each in findings] == [("line of totals", "id")]
 
 
 def test_a_workbooks_time_of_day_is_kept_from_a_day_unless_declared(tmp_path: Path) -> None:

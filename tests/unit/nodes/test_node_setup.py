@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from federation import errors
 from federation.cli.actions import node_setup
 from federation.privacy.accounting import PICO
 from federation.tickets import ticket
-from nodes import backups, ledger, setup, state_folder
+from nodes import backups, daemon, ledger, memory_file, row_files, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
 from nodes.ledger import Account
@@ -108,25 +110,88 @@ def test_the_unit_restarts_always_and_writes_nowhere_else(path: Path) -> None:
     )
 
 
-def test_a_backup_holds_the_state_and_is_never_put_over_another(path: Path, tmp_path: Path) -> None:
+def test_a_backup_holds_the_state_and_the_configuration_and_both_are_restored(
+    path: Path, contract: Path, tmp_path: Path
+) -> None:
+    written(path, contract, str(contract.parent / "rows.csv"), None, None)
     state = path.parent / "state"
     budget_ledger = state_folder.open_ledger(state)
     ledger.grant(budget_ledger, Account("people", "visit", 2026), PICO, by="dpo", at="2026-01-01")
     Approvals(state / "approvals.sqlite").propose(proposed("ab" * 32, 1.0))
     identity = state_folder.public_identity(state)
+    setup.accept_roster(path, {"nice": bytes(32)})
     file = tmp_path / "backup.tar.gz"
-    assert backups.write(state, file) == 1 and file.stat().st_mode & 0o077 == 0
-    with pytest.raises(errors.InputError, match="already exists"):
-        backups.write(state, file)
+    assert backups.write(state, file, path) == 1 and file.stat().st_mode & 0o077 == 0
     with pytest.raises(errors.SetupError, match="not empty"):
         backups.restore(file, state)
-    assert backups.restore(file, tmp_path / "new") == 1
-    assert state_folder.public_identity(tmp_path / "new") == identity
-    (proposal,) = Approvals(tmp_path / "new" / "approvals.sqlite").all()
+    new = tmp_path / "new"
+    new.mkdir()
+    restored = backups.restore_configuration(file, new / path.name)
+    (held,) = {*restored} - {path.name, "roster.yaml"}  # the contract
+    assert len(restored) == 3 and (new / held).read_bytes() == (path.parent / held).read_bytes()
+    assert backups.restore(file, new / "state") == 1
+    assert state_folder.public_identity(new / "state") == identity
+    (proposal,) = Approvals(new / "state" / "approvals.sqlite").all()
     assert proposal.study_hash == "ab" * 32 and proposal.verdict == "waiting"
-    (tmp_path / "no-backup").write_bytes(b"x")
-    with pytest.raises(errors.InputError, match="cannot be read as a backup"):
-        backups.restore(tmp_path / "no-backup", tmp_path / "third")
+    before, after = sites.load(path), sites.load(new / path.name)
+    assert dict(after.roster) == dict(before.roster) == {"nice": bytes(32)}
+    assert after.policy == before.policy
+    assert {name: each.contract.hash for name, each in after.datasets.items()} == {
+        name: each.contract.hash for name, each in before.datasets.items()
+    }
+    assert not (new / "state" / "configuration").exists()
+    (new / "roster.yaml").write_text("nodes: {}\n")
+    assert backups.restore_configuration(file, new / path.name) == []  # nothing is overwritten
+    assert (new / "roster.yaml").read_text() == "nodes: {}\n"
+
+
+def test_a_backup_replaces_an_earlier_one_of_its_name_and_no_other_file(
+    path: Path, tmp_path: Path
+) -> None:
+    state, file = path.parent / "state", tmp_path / "backup.tar.gz"
+    state_folder.public_identity(state)
+    for expected in (0, 1):
+        assert backups.write(state, file, path) == expected
+        account = Account("people", "visit", 2026)
+        ledger.grant(state_folder.open_ledger(state), account, PICO, by="dpo", at="2026-01-01")
+    assert backups.restore(file, tmp_path / "new") == 1
+    other = tmp_path / "letter.txt"
+    other.write_text("of somebody else")
+    with pytest.raises(errors.InputError, match="is no backup of a node"):
+        backups.write(state, other, path)
+    assert other.read_text() == "of somebody else"
+    for restore in (backups.restore, backups.restore_configuration):
+        with pytest.raises(errors.InputError, match="cannot be read as a backup"):
+            restore(other, tmp_path / "third" / "node.yaml")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_backup_holds_no_row(path: Path, tmp_path: Path) -> None:
+    """Those of linked people lie in memory, behind a link; temporary ones end with a process."""
+    state = path.parent / "state"
+    state_folder.public_identity(state)
+    rows = memory_file.make(state_folder.create(state / "links") / "register.parquet")
+    rows.target.write_bytes(b"rows of people")
+    (row_files.of_engine(state / "tmp") / "spilled").write_bytes(b"rows of people")
+    backups.write(state, tmp_path / "backup.tar.gz", path)
+    rows.delete()
+    with tarfile.open(tmp_path / "backup.tar.gz") as archive:
+        held = [each.name for each in archive]
+    assert not [name for name in held if name.startswith(("links", "tmp"))]
+
+
+def test_a_running_node_sees_a_changed_roster(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    setup.accept_roster(path, {"nice": bytes(32)})
+    site = sites.load(path)
+    copy = dataclasses.replace(site, name="a study's own")
+    setup.accept_roster(path, {"brest": bytes(range(32))})
+    for each in (site, copy):
+        assert each.roster["brest"] == bytes(range(32)) and set(each.roster) == {"nice", "brest"}
+    roster = path.parent / "roster.yaml"
+    roster.write_text("nodes: {nice: 12")
+    assert set(site.roster) == {"nice", "brest"} and "stays as it was" in caplog.text
+    roster.write_text(f'nodes: {{"nice": "{bytes(32).hex()}"}}\n')
+    assert "brest" not in copy.roster and len(site.roster) == 1
 
 
 def proposed(
@@ -303,3 +368,15 @@ def test_a_key_that_looks_like_a_number_is_read_back(start: str, tmp_path: Path)
     path = setup.init(tmp_path / "node", "brest")
     setup.accept_roster(path, {"brest": key})
     assert sites.load_roster(path.parent / "roster.yaml") == {"brest": key}
+
+
+def test_a_node_that_the_hub_has_revoked_says_so(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "the hub does not accept this node any more: this certificate was revoked"
+    daemon._write_status(path.parent / "state", {"running": False, "ended": why})
+    node_setup.show_status(path, "text")
+    assert f"it ended: {why}" in capsys.readouterr().out
+    daemon._write_status(path.parent / "state", {"running": False, "ended": ""})
+    node_setup.show_status(path, "text")
+    assert "it ended" not in capsys.readouterr().out

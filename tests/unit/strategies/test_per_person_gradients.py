@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from strategies.learning import networks, per_person_gradients
@@ -97,6 +98,100 @@ def test_clipped_gradients_are_those_of_opacus(network: Network) -> None:
         net, networks.entry(network, rows), 12, loss_of(answers, 12), 0.2
     )
     assert torch.allclose(clipped.sum, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("each", [1, 4])
+@pytest.mark.parametrize("length", [0.1, 1e9])
+@pytest.mark.parametrize(
+    "network",
+    [network for network in NETWORKS if network.kind != "gru"],
+    ids=lambda network: f"{network.kind}{network.shape}",
+)
+def test_the_engine_of_opacus_gives_what_ours_gives_on_layers_that_both_know(
+    network: Network, length: float, each: int
+) -> None:
+    """Ours is in 32-bit floats, of which sums of some hundred products keep five digits."""
+    net, rows, answers = example(network, 9, each)
+    entered = networks.entry(network, rows)
+    theirs = per_person_gradients.by_opacus(net, entered, 9, loss_of(answers, 9), length, 7)
+    ours = per_person_gradients.clipped_sum(net, entered, 9, loss_of(answers, 9), length, 7)
+    scale = float(ours.sum.abs().max())
+    assert torch.allclose(theirs.sum.float(), ours.sum, rtol=1e-4, atol=1e-5 * scale)
+    assert theirs.cut == ours.cut and len(theirs.certain) == 7 and bool(theirs.certain.all())
+    assert theirs.loss == pytest.approx(ours.loss, rel=1e-5)
+
+
+class Attentive(nn.Module):
+    """Layers that ours does not know: an embedding of the row's place, a norm with weights, a
+    transposed convolution, and a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(6))
+        self.norm = nn.LayerNorm(6)
+        self.wide = nn.ConvTranspose1d(1, 3, 2)
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.wide(self.norm(rows + self.shift)[:, None]))
+        return self.last(hidden.mean(2))
+
+
+UNKNOWN = {
+    "LayerNorm": lambda: nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 1)),
+    "GroupNorm": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.GroupNorm(1, 2), nn.Flatten(), nn.Linear(6, 1)
+    ),
+    "PReLU": lambda: nn.Sequential(nn.Linear(6, 4), nn.PReLU(), nn.Linear(4, 1)),
+    "no bias": lambda: nn.Sequential(nn.Linear(6, 4, bias=False), nn.Tanh(), nn.Linear(4, 1)),
+    "groups": lambda: nn.Sequential(
+        nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 2, 2, groups=2), nn.Flatten(), nn.Linear(4, 1)
+    ),
+    "module": Attentive,
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_layers_that_ours_does_not_know_are_those_of_a_loop_and_nobody_adds_more(kind: str) -> None:
+    torch.manual_seed(1)
+    net = UNKNOWN[kind]()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    rows, answers = torch.randn(24, 6), torch.randint(0, 2, (24,)).float()
+    assert not per_person_gradients.knows(net)
+    network = Network("logistic", (6,), ())  # whose rows enter as they are
+    expected = by_a_loop(copy.deepcopy(net), network, rows, answers, 8, 0.3)
+    clipped = per_person_gradients.clipped_sum(net, rows, 8, loss_of(answers, 8), 0.3)
+    assert torch.allclose(clipped.sum.float(), expected, rtol=1e-4, atol=1e-6)
+    outrageous = torch.cat([rows[:3] * 1e6, rows[3:]])
+    whole = per_person_gradients.clipped_sum(net, outrageous, 8, loss_of(answers, 8), 0.3).sum
+    fewer = per_person_gradients.clipped_sum(net, rows[3:], 7, loss_of(answers[3:], 7), 0.3).sum
+    assert float((whole - fewer).norm()) <= 0.3 * (1 + 1e-9)
+
+
+def test_gradients_that_an_engine_cannot_make_are_told_before_a_study() -> None:
+    rows = torch.rand(3, 6)
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(6, 1)
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.last(rows - rows.mean(0))
+
+    lstm = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.LSTM(3, 2))
+    for net, message in ((Mixed(), "not those of single people"), (lstm, "cannot make")):
+        assert message in str(per_person_gradients.problem(net, rows))
+    for kind in UNKNOWN.values():
+        assert per_person_gradients.problem(kind(), rows) is None
+
+
+def test_a_person_without_a_finite_gradient_is_told_apart() -> None:
+    net, rows, answers = UNKNOWN["LayerNorm"](), torch.randn(4, 6), torch.ones(4)
+    rows[2] = torch.nan
+    clipped = per_person_gradients.clipped_sum(net, rows, 4, loss_of(answers, 4), 0.3)
+    assert clipped.certain.tolist() == [True, True, False, True]
 
 
 def test_no_person_adds_more_than_the_length() -> None:

@@ -1,0 +1,343 @@
+"""Notices by webhook and email when a study waits, is decided, is released or ends otherwise.
+
+A thread of the daemon follows the audit log, so a notice costs no run anything, survives a restart,
+and waits while its receiver is away. It holds no text of a study: the number, the beginning of the
+hash and the event.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pydantic
+
+from federation import audit, credentials, errors
+from federation.contract import Frozen
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+log = logging.getLogger("hdh.notices")
+Event = Literal["waiting", "decided", "released", "ended"]
+EVENTS: tuple[Event, ...] = ("waiting", "decided", "released", "ended")
+POLL_S, FIRST_WAIT_S, LAST_WAIT_S, TIMEOUT_S = 2.0, 5.0, 3600.0, 15.0
+MAX_BATCH = 50  # notices in one message
+MAX_SECRET = 4096  # bytes of a file with a secret
+POSITION = "notices.json"
+HUB_EVENTS: Mapping[str, Event] = {
+    "submitted": "waiting",
+    "approved": "decided",
+    "refused": "decided",
+    "complete": "released",
+    "partial": "released",
+    "failed": "ended",
+    "cancelled": "ended",
+}
+WORDS: Mapping[Event, str] = {
+    "waiting": "waits for a decision",
+    "decided": "was decided",
+    "released": "has a result",
+    "ended": "ended without a result",
+}
+
+
+class Email(Frozen):
+    """`tls`: starttls on a plain port, tls from the first byte, or none on a machine of one's own.
+    `password_file`: relative to the configuration, and readable by its owner only."""
+
+    host: str = pydantic.Field(min_length=1, max_length=253)
+    port: int = pydantic.Field(587, ge=1, le=65535)
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password_file: Path | None = None
+    sender: str = pydantic.Field(pattern=r"^[^@\s<>]+@[^@\s<>]+$")
+    to: tuple[str, ...] = pydantic.Field(min_length=1, max_length=20)
+
+
+class Notify(Frozen):
+    """Who is told of which events. `webhook_file`: holds the URL, which may be a secret."""
+
+    events: tuple[Event, ...] = EVENTS
+    webhook_file: Path | None = None
+    email: Email | None = None
+
+    def under(self, folder: Path) -> Notify:
+        """With the files of secrets as seen from the folder of the configuration."""
+        email, file = self.email, self.webhook_file
+        if email is not None and email.password_file is not None:
+            email = email.model_copy(update={"password_file": folder / email.password_file})
+        update = {"webhook_file": file and folder / file, "email": email}
+        return self.model_copy(update=update)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """`party`: the name of the node, or the hub's first host. `study`: the first digits of its
+    hash. `number`: at the hub; 0 at a node. `verdict`: of a decision, or the state at the end.
+    `node`: who decided, at the hub."""
+
+    event: Event
+    party: str
+    study: str
+    number: int
+    verdict: str
+    node: str
+    at: str
+
+    @property
+    def sentence(self) -> str:
+        number = f" (number {self.number})" if self.number else ""
+        verdict = f": {self.verdict}" if self.verdict else ""
+        node = f" by {self.node}" if self.node else ""
+        return f"{self.at[:16]} UTC  study {self.study}{number} {WORDS[self.event]}{verdict}{node}"
+
+
+def notice_of(entry: Mapping[str, Any], party: str, is_hub: bool) -> Notice | None:
+    """The notice of an entry of the audit log; None if it is about no study."""
+    study, event = str(entry.get("study_hash", ""))[:12], _event(entry, is_hub)
+    if not study or event is None:
+        return None
+    decided = str(entry.get("verdict") or entry["event"]) if event == "decided" else ""
+    state = entry["event"] if event in ("released", "ended") else decided
+    number, node = entry.get("number", 0), str(entry.get("node", "")) if is_hub else ""
+    return Notice(event, party, study, int(number), str(state), node, str(entry.get("at", "")))
+
+
+def _event(entry: Mapping[str, Any], is_hub: bool) -> Event | None:
+    name = str(entry.get("event"))
+    if not is_hub:
+        if name == "proposed":
+            return "waiting" if entry.get("verdict") == "waiting" else "decided"
+        return "decided" if name in ("approved", "refused") and entry.get("by") else None
+    if name == "refused" and not entry.get("node"):
+        return "ended"  # too few nodes have approved
+    return HUB_EVENTS.get(name)
+
+
+def as_email(notices: Sequence[Notice], email: Email) -> EmailMessage:
+    from email.message import EmailMessage
+
+    message = EmailMessage()
+    message["From"], message["To"] = email.sender, ", ".join(email.to)
+    first = notices[0]
+    message["Subject"] = (
+        f"hdh {first.party}: study {first.study} {WORDS[first.event]}"
+        if len(notices) == 1
+        else f"hdh {first.party}: {len(notices)} notices about studies"
+    )
+    more = "`hdh node studies` at the node, or `hdh study status NUMBER`, says more."
+    message.set_content("\n".join([*(notice.sentence for notice in notices), "", more]) + "\n")
+    return message
+
+
+# -- channels
+Send = Callable[[Sequence[Notice]], None]
+
+
+def channels(notify: Notify) -> dict[str, Send]:
+    """How to send, by the channel's name. SetupError if a file with a secret cannot be used."""
+    from urllib.parse import urlsplit
+
+    senders: dict[str, Send] = {}
+    if notify.webhook_file is not None:
+        url = _secret(notify.webhook_file)
+        parts = urlsplit(url)
+        is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not parts.hostname or not (
+            parts.scheme == "https" or (parts.scheme == "http" and is_here)
+        ):
+            raise errors.SetupError(
+                f"{notify.webhook_file.name}: its first line must be the webhook's URL, with https"
+            )
+        senders["webhook"] = lambda notices: _post(url, notices)
+    if (email := notify.email) is not None:
+        password = _secret(email.password_file) if email.password_file else ""
+        senders["email"] = lambda notices: _email(email, password, notices)
+    return senders
+
+
+def _secret(path: Path) -> str:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise errors.SetupError(f"{path.name} can be read by others: chmod 600 {path.name}")
+        with path.open("rb") as file:
+            text = file.read(MAX_SECRET).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text:
+        raise errors.SetupError(
+            f"{path.name}, which `notify` names, cannot be read or is empty; write the secret into"
+            " its first line"
+        )
+    return text.splitlines()[0]
+
+
+def _post(url: str, notices: Sequence[Notice]) -> None:
+    """A redirection is not followed: it would become a GET."""
+    import urllib.request
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: Any, **__: Any) -> None:
+            return None
+
+    lines = "\n".join(notice.sentence for notice in notices)
+    body = {"text": lines, "notices": [asdict(notice) for notice in notices]}
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.build_opener(NoRedirect).open(request, timeout=TIMEOUT_S):
+        pass
+
+
+def _email(email: Email, password: str, notices: Sequence[Notice]) -> None:
+    import smtplib
+    import ssl
+
+    context = ssl.create_default_context()
+    server: smtplib.SMTP
+    if email.tls == "tls":
+        server = smtplib.SMTP_SSL(email.host, email.port, timeout=TIMEOUT_S, context=context)
+    else:
+        server = smtplib.SMTP(email.host, email.port, timeout=TIMEOUT_S)
+    with server:
+        if email.tls == "starttls":
+            server.starttls(context=context)
+        if email.user:
+            server.login(email.user, password)
+        server.send_message(as_email(notices, email))
+
+
+def test(notify: Notify, party: str) -> Iterator[tuple[str, str]]:
+    """Sends a made-up notice over each channel. Yields its name, and what failed or nothing."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    notice = Notice("waiting", party, "000000000000", 0, "this is a test", "", now)
+    for name, send in channels(notify).items():
+        yield name, _failure(send, [notice])
+
+
+def _failure(send: Send, notices: Sequence[Notice]) -> str:
+    """Why the notices were not sent, in words without an address; empty if they were."""
+    from urllib.error import HTTPError
+
+    try:
+        send(notices)
+    except HTTPError as answer:
+        return f"it answers {answer.code}"
+    except Exception as reason:  # of a foreign server, whatever it is
+        return getattr(reason, "strerror", None) or type(reason).__name__
+    return ""
+
+
+# -- the thread that follows the log
+@dataclass
+class Channel:
+    """`seq`: of the last entry that was sent or passed over. `wait_s`: after a failure."""
+
+    name: str
+    send: Send
+    seq: int
+    wait_s: float = 0.0
+    again_at: float = 0.0
+
+
+@dataclass
+class Notifier:
+    """Follows the audit log `path` of `party`. `clock`: seconds of any origin."""
+
+    notify: Notify
+    party: str
+    is_hub: bool
+    path: Path
+    position: Path
+    senders: Mapping[str, Send]
+    clock: Callable[[], float] = time.monotonic
+    channels: list[Channel] = field(default_factory=list)
+    _size: int = -1
+    _entries: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """A channel that is new begins at the end of the log."""
+        stored = self._stored()
+        last = max((entry["seq"] for entry in audit.entries(self.path)), default=0)
+        self.channels = [
+            Channel(name, send, stored.get(name, last)) for name, send in self.senders.items()
+        ]
+        self._store()
+
+    @property
+    def failing(self) -> Mapping[str, bool]:
+        return {channel.name: channel.wait_s > 0 for channel in self.channels}
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.wait(POLL_S):
+            try:
+                self.step()
+            except Exception:  # a notice is never a reason to stop a daemon
+                log.exception("notices are late because of a bug of ours")
+
+    def step(self) -> None:
+        """Sends what is new over the channels whose turn it is."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size != self._size:
+            least = min(channel.seq for channel in self.channels)
+            self._entries = [entry for entry in audit.entries(self.path) if entry["seq"] > least]
+            self._size = size
+        for channel in self.channels:
+            if self.clock() >= channel.again_at:
+                self._send_new(channel)
+
+    def _send_new(self, channel: Channel) -> None:
+        new = [entry for entry in self._entries if entry["seq"] > channel.seq]
+        notices: list[Notice] = []
+        last = channel.seq
+        for entry in new:
+            notice = notice_of(entry, self.party, self.is_hub)
+            if notice is not None and notice.event in self.notify.events:
+                notices.append(notice)
+            last = entry["seq"]
+            if len(notices) == MAX_BATCH:
+                break
+        failure = _failure(channel.send, notices) if notices else ""
+        if failure:
+            channel.wait_s = min(LAST_WAIT_S, 2 * channel.wait_s or FIRST_WAIT_S)
+            channel.again_at = self.clock() + channel.wait_s
+            log.warning(
+                "the %s takes no notices (%s); next attempt in %d s",
+                channel.name,
+                failure,
+                channel.wait_s,
+            )
+        elif last != channel.seq:
+            channel.seq, channel.wait_s = last, 0.0
+            self._store()
+
+    def _stored(self) -> dict[str, int]:
+        try:
+            values = json.loads(self.position.read_text())
+            return {str(name): int(seq) for name, seq in values.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def _store(self) -> None:
+        values = {channel.name: channel.seq for channel in self.channels}
+        credentials.write_secret(self.position, json.dumps(values).encode())
+
+
+def start(
+    notify: Notify | None, party: str, log_path: Path, stop: threading.Event, *, is_hub: bool
+) -> Notifier | None:
+    """Starts the thread, if `notify` asks for one. SetupError if a file with a secret cannot be
+    used."""
+    senders = channels(notify) if notify is not None else {}
+    if notify is None or not senders:
+        return None
+    notifier = Notifier(notify, party, is_hub, log_path, log_path.with_name(POSITION), senders)
+    threading.Thread(target=notifier.run, args=(stop,), name="notices", daemon=True).start()
+    return notifier

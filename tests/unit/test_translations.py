@@ -1,0 +1,203 @@
+"""Every text that people read is in French, with the same places, and numbers and days follow; what
+programs read is the same in both languages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from babel.messages import pofile
+from babel.messages.catalog import Message
+
+from aggregator.document import Document
+from aggregator.report import html, words
+from federation import language, message_texts
+from tests import catalogue, reports
+
+PLACE = re.compile(r"\{\w*\}")
+REMEDY = "run: make translations, and write what it says is missing into hdh.po"
+
+
+def messages() -> list[Message]:
+    with catalogue.PO.open("rb") as file:
+        return [message for message in pofile.read_po(file, locale="fr") if message.id]
+
+
+def forms(text: Any) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text)
+
+
+# -- the catalogue
+@pytest.mark.slow
+def test_every_text_of_the_code_is_in_the_catalogue_and_no_other() -> None:
+    assert catalogue.PO.read_text(encoding="utf-8") == catalogue.po_text(catalogue.updated()), (
+        REMEDY
+    )
+    assert catalogue.untranslated() == []
+
+
+def test_nearly_every_text_of_the_code_has_its_french() -> None:
+    """A change may land some days before its French; a release may not: the test above."""
+    lacking = catalogue.untranslated()
+    assert len(lacking) <= len(messages()) / 20, (REMEDY, lacking)
+    assert len(messages()) > 500
+
+
+def test_the_compiled_catalogue_is_the_one_that_people_edit() -> None:
+    assert catalogue.MO.read_bytes() == catalogue.mo_bytes(), REMEDY
+
+
+def test_no_translation_is_a_guess_and_each_has_the_places_of_its_text() -> None:
+    for message in messages():
+        assert not message.fuzzy, message.id
+        for text in forms(message.string):
+            places = sorted(PLACE.findall(text))
+            assert places == sorted(PLACE.findall(forms(message.id)[-1])), (message.id, text)
+
+
+def test_every_translation_can_be_filled_in() -> None:
+    for message in messages():
+        names = {name.strip("{}") for name in PLACE.findall(forms(message.id)[-1])}
+        if all(names) and not any(name.isdigit() for name in names):
+            for text in forms(message.string):
+                assert "{" not in text.format(**dict.fromkeys(names, "x")), text
+
+
+def test_french_marks_stand_behind_a_space_that_does_not_break() -> None:
+    for message in messages():
+        for text in forms(message.string):
+            prose = re.sub(r"`[^`]*`|\[[^\]]*\]", "", text)
+            assert not re.search(r"[^\s\u00a0\u202f] ?[;?!](?=\s|$)", prose), text
+
+
+# -- which language
+@pytest.mark.parametrize(
+    ("environment", "code"),
+    [
+        ({}, "en"),
+        ({"LANG": "fr_FR.UTF-8"}, "fr"),
+        ({"LANG": "C.UTF-8"}, "en"),
+        ({"LANG": "fr_FR.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "en_GB.UTF-8", "LC_MESSAGES": "fr_CA"}, "fr"),
+        ({"LC_ALL": "fr_FR", "HDH_LANG": "en"}, "en"),
+        ({"LC_ALL": "C", "HDH_LANG": "FR"}, "fr"),
+        ({"HDH_LANG": "", "LANG": "fr"}, "fr"),
+        ({"HDH_LANG": "de"}, "en"),
+    ],
+)
+def test_the_first_variable_that_is_set_decides(environment: dict[str, str], code: str) -> None:
+    assert language.of(environment) == code
+
+
+def run(*arguments: str, code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "federation.cli.main", *arguments]
+    environment = {**os.environ, "HDH_LANG": code, "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_help_is_in_the_language_of_its_reader() -> None:
+    done = run("study", "plan", "--help", code="fr")
+    for text in ("Usage\u00a0: hdh study plan", "Montrer le coût", "répétable", "[obligatoire]"):
+        assert text in done.stdout, done.stdout
+    assert "repeatable" not in done.stdout and "Show this message" not in done.stdout
+
+
+def test_english_reads_no_catalogue() -> None:
+    code = (
+        "import sys; from federation import language; from federation.cli import main; "
+        "language.tr('yes'); language.plural('a', 'b', 2); "
+        "print(language._catalogue.cache_info().currsize, "
+        "'federation.message_texts' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "False"], done.stderr
+
+
+# -- what people read
+@pytest.fixture(scope="module")
+def document() -> Document:
+    return Document.model_validate(reports.result().document)
+
+
+def test_a_report_is_french_from_its_title_to_its_numbers(document: Document) -> None:
+    with language.using("fr"):
+        page = html.page(document)
+    for text in (
+        '<html lang="fr">', "Ce qui a été demandé", "Âge à l&#39;entrée (years)", "Tableau 1",
+        "une régression logistique de died", "90 % bas", "Intervalles\u00a0: 90 %.",
+        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe: M", "rapport de cotes", ">survie",
+        "exact", "Copier",
+    ):  # fmt: skip
+        assert text in page, text
+    english = ("What was asked", "Table one", "withheld", "odds ratio", "rows left out")
+    shown = re.sub(r"<script>.*</script>|<code>.*?</code>|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    assert not [text for text in english if f">{text}" in shown]
+    row = next(iter(document.analyses["risk"].tables["coefficients"]))
+    assert words.say("estimate", row["estimate"]).replace(".", ",") in page
+    assert not re.search(r'class="number">-?\d+\.\d', page)  # no decimal point in a table
+
+
+def test_numbers_and_days_follow_the_language() -> None:
+    with language.using("fr"):
+        assert (
+            words.say("estimate", 1234.5) == "1234,50" and words.say("p_value", 0.0001) == "<0,001"
+        )
+        assert words.say("n", 1234567) == "1\u202f234\u202f567" and words.say("x", True) == "oui"
+        assert (
+            html._environment().globals["moment"]("2026-01-31T08:05:00+00:00") == "31/01/2026 08:05"
+        )
+        assert language.plural("{n} row", "{n} rows", 0) == "{n} ligne"  # zero is singular
+    assert words.say("estimate", 1234.5) == "1234.50"
+    assert language.plural("{n} row", "{n} rows", 0) == "{n} rows"
+
+
+def test_what_programs_read_is_the_same_in_both_languages(tmp_path: Path) -> None:
+    result = reports.result()
+    for code in language.LANGUAGES:
+        with language.using(code):
+            result.report(tmp_path / code)
+    files = {path.relative_to(tmp_path / "en") for path in (tmp_path / "en").rglob("*.*")}
+    assert len(files) > 8
+    for name in files - {Path("report.html")}:
+        assert (tmp_path / "en" / name).read_bytes() == (tmp_path / "fr" / name).read_bytes(), name
+
+
+# -- messages that arrive in English
+@pytest.mark.parametrize(
+    ("english", "french"),
+    [
+        ("must be at least 3", "doit être au moins 3"),
+        (
+            "study.yaml:4: privacy.epsilon: must be at most 20, not 50",
+            "study.yaml:4: privacy.epsilon: doit être au plus 20, et non 50",
+        ),
+        (
+            "contract.yaml:7: columns.x: 'a' is among `levels` and `missing`; keep one",
+            "contract.yaml:7: columns.x: 'a' est à la fois dans `levels` et `missing`\u00a0; "
+            "gardez-en un",
+        ),
+        ("0.31 and 4.2", "0.31 and 4.2"),
+        ("a text that no code writes", "a text that no code writes"),
+        ("x" * 5000, "x" * 5000),
+    ],
+)
+def test_a_message_is_translated_with_its_values(english: str, french: str) -> None:
+    assert message_texts.translated(english) == english
+    with language.using("fr"):
+        assert message_texts.translated(english) == french
+
+
+def test_an_error_of_the_command_is_french_and_its_json_is_not(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("study: x\nprivacy: {epsilon: 50}\n")
+    done = run("study", "check", str(study), code="fr")
+    assert "StudyError" in done.stderr and "cette clé manque\u00a0; ajoutez-la" in done.stderr
+    assert "must be" not in done.stderr and done.returncode == 2
+    schema = run("study", "schema", code="fr").stdout
+    assert json.loads(schema) == json.loads(run("study", "schema", code="en").stdout)
