@@ -145,11 +145,11 @@ def check_counts(sizes: Sequence[int], work: Sequence[Work]) -> None:
         assert exponent(list(sizes), counts) < MAX_EXPONENT, f"{kind}: {counts} at {list(sizes)}"
 
 
-def check_held(work: Sequence[Work]) -> None:
+def check_held(work: Sequence[Work], most: float = MAX_RATIO) -> None:
     """A Part of regression coefficients holds the square of its columns, so what a round holds is
     compared with what it must hold."""
     ratios = [each.held / each.needed for each in work]
-    assert max(ratios[1:]) < MAX_RATIO * max(1.0, ratios[0]), f"held / needed: {ratios}"
+    assert max(ratios[1:]) < most * max(1.0, ratios[0]), f"held / needed: {ratios}"
 
 
 @pytest.mark.parametrize(("name", "options"), federations.first_of_each(laws.CASES))
@@ -184,10 +184,18 @@ def test_growth_is_that_of_what_grows(count: Callable[[int], int], grows: bool) 
     assert (growth(sizes, [count(n) for n in sizes]) > MAX_EXPONENT) == grows
 
 
-def test_columns_of_zeros_and_ones_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def glm_by_levels() -> list[Work]:
+    tasks = [(task_of("glm", LEVELS, contract_of(n)), n) for n in (20, 60, 180)]
+    return [work_of(task, Rows(task, 12, n)) for task, n in tasks]
+
+
+def test_a_factor_of_many_levels_is_not_held_as_columns_of_zeros_and_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_held(glm_by_levels(), most=1.5)  # it falls: 5.6, 4.2, 2.8
     monkeypatch.setattr(designs, "MANY", 1000)
     with pytest.raises(AssertionError, match="held"):
-        test_a_round_grows_as_the_levels_and_groups("glm", LEVELS)
+        check_held(glm_by_levels(), most=1.5)  # 20, 39, 32
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 40])
