@@ -27,7 +27,7 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE |
 DAEMONS = ("hdh hub run", "hdh node run")
 # Commands that only look: a reader types them again until the others have got so far.
 LOOKS = ("hdh hub nodes", "hdh node studies", "hdh study status", "hdh study list")
-WAIT_S = 120.0
+WAIT_S = 300.0
 TOKEN = re.compile(r"hdh1-[\w-]{8,}")
 
 
@@ -59,6 +59,7 @@ class Reader:
             "HDH_HOME": str(self.folder / "keys"),
             "COLUMNS": "100",
             "LC_ALL": "C.UTF-8",
+            "HDH_LANG": "en",
         }
 
     def follow(self, page: str) -> None:
