@@ -15,7 +15,7 @@ $(BASE): pyproject.toml constraints.txt
 
 $(DONE): $(BASE)
 	@echo "Adding torch, Ray and what the tests need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,dicom,files,postgres,ray,simulation,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[deep,demo,dicom,docs,files,postgres,ray,simulation,test]'
 	@touch $(DONE)
 
 install: $(DONE) ## make the environment in .venv
@@ -57,6 +57,10 @@ chaos: $(DONE) ## a hundred SIGKILLs over every process of a federation, and a n
 gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
 	@$(BIN)/python -m simulations.pilots.gallery
 
+docs: $(DONE) ## build the site of docs/ in out/site; a warning ends it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "out/site/index.html"
+
 proto: $(DONE) ## make the code of federation/rpc from its .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. federation/rpc/hub.proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. federation/rpc/exchange.proto
@@ -89,4 +93,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check dist dist-test lock test luck oracle bench slow soak chaos gallery proto translations bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench slow soak chaos gallery docs proto translations bundle federation audit format clean

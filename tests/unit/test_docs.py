@@ -53,7 +53,7 @@ def test_every_command_in_the_documents_is_one() -> None:
     root = get_command(main.app)
     context = typer.Context(root)
     seen = 0
-    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for words in re.findall(r"(?:`|\$ |\n  )hdh ((?:[a-z]+ ?)+)", path.read_text()):
             command = root
             for word in words.split():

@@ -183,7 +183,7 @@ def test_a_name_that_says_nothing_is_seen(code: str) -> None:
 
 def texts() -> Iterator[tuple[str, str]]:
     paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    paths += [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    paths += [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     for path in paths:
         name = path.relative_to(ROOT).as_posix()
         if path.resolve() != HERE and name not in EXEMPT:
