@@ -119,15 +119,17 @@ def conditions(book: Ledger, contract: Contract) -> list[Condition]:
     return [Condition(values["sql"], tuple(values["columns"])) for values in read]
 
 
-def check(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None) -> Refusal | None:
+def check(
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, compares_conditions: bool
+) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
-    its people are remembered. Under a secure sum too: two sums over all nodes differ by the same
-    people as a node's own."""
+    its people are remembered. `compares_conditions`: the people of each condition count as those
+    of an answer."""
     if rows is None or memory.hashes is None:
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
-    groups = _groups(memory, cohort, task, rows)
+    groups = _groups(memory, cohort, task, rows, compares_conditions)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -140,7 +142,9 @@ def check(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None) -> R
     return None
 
 
-def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows) -> list[Group]:
+def _groups(
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, compares_conditions: bool
+) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     everyone = _print(memory, np.ones(cohort.rows, np.bool_))
     chosen_by = _chosen_by(memory)
@@ -157,7 +161,7 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows) -> list[G
     names = memory.columns_behind(rows.columns)
     complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
     groups = [whole, Group(complete, names, chosen_by)]
-    pieces = support.pieces(task)
+    pieces = support.pieces(task) if compares_conditions else ()
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:
         if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:

@@ -70,7 +70,7 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     share = rules.max_parameters_per_person
     limits = (share * cohort.people, share * (cohort.everyone or cohort).people)
     return functionals.check(memory, task, numbers, columns, limits) or differencing.check(
-        memory, cohort, task, rows
+        memory, cohort, task, rows, session.rules.compares_conditions
     )
 
 
@@ -104,8 +104,13 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     return (
         _dominated(cohort, task, rows, k)
         or _singled_out(task, rows, session.rules)
-        or _alike(support.pieces(task), cohort, rows, k)
-        or _alike(task.where, everyone, support.all_rows(everyone), k)
+        or (
+            session.rules.compares_conditions
+            and (
+                _alike(support.pieces(task), cohort, rows, k)
+                or _alike(task.where, everyone, support.all_rows(everyone), k)
+            )
+        )
     )
 
 
@@ -236,7 +241,9 @@ def check_study(
         return None
     pieces = dict.fromkeys(piece for task in tasks for piece in support.written(task))
     conditions = [piece for piece in pieces if piece.kind in ("condition", "number")]
-    if _alike(conditions, cohort, support.all_rows(cohort), rules.min_cell):
+    if rules.compares_conditions and _alike(
+        conditions, cohort, support.all_rows(cohort), rules.min_cell
+    ):
         return rules_of.REFUSAL
     X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
     person = cohort.numbered

@@ -26,6 +26,13 @@ class Rules:
     hub_sees_cells: bool = False
     in_secure_sum: bool = False
 
+    @property
+    def compares_conditions(self) -> bool:
+        """Whether few people of this node may not stand between two conditions. A secure sum hides
+        no such people, since two sums over all nodes differ by the same ones; an open site leaves
+        small groups to the hub's door."""
+        return self.in_secure_sum or not self.hub_sees_cells
+
 
 def is_small(counts: Ints, k: int) -> Mask:
     """True where a count lies between 1 and `k` - 1."""

@@ -8,8 +8,8 @@ areas that its pixels share with the new ones. pydicom is the extra `dicom`.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def load(connection: duckdb.DuckDBPyConnection, name: str, folder: Path, dicom: 
 
 
 def _check_installed(name: str) -> None:
-    if importlib.util.find_spec("pydicom") is None:
+    if find_spec("pydicom") is None:
         raise errors.SetupError(
             f"source {name!r}: DICOM files need pydicom, which comes with the extra `dicom`: pip"
             " install 'hdh-federation[dicom]'"

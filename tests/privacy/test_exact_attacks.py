@@ -86,7 +86,7 @@ def always(number: int, attack: Attack) -> bool:
     if attack.name.startswith("table: halves over"):
         return False
     if attack.name.startswith("thin"):
-        return attack.name in ("thin, summed: glm", "thin, open nodes: in one model")
+        return attack.name in ("thin, summed: glm", "thin, summed: in one model")
     if attack.name.startswith("late"):
         return number % 12 == 0 or attack.name == "late guess: cohorts"
     return number % 8 == 0 or any(word in attack.name for word in ("hiv", " ill", "open nodes"))

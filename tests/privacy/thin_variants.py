@@ -2,9 +2,8 @@
 0.934, and nobody else at her node weighs 0.9335 to 0.9345. Each condition holds for hundreds of
 people, at her node and over all nodes, so its support tells nothing. The answers differ by her.
 
-They are tried in every analysis that can read a condition, under a secure sum, where the hub sees
-no number of her node alone, and at nodes that show an authorised hub their cells: the coordinator
-reads the same results in each case."""
+They are tried in every analysis that can read a condition, under a secure sum: the hub sees no
+number of her node alone, but the coordinator reads the difference of two sums."""
 
 from __future__ import annotations
 
@@ -16,7 +15,6 @@ from tests.privacy.exact_variants import Studies, asked, glm
 BELOW, UP_TO = "weight < 0.9335", "weight < 0.9345"
 FEW_BELOW, FEW_UP_TO = "weight < 0.93", "weight < 0.938"  # seven people here, and 13 in all
 SUMMED = {"privacy": {"mode": "exact", "secure_sum": True}}
-OPEN = {"policy": {"hub_sees_cells": True}}
 CURVE = {"grid": {"step": 10}}
 ANALYSES: Mapping[str, dict[str, Any]] = {
     "glm": glm("income ~ x"),
@@ -80,7 +78,6 @@ def _pair(analysis: dict[str, Any], texts: tuple[str, str], **more: Any) -> Stud
 def by_analysis() -> Iterator[tuple[str, Studies]]:
     for name, analysis in ANALYSES.items():
         yield f"thin, summed: {name}", _pair(analysis, (BELOW, UP_TO), **SUMMED)
-        yield f"thin, open nodes: {name}", _pair(analysis, (BELOW, UP_TO), **OPEN)
     for name, analysis in NUMBERS.items():
         numbers = f"if({BELOW}, 1, 0)", f"if({UP_TO}, 1, 0)"
         yield f"thin, summed: {name}", _pair(analysis, numbers, **SUMMED)
@@ -93,18 +90,17 @@ def by_words() -> Iterator[tuple[str, Studies]]:
 
 def in_one_study() -> Iterator[tuple[str, Studies]]:
     """Few enough people for no rule on leverage."""
-    for name, more in {"summed": SUMMED, "open nodes": OPEN}.items():
-        models = {"a": glm("income ~ x"), "b": glm("income ~ y")}
-        columns = {"cohort": {"derive": {"x": FEW_BELOW, "y": FEW_UP_TO}}}
-        yield f"thin, {name}: in two analyses", [{"analyses": models, **columns, **more}]
-        yield (
-            f"thin, {name}: in one model",
-            [{"analyses": {"a": glm("income ~ x + y")}, **columns, **more}],
-        )
-        cohorts = [{**asked(glm("income ~ 1"), where=w), **more} for w in (BELOW, UP_TO)]
-        yield f"thin, {name}: two cohorts", cohorts
-        column = _pair(ANALYSES["glm"], (BELOW, UP_TO), **more)
-        yield f"thin, {name}: a column, then a cohort", [column[0], cohorts[1]]
+    models = {"a": glm("income ~ x"), "b": glm("income ~ y")}
+    columns = {"cohort": {"derive": {"x": FEW_BELOW, "y": FEW_UP_TO}}}
+    yield "thin, summed: in two analyses", [{"analyses": models, **columns, **SUMMED}]
+    yield (
+        "thin, summed: in one model",
+        [{"analyses": {"a": glm("income ~ x + y")}, **columns, **SUMMED}],
+    )
+    cohorts = [{**asked(glm("income ~ 1"), where=w), **SUMMED} for w in (BELOW, UP_TO)]
+    yield "thin, summed: two cohorts", cohorts
+    column = _pair(ANALYSES["glm"], (BELOW, UP_TO), **SUMMED)
+    yield "thin, summed: a column, then a cohort", [column[0], cohorts[1]]
 
 
 def variants() -> Iterator[tuple[str, Studies]]:
