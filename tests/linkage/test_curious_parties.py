@@ -183,7 +183,7 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
     tables, tmp_path, monkeypatch
 ):
     """The number of made-up people at both holders is drawn for each link, and the left tells the
-    places only after the tokens are given. A fixed number would give one count in 12 links."""
+    places only after the tokens are given. A fixed number would give one count in 5 links."""
     small = two_holders.make(60, 80, 40)
     counted = set()
     honest = link_parties.helper_match
@@ -195,7 +195,7 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
 
     monkeypatch.setattr(link_parties, "helper_match", match)
     given = two_holders.holders(tmp_path, small)
-    for _ in range(12):
+    for _ in range(5):
         with linked.linking(STUDY, CONTRACTS, given, local.SIMULATED, NOW):
             pass
     here = small.left[small.left["year"] >= 2005]["nir"]

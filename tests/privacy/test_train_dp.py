@@ -99,8 +99,11 @@ def task_of(options: dict[str, Any]) -> AnyTask:
 @pytest.mark.parametrize("delta", federations.first([1e-5, 1e-6]))
 @pytest.mark.parametrize(
     "options",
-    [MLP, ALONE, {**MLP, "rounds": 300, "sampling": 0.01}],
-    ids=["steps", "alone", "many"],
+    [
+        pytest.param(MLP, id="steps"),
+        pytest.param(ALONE, id="alone"),
+        pytest.param({**MLP, "rounds": 300, "sampling": 0.01}, id="many", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.filterwarnings("ignore")  # Opacus's own
 def test_all_rounds_cost_no_more_than_the_studys_epsilon_by_opacus_too(

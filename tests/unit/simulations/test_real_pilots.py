@@ -13,6 +13,7 @@ from sklearn.model_selection import cross_val_predict
 from simulations.pilots import arac, ns_park, running
 
 
+@pytest.mark.slow
 def test_the_spread_of_real_medical_costs_is_that_of_the_pooled_people() -> None:
     run = running.run("arac", "real")
     table, site = arac.first_year()
