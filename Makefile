@@ -34,7 +34,7 @@ check: $(DONE) ## formatting, lint, types, import contracts
 
 test: check ## all checks and tests
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile --ignore tests/flow --ignore tests/fault/test_deployment.py
-	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile tests/flow tests/fault/test_deployment.py  # whole federations
+	$(BIN)/pytest -m 'not slow' -n 3 --dist loadfile tests/flow tests/fault/test_deployment.py  # whole federations, which wait for one another
 
 oracle: $(DONE) ## run R again (docs/analyses.md says which packages), and compare with the committed numbers
 	$(BIN)/python -m tests.oracle.rerun
