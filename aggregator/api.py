@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from aggregator import database, enrolment, linked_studies, pki, serving
@@ -87,7 +88,6 @@ class Nodes:
     def __init__(self, scheduler: Scheduler, gate: Gate) -> None:
         self.scheduler, self.gate = scheduler, gate
         self.greetings: dict[str, asyncio.Lock] = {}
-        self.anchors: dict[str, tuple[str, int]] = {}  # by node: day, and number of the entry
 
     async def Watch(self, request: hub_pb2.Hello, caller: Caller) -> AsyncIterator[hub_pb2.Notice]:
         scheduler, node, run = self.scheduler, caller.party.name, self.gate.pools.run
@@ -127,16 +127,27 @@ class Nodes:
         database.seen(self.scheduler.engine, node, time.time(), request.version, holdings)
         self._anchor(node, request.audit_seq, request.audit_hash)
 
+    @cached_property
+    def anchors(self) -> dict[str, tuple[str, int]]:
+        """By node: the day of its last anchor, and the number of the entry."""
+        return {
+            str(entry["node"]): (str(entry["at"])[:10], int(entry["entry"]))
+            for entry in audit.entries(self.scheduler.hub.audit)
+            if entry["event"] == "anchored"
+        }
+
     def _anchor(self, node: str, seq: int, digest: str) -> None:
         """Writes down the last entry of a node's audit log, once a day, so that nobody can change
         what came before it, nor remove it unseen."""
+        if not digest:
+            return  # a node of an earlier version
         day, last = self.anchors.get(node, ("", 0))
         today = datetime.now(UTC).date().isoformat()
         if seq < last:
             log.error(
                 "node %s: its audit log has lost entries: it had %d, and has %d", node, last, seq
             )
-        if digest and (day != today or seq < last):
+        if day != today or seq < last:
             audit.write(self.scheduler.hub.audit, "anchored", node=node, entry=seq, sha256=digest)
             day = today
         self.anchors[node] = (day, seq)

@@ -78,9 +78,18 @@ def _entry(last: Mapping[str, Any], event: str, details: Mapping[str, Any]) -> d
 
 
 def _append(file: IO[bytes], path: Path, entry: Mapping[str, Any]) -> None:
+    _store(file, entry)
+    _bear_witness(path, entry)
+
+
+def _store(file: IO[bytes], entry: Mapping[str, Any]) -> None:
     file.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
     file.flush()
     os.fsync(file.fileno())
+
+
+def _bear_witness(path: Path, entry: Mapping[str, Any]) -> None:
+    """After the entry is stored: a log may be longer than its witness says, and never shorter."""
     _witness(path).write_text(f"{entry['seq']} {entry['hash']}\n", encoding="ascii")
 
 
@@ -92,8 +101,10 @@ def _rotate(path: Path, last: Mapping[str, Any]) -> None:
     with os.fdopen(os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), "r+b") as file:
         former.unlink(missing_ok=True)  # of a crash before the replacement
         os.link(path, former)
-        _append(file, path, _entry(last, ROTATED, {"former": former.name}))
+        entry = _entry(last, ROTATED, {"former": former.name})
+        _store(file, entry)
         os.replace(new, path)
+    _bear_witness(path, entry)
 
 
 def files(path: Path) -> list[Path]:

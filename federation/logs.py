@@ -72,11 +72,12 @@ class _Collector(logging.Handler):
         if time.monotonic() < self.again_at:
             return
         body = json.dumps(otlp(record, self.service)).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
         try:
+            request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
             with urllib.request.urlopen(request, timeout=TIMEOUT_S):
                 pass
-        except OSError:
+        # The collector may answer anything, and a failure here would end all remote logs.
+        except Exception:
             self.again_at = time.monotonic() + PAUSE_S
 
 

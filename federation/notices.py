@@ -60,6 +60,12 @@ class Email(Frozen):
     sender: str = pydantic.Field(pattern=r"^[^@\s<>]+@[^@\s<>]+$")
     to: tuple[str, ...] = pydantic.Field(min_length=1, max_length=20)
 
+    @pydantic.model_validator(mode="after")
+    def _no_password_in_the_clear(self) -> Email:
+        if self.tls == "none" and self.host not in ("localhost", "127.0.0.1", "::1"):
+            raise ValueError("tls: none is for an SMTP server on this machine; write starttls")
+        return self
+
 
 class Notify(Frozen):
     """Who is told of which events. `webhook_file`: holds the URL, which may be a secret."""

@@ -29,6 +29,7 @@ from federation.study import Study
 from federation.tickets import REHEARSAL, RunTicket, ticket
 from nodes import (
     dataset_versions,
+    extension_rules,
     ledger,
     link_proposals,
     memory,
@@ -186,7 +187,17 @@ def _check_welcome(hub: HubStream, welcome: hub_pb2.Welcome) -> None:
 
 
 def _renew(hub: HubStream, stub: Any) -> None:
-    if credentials.renew_if_due(hub.enrolment, stub):
+    """A hub whose authority's key is elsewhere renews nothing now, and the line to it goes on."""
+    try:
+        is_renewed = credentials.renew_if_due(hub.enrolment, stub)
+    except grpc.RpcError as error:
+        refused = credentials.hub_error(error, hub.enrolment.api)
+        log.warning("the certificate is not renewed yet: %s", refused)
+        return
+    except OSError as error:
+        log.warning("the renewed certificate cannot be stored: %s", type(error).__name__)
+        return
+    if is_renewed:
         hub.context.audit("certificate renewed")
         log.info("the certificate is renewed")
 
@@ -338,6 +349,9 @@ def _link_of(proposal: hub_pb2.Proposal) -> str:
 
 def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) -> str | None:
     """`link`: what the node stores beside the study."""
+    refused = extension_rules.refusal(study, site)
+    if refused is not None:  # a plan imports the code of a study's extensions
+        return str(service.as_sent(refused, site))
     if study.link is not None:
         return _link_policy(study, run, link, site, now)
     if side_by_side.is_side_by_side(study):

@@ -204,7 +204,12 @@ def _advertise(
     if isinstance(part, Refusal):
         return part
     vector, length = part
-    agreed = _terms(key, state, query, context, length)
+    try:
+        agreed = _terms(key, state, query, context, length)
+    except KeyError:  # the operator has changed roster.yaml since the query was admitted
+        return strangers(query.members, context.site) or Refusal(
+            "roster", "this site's roster changes at this moment: ask again"
+        )
     secagg_state, advert = participant.advertise(agreed, context.site.name, context.identity)
     while len(context.pending_sums) >= MAX_PENDING_SUMS:
         context.pending_sums.pop(next(iter(context.pending_sums)))

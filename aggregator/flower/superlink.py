@@ -20,6 +20,7 @@ import hmac
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -183,7 +184,8 @@ class Bodies:
         if largest is newest:
             raise BusyError
         largest.makes_room = True
-        largest.deadline.reschedule(asyncio.get_running_loop().time())
+        with suppress(RuntimeError):  # its time is over, and it is being refused
+            largest.deadline.reschedule(asyncio.get_running_loop().time())
         self.release(largest)
 
     def release(self, body: Body) -> None:
@@ -282,6 +284,9 @@ class FleetOnly:
             return BUSY
         except BusyError:
             return BUSY
+        finally:
+            if not body.has_arrived:
+                self.bodies.release(body)
         return None
 
 
@@ -345,8 +350,9 @@ class Signers:
     def _may_look_up(self, moment: float) -> bool:
         left, since = self.look_ups
         left = min(float(LOOK_UPS_PER_S), left + (moment - since) * LOOK_UPS_PER_S)
-        self.look_ups = (max(0.0, left - 1), moment)
-        return left >= 1
+        is_allowed = left >= 1
+        self.look_ups = (left - is_allowed, moment)  # one that is refused costs nothing
+        return is_allowed
 
 
 def _sender_is_author(body: bytes | bytearray) -> bool:

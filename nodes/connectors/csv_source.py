@@ -33,7 +33,7 @@ HELD = (".csv", ".txt", ".tsv")
 # that was passed over because of what it holds would be rows that nobody misses.
 NOTE = re.compile(
     r"(a[-_ ]?)?(lire|lisez[-_ ]?moi|read[-_ ]?me|notice|licen[cs]e|change[-_ ]?log|copying)"
-    r"([-_ .].*)?",
+    r"([-_ .](fr|en|first|avant|v[0-9]+))?",
     re.IGNORECASE,
 )
 

@@ -111,3 +111,6 @@ def test_the_hub_keeps_the_last_entry_of_a_nodes_audit_log_once_a_day(
     assert not caplog.records
     assert greet_with(8) == [(7, f"{7:064d}"), (8, f"{8:064d}")]
     assert "node lyon: its audit log has lost entries: it had 9, and has 8" in caplog.text
+    nodes = api.Nodes(scheduler, SimpleNamespace())  # type: ignore[arg-type]  # the hub restarts
+    assert greet_with(5)[2:] == [(5, f"{5:064d}")]
+    assert "node lyon: its audit log has lost entries: it had 8, and has 5" in caplog.text

@@ -370,3 +370,12 @@ def test_headers_of_an_ordinary_size_are_answered() -> None:
     with tempfile.TemporaryDirectory() as folder:
         answer, _ = asyncio.run(answer_to(Path(folder) / "fleet", head % (b"x" * 8000)))
     assert answer.split()[1] == b"200"
+
+
+def test_a_flood_of_invented_keys_leaves_look_ups_for_the_others() -> None:
+    """100 a second for ten seconds: a look-up that is refused costs nothing, so that half of them
+    are looked up at any time, and not only those of the first second."""
+    signer = Signers(lambda public_key: None)
+    allowed = [signer._may_look_up(1000 + call / 100) for call in range(1000)]
+    assert sum(allowed) == pytest.approx(50 * 10 + 50, abs=2)
+    assert sum(allowed[-100:]) == pytest.approx(50, abs=2)

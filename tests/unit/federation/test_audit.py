@@ -187,5 +187,5 @@ def test_a_crash_in_the_middle_of_a_rotation_loses_no_entry(
         with pytest.raises(KeyboardInterrupt):
             audit.write(long, "crash")
     monkeypatch.setattr(audit, "MAX_LOG", 2000)
-    assert audit.head(long) == last
+    assert audit.verify(long) == audit.head(long) == last
     assert len(list(audit.entries(long))) == last[0]

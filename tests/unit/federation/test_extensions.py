@@ -18,7 +18,8 @@ from federation import errors, extensions
 from federation.cli.actions import extensions as action
 from federation.messages import Query, Refusal, State, TaskId
 from federation.study import Study
-from nodes import extension_rules, service
+from federation.tickets import ticket
+from nodes import extension_rules, hub_stream, service
 from nodes.session import NodeContext
 from nodes.site import Policy, Site, SiteFile
 from strategies import installed, registry
@@ -304,6 +305,25 @@ def test_a_node_runs_no_extension_that_its_policy_does_not_name(
     assert refusal(study, tmp_path, {key: sound}) is None
     other = refusal(study, tmp_path, {key: "0" * 64})
     assert other is not None and "another hash" in other.remedy
+    assert not {"planted_net", "planted_analysis", "planted_strategy"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("key", ENTRIES)
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_proposal_imports_no_code_that_is_not_allowed_or_not_the_signed_one(
+    sound: str, tmp_path: Path, key: str, signed: bool
+) -> None:
+    """A plan imports a study's extensions, and any coordinator may propose a study."""
+    study = study_of(key, extensions={key: sound if signed else "0" * 64})
+    allowed = {} if signed else {key: "any"}
+    policy = Policy(min_nodes=1, modes=("exact", "dp"), extensions=allowed)
+    table = pandas.DataFrame({"x": [0.5] * 30, "y": [0, 1] * 15})
+    site = federations.site_of("n1", table, CONTRACT, tmp_path, policy)
+    run = ticket("hub", 1, study.hash, CONTRACT.hash, ["n1", "n2", "n3"], 9e9)
+    reason = hub_stream._policy(
+        study, run, "", replace(site, state=tmp_path / "state"), federations.NOW
+    )
+    assert reason is not None and reason.startswith("extension: ")
     assert not {"planted_net", "planted_analysis", "planted_strategy"} & set(sys.modules)
 
 

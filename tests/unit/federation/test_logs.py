@@ -90,3 +90,8 @@ def test_a_syslog_whose_name_is_unknown_is_said_and_keeps_no_daemon_from_startin
     logging.getLogger("hdh.hub").info("up")
     assert "cannot be reached" in capsys.readouterr().err
     assert "up" in (tmp_path / "hub.log").read_text()
+
+
+@pytest.mark.parametrize("url", ["http://localhost:port", "http://[::1", "http://local host"])
+def test_a_collector_of_no_address_ends_no_log(url: str) -> None:
+    logs._Collector(url, "hdh-node").emit(logging.makeLogRecord({"msg": "a line"}))

@@ -276,3 +276,10 @@ def test_both_configurations_name_their_secrets_from_their_own_folder(
     assert loaded.notify is not None and loaded.notify.webhook_file == hub.folder / "w"
     with pytest.raises(errors.SetupError, match="nobody is told"):
         channels.test(None, "hub", path)
+
+
+def test_a_password_goes_in_the_clear_to_this_machine_alone() -> None:
+    sent = {"tls": "none", "sender": "hdh@example.org", "to": ["dpo@example.org"]}
+    assert notices.Email.model_validate({**sent, "host": "localhost"})
+    with pytest.raises(ValueError, match="write starttls"):
+        notices.Email.model_validate({**sent, "host": "smtp.example.org"})

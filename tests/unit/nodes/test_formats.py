@@ -119,6 +119,12 @@ NOTES = [
 ]
 
 
+@pytest.mark.parametrize("table", ["licence_2023.csv", "notice_2024.csv", "lire.a.csv"])
+def test_a_table_that_begins_like_a_note_is_read(table: str, tmp_path: Path) -> None:
+    (tmp_path / table).write_text(FRENCH)
+    check(tmp_path, **KEYS)
+
+
 @pytest.mark.parametrize("note", NOTES)
 def test_a_text_about_a_table_beside_it_is_no_table(note: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
