@@ -19,10 +19,12 @@ OF_THE_REPOSITORY = ("CHANGELOG", "CONTRIBUTING", "DECISIONS", "GLOSSARY", "SECU
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Assembles the pages beside the site: the plugin of languages takes files on disk only."""
+    """Assembles the pages beside the site: the plugin of languages takes files on disk only.
+
+    mkdocs calls it once for each language, with the configuration of the one before."""
     site = Path(config.site_dir)
     config.docs_dir = str(assemble(site.with_name(f"{site.name}-pages")))
-    config.site_name = f"{config.site_name} {__version__}"
+    config.site_name = f"{config.site_name.removesuffix(__version__).strip()} {__version__}"
     return config
 
 

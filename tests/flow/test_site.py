@@ -75,3 +75,4 @@ def test_both_languages_build_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
     french = (tmp_path / "site" / "fr" / "index.html").read_text(encoding="utf-8")
     assert 'lang="fr"' in french and "Tutoriels" in french
+    assert f"- hdh-federation {__version__}</title>" in french
