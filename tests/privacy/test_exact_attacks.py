@@ -81,15 +81,16 @@ def is_stopped(words: Any) -> bool:
 
 
 def always(number: int, attack: Attack) -> bool:
-    """One attack in eight is tried by `make test`, and each whose refusal could tell; the others,
-    and the longest one, by `make slow`."""
-    if attack.name.startswith("table: halves over"):
+    """One attack in eight is tried by `make test`, and one in three of those whose refusal could
+    tell; the others, and the longest ones, by `make slow`."""
+    if attack.name.startswith("table: "):
         return False
     if attack.name.startswith("thin"):
         return attack.name in ("thin, summed: glm", "thin, summed: in one model")
     if attack.name.startswith("late"):
         return number % 12 == 0 or attack.name == "late guess: cohorts"
-    return number % 8 == 0 or any(word in attack.name for word in ("hiv", " ill", "open nodes"))
+    could_tell = any(word in attack.name for word in ("hiv", " ill", "open nodes"))
+    return number % (3 if could_tell else 8) == 0
 
 
 TRIED = [
