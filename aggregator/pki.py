@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def renew_authority(folder: Path, hosts: list[str]) -> Path:
     former = folder / "former" / f"ca-{fingerprint(folder).hex()[:12]}.crt"
     former.parent.mkdir(mode=0o700, exist_ok=True)
     former.write_bytes((folder / "ca.crt").read_bytes())
-    make_authority(folder, hosts)
+    new = folder / "new"
+    make_authority(new, hosts)
+    for name in ("ca.key", "ca.crt", "hub.key", "hub.crt"):
+        os.replace(new / name, folder / name)
+    shutil.rmtree(new)
     return former
 
 
@@ -136,7 +141,13 @@ def _leaf(
 
 def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    return certificate, _authority_key(folder / "ca.key")
+    key = _authority_key(folder / "ca.key")
+    if key.public_key() != certificate.public_key():  # nobody would trust what it signs
+        raise errors.SetupError(
+            "ca.key is not the key of ca.crt, as after a replacement that was interrupted: put "
+            "both back from one backup"
+        )
+    return certificate, key
 
 
 def _protected(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -131,3 +131,25 @@ def test_a_refused_enrolment_leaves_the_invitation_valid(tmp_path: Path) -> None
 
 def _new_key() -> credentials.ec.EllipticCurvePrivateKey:
     return credentials.ec.generate_private_key(credentials.ec.SECP256R1())
+
+
+def test_a_key_of_another_authority_signs_nothing(tmp_path: Path) -> None:
+    pki.make_authority(tmp_path / "hub", ["localhost"])
+    pki.make_authority(tmp_path / "other", ["localhost"])
+    (tmp_path / "other" / "ca.key").replace(tmp_path / "hub" / "ca.key")
+    with pytest.raises(errors.SetupError, match=r"not the key of ca\.crt"):
+        pki.renew_authority(tmp_path / "hub", ["localhost"])
+
+
+def test_a_replacement_that_is_interrupted_leaves_the_former_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pki.make_authority(tmp_path, ["localhost"])
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    with monkeypatch.context() as crash:
+        crash.setattr(pki.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pki.renew_authority(tmp_path, ["localhost"])
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    pki.renew_authority(tmp_path, ["localhost"])
+    assert (tmp_path / "ca.crt").read_bytes() != before["ca.crt"]
