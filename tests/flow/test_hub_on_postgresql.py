@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from aggregator import database
 from simulations import flower
 from tests import deployments, postgresql
 
 
+@pytest.mark.slow
 def test_a_hub_on_postgresql(tmp_path_factory) -> None:  # type: ignore[no-untyped-def]
     folder: Path = tmp_path_factory.mktemp("hub")
     sites = deployments.sites(tmp_path_factory.mktemp("data"), "brest", "lyon")

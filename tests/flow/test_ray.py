@@ -40,6 +40,7 @@ def tables_of(document: dict[str, Any]) -> dict[str, Any]:
     return {name: analysis["tables"] for name, analysis in document["analyses"].items()}
 
 
+@pytest.mark.slow
 def test_engines_agree_on_every_number(tmp_path: Path) -> None:
     local, ray_ = (simulate(engine, tmp_path / engine, "ordei") for engine in ("local", "ray"))
     assert tables_of(local) == tables_of(ray_) and tables_of(ray_)

@@ -124,7 +124,9 @@ def thirds(frame: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
     return {name: frame.iloc[i::3] for i, name in enumerate(("lyon", "nantes", "paris"))}
 
 
-@pytest.mark.parametrize("secure_sum", [None, {"dropouts": 0}])
+@pytest.mark.parametrize(
+    "secure_sum", [None, pytest.param({"dropouts": 0}, marks=pytest.mark.slow)]
+)
 def test_three_left_holders_link_each_by_itself_and_their_parts_add_up(secure_sum, tmp_path):
     tables = two_holders.make(900, 1500, 800)
     privacy = {"mode": "exact", "secure_sum": secure_sum}

@@ -99,6 +99,7 @@ def test_a_terminal_without_letters_shows_the_result(
     assert b"Orl" in done.stdout and b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", federations.first(ASCII))
 def test_json_keeps_every_letter_on_such_a_terminal(
     environment: dict[str, str], folder: Path

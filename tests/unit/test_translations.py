@@ -157,6 +157,7 @@ def test_numbers_and_days_follow_the_language() -> None:
     assert language.plural("{n} row", "{n} rows", 0) == "{n} rows"
 
 
+@pytest.mark.slow
 def test_what_programs_read_is_the_same_in_both_languages(tmp_path: Path) -> None:
     result = reports.result()
     for code in language.LANGUAGES:

@@ -637,6 +637,7 @@ def test_without_torch_a_study_that_trains_says_what_to_install(
         registry.plan(federations.study_of({"a": MLP}), CONTRACT)
 
 
+@pytest.mark.slow
 def test_workers_give_the_weights_that_one_process_gives(tmp_path: Path) -> None:
     sites = sites_of(tmp_path)
     study = federations.study_of({"a": MLP})

@@ -285,6 +285,7 @@ def test_the_interval_of_the_superiority_holds_the_truth_far_from_one_half() -> 
     assert np.mean(held) == pytest.approx(0.95, abs=0.021)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multiplier", federations.first([9.3, 0.0]))
 def test_true_hypotheses_are_rejected_one_time_in_twenty_and_the_shift_is_held(
     multiplier: float,
