@@ -127,8 +127,8 @@ def _files(distribution: Distribution) -> list[tuple[str, Path]]:
 
 
 def _counts(file: PurePosixPath) -> bool:
-    if ".." in file.parts or "__pycache__" in file.parts or file.suffix == ".pyc":
-        return False
+    if ".." in file.parts or "__pycache__" in file.parts:
+        return False  # a .pyc elsewhere is code that Python imports
     return not file.parts[0].endswith(".dist-info") or file.name == "entry_points.txt"
 
 

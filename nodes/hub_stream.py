@@ -369,7 +369,7 @@ def _policy(study: Study, run: RunTicket, link: str, site: Site, now: datetime) 
     try:
         tasks = registry.plan(study, dataset.contract)
     except errors.HdhError as error:
-        return f"study: {error}"
+        return str(service.as_sent(Refusal("study", str(error)), site))
     nodes = len(run.nodes)
     refused = verdicts.refusal(study, tasks, site, now, nodes=nodes, names=run.nodes)
     return None if refused is None else str(service.as_sent(refused, site))

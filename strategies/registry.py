@@ -334,7 +334,9 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
         )
     schema = cohort_schema(study, contract, source)
     tasks: dict[str, AnyTask] = {}
-    problems: list[str] = _other_code(study, source)
+    if other_code := _other_code(study, source):
+        raise errors.StudyError(*other_code)  # before any of it is imported
+    problems: list[str] = []
     for name, entry in study.analyses.items():
         try:
             tasks[name] = task(

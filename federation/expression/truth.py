@@ -89,6 +89,8 @@ ALWAYS, NEVER = Truth(ANYTHING, ()), Truth((), ANYTHING)
 
 
 def numbers(interval: Interval, *, is_whole: bool = False) -> Values:
+    if any(map(math.isnan, interval)):  # of a difference of infinite ends: anything
+        interval = (-math.inf, math.inf)
     return Values(_held([((interval[0], 0), (interval[1], 0))], is_whole), is_whole=is_whole)
 
 

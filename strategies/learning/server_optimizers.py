@@ -114,7 +114,7 @@ def installed_step(
         kept_arrays = {MINE + key: np.asarray(a, np.float64) for key, a in given[1].items()}
     except errors.ModelError:
         raise
-    except Exception as reason:  # the code of others may fail in any way
+    except (Exception, SystemExit) as reason:  # the code of others may fail in any way
         raise errors.ModelError(
             f"strategy {strategy} failed ({type(reason).__name__}); ask its author, or use another"
         ) from None
@@ -122,6 +122,11 @@ def installed_step(
         raise errors.ModelError(
             f"strategy {strategy} gave weights of shape {stepped.shape}, not {weights.shape}; ask"
             " its author, or use another"
+        )
+    if not np.isfinite(stepped).all():
+        raise errors.ModelError(
+            f"strategy {strategy} gave weights that are no numbers; lower its rates, or ask its"
+            " author"
         )
     return stepped, kept_arrays
 

@@ -78,10 +78,10 @@ def test_one_command_runs_all_that_it_names(rows: list[dict[str, Any]]) -> None:
 
 
 def test_their_intervals_hold_the_planted_truth(rows: list[dict[str, Any]]) -> None:
-    """Of 26 intervals of 95 %, fewer than 20 do in one run of four thousand; of 6, fewer than 4 in
-    one of four hundred."""
+    """Of 26 intervals of 95 %, fewer than 20 do in one run of four thousand; of 6, fewer than 3 in
+    one of eleven thousand."""
     held = [row["holds"] for row in rows if row["holds"] is not None]
-    assert sum(held) >= {26: 20, 6: 4}[len(held)]
+    assert sum(held) >= {26: 20, 6: 3}[len(held)]
 
 
 @pytest.mark.slow

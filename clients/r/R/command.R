@@ -56,6 +56,6 @@ message_of <- function(log, text, scratch = "") {
   lines <- lines[nzchar(trimws(lines))]
   first <- grep("^[A-Z][A-Za-z]*Error:", lines)
   if (length(first)) lines <- lines[first[[1]]:length(lines)]
-  if (!length(lines)) lines <- "hdh ended without a word"
+  if (!length(lines)) lines <- "hdh ended without a message"
   paste(lines, collapse = "\n")
 }

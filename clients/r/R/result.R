@@ -166,13 +166,15 @@ print.hdh_analysis <- function(x, digits = max(1L, getOption("digits") - 3L), ..
 # As survival prints a coxph, and stats a glm.
 print_coefficients <- function(x, frame, digits, ...) {
   survival <- x$content$run %in% c("cox", "fine_gray", "piecewise_exponential")
-  test <- if (survival || x$content$run != "glm") "z" else "z value"
+  is_t <- identical(x$content$options$family, "gaussian")
   if ("statistic" %in% names(frame)) statistic <- frame$statistic else statistic <- frame$estimate / frame$std_error
   values <- if (survival) {
     cbind(coef = frame$estimate, `exp(coef)` = exp(frame$estimate), `se(coef)` = frame$std_error, z = statistic, p = frame$p_value)
   } else {
     table <- cbind(frame$estimate, frame$std_error, statistic, frame$p_value)
-    colnames(table) <- c("Estimate", "Std. Error", test, "Pr(>|z|)")
+    colnames(table) <- c(
+      "Estimate", "Std. Error", if (is_t) c("t value", "Pr(>|t|)") else c("z value", "Pr(>|z|)")
+    )
     table
   }
   rownames(values) <- frame$term

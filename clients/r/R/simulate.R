@@ -124,7 +124,11 @@ node_file <- function(rows, name, file) {
 # A column as text that loses nothing: 17 digits where 15 are not enough, days and times in ISO 8601.
 as_written <- function(column, title, node) {
   if (inherits(column, "Date")) return(format(column, "%Y-%m-%d"))
-  if (inherits(column, "POSIXct")) return(format(column, "%Y-%m-%dT%H:%M:%S", tz = "UTC"))
+  if (inherits(column, "POSIXct")) {
+    at_midnight <- format(column, "%H:%M:%S") == "00:00:00" # of its own time zone: a day
+    if (all(at_midnight | is.na(column))) return(format(column, "%Y-%m-%d"))
+    return(format(column, "%Y-%m-%dT%H:%M:%S", tz = "UTC"))
+  }
   if (is.factor(column) || is.character(column)) return(enc2utf8(as.character(column)))
   if (is.logical(column)) return(ifelse(column, "true", "false"))
   if (is.integer(column)) return(ifelse(is.na(column), NA, format(column, scientific = FALSE, trim = TRUE)))
@@ -136,8 +140,10 @@ as_written <- function(column, title, node) {
 }
 
 exact_text <- function(numbers) {
-  text <- vapply(numbers, function(x) format(x, digits = 15, trim = TRUE), "")
-  short <- is.na(numbers) | suppressWarnings(as.numeric(text)) == numbers
+  text <- vapply(numbers, function(x) {
+    format(x, digits = 15, trim = TRUE, decimal.mark = ".")
+  }, "")
+  short <- is.na(numbers) | (suppressWarnings(as.numeric(text)) == numbers) %in% TRUE
   text[!short] <- sprintf("%.17g", numbers[!short])
   text[is.na(numbers)] <- NA
   text

@@ -91,7 +91,7 @@ print.hdh_study <- function(x, ...) {
 # -- JSON
 to_json <- function(values) {
   jsonlite::toJSON(
-    as_yaml(values), auto_unbox = TRUE, null = "null", digits = NA, pretty = TRUE, Date = "ISO8601"
+    as_yaml(values), auto_unbox = TRUE, null = "null", json_verbatim = TRUE, pretty = TRUE, Date = "ISO8601"
   )
 }
 
@@ -104,9 +104,17 @@ as_yaml <- function(value, key = "") {
     value <- as.list(value)
     return(Map(as_yaml, value, names(value)))
   }
-  if (is.list(value)) return(lapply(value, as_yaml))
-  if (key %in% list_keys && !is.null(value)) return(as.list(value))
+  if (is.list(value) || (key %in% list_keys && !is.null(value))) return(lapply(value, as_yaml))
+  if (is.numeric(value) && is.null(attr(value, "class"))) return(as_numbers(value))
   value
+}
+
+# Numbers with all their digits: jsonlite writes 15 of them.
+as_numbers <- function(numbers) {
+  text <- exact_text(numbers)
+  text[is.na(text)] <- "null"
+  parts <- lapply(text, structure, class = "json")
+  if (length(parts) == 1L) parts[[1]] else parts
 }
 
 # -- conditions

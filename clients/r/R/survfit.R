@@ -30,7 +30,7 @@ as_survfit.hdh_analysis <- function(x, ...) {
     n = as.integer(vapply(groups, function(g) first_at_risk(curve[group == g, ]), 0)),
     time = curve$time, n.risk = curve$n_risk, n.event = curve$n_event, n.censor = curve$n_censor,
     surv = curve$estimate, std.err = ifelse(curve$estimate > 0, std_err, Inf),
-    cumhaz = stats::ave(curve$n_event / curve$n_risk, group, FUN = cumsum), type = "right",
+    cumhaz = cumulative_hazard(curve, group, x, all(shown)), type = "right",
     logse = TRUE, conf.int = if (is.null(level)) 0.95 else level, conf.type = "log",
     lower = curve$conf_low, upper = curve$conf_high,
     call = call("as_survfit", as.name(x$name))
@@ -39,6 +39,14 @@ as_survfit.hdh_analysis <- function(x, ...) {
     fit$strata <- stats::setNames(as.integer(table(factor(group, groups))), groups)
   }
   structure(fit, class = "survfit")
+}
+
+# Nelson and Aalen's, which needs the events and the people at risk of every time; where some times
+# are withheld, left out by `every`, or noised, minus the logarithm of the curve.
+cumulative_hazard <- function(curve, group, x, is_whole) {
+  every_time <- is_whole && is.null(x$content$options$every) && identical(x$content$exactness, "exact")
+  if (!every_time) return(-log(curve$estimate))
+  stats::ave(curve$n_event / curve$n_risk, group, FUN = cumsum)
 }
 
 first_at_risk <- function(rows) if (nrow(rows)) max(rows$n_risk) else 0

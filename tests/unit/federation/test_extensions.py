@@ -123,12 +123,19 @@ def test_the_hash_covers_the_code_and_nothing_that_differs_between_machines(
 
     (info,) = tmp_path.glob("*.dist-info")
     with (info / "RECORD").open("a") as record:
-        record.write("planted_net.pyc,,\n../bin/tool,,\nplanted-1.0.dist-info/INSTALLER,,\n")
-    (tmp_path / "planted_net.pyc").write_text("x")
+        record.write("__pycache__/planted_net.cpython-311.pyc,,\n../bin/tool,,\n")
+        record.write("planted-1.0.dist-info/INSTALLER,,\n")
+    (tmp_path / "__pycache__").mkdir(exist_ok=True)
+    (tmp_path / "__pycache__" / "planted_net.cpython-311.pyc").write_text("x")
     (info / "INSTALLER").write_text("uv")
     assert digest() == sound
     (tmp_path / "planted_strategy.py").write_text(STRATEGY + "\n")
-    assert digest() != sound
+    changed = digest()
+    assert changed != sound
+    with (info / "RECORD").open("a") as record:
+        record.write("planted_code.pyc,,\n")  # without a source it is imported, too
+    (tmp_path / "planted_code.pyc").write_text("x")
+    assert digest() != changed
 
 
 def test_an_absent_extension_is_told(tmp_path: Path) -> None:

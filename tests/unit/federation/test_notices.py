@@ -265,7 +265,7 @@ def test_both_configurations_name_their_secrets_from_their_own_folder(
     site = sites.load(path)
     assert site.notify is not None and site.notify.webhook_file == path.parent / "webhook"
     node_setup.test_notices(path)
-    assert "webhook: the test notice was taken" in capsys.readouterr().out
+    assert "webhook: the test notice was accepted" in capsys.readouterr().out
     receiver.status = 500
     with pytest.raises(errors.SetupError, match="no notice reaches webhook"):
         node_setup.test_notices(path)
@@ -274,7 +274,7 @@ def test_both_configurations_name_their_secrets_from_their_own_folder(
     )
     loaded = settings.load(hub.folder)
     assert loaded.notify is not None and loaded.notify.webhook_file == hub.folder / "w"
-    with pytest.raises(errors.SetupError, match="nobody is told"):
+    with pytest.raises(errors.SetupError, match="no channel is configured"):
         channels.test(None, "hub", path)
 
 

@@ -51,3 +51,14 @@ test_that("numbers, days and texts are written without loss", {
   expect_identical(written(c(TRUE, NA), "b", "n"), c("true", NA))
   expect_identical(written(c(100000L, NA), "i", "n"), c("100000", NA))
 })
+
+test_that("a French session writes the same numbers, and a day stays a day", {
+  written <- hdhfederation:::as_written
+  old <- options(OutDec = ",")
+  on.exit(options(old))
+  expect_identical(written(c(0.5, NA, 1 / 3), "x", "n"), c("0.5", NA, "0.33333333333333331"))
+  day <- as.POSIXct("2020-01-01", tz = "Europe/Paris")
+  expect_identical(written(day, "d", "n"), "2020-01-01")
+  text <- as.character(hdhfederation:::to_json(list(range = c(0, 1 / 3))))
+  expect_identical(jsonlite::fromJSON(text)$range, c(0, 1 / 3))
+})
