@@ -115,17 +115,16 @@ def test_a_malicious_bundle_is_refused_logged_and_not_executed(
     monkeypatch.setattr(flower_control, "BUNDLE", tmp_path / "evil.fab")
     before = {node: len(refusals(deployment, node)) for node in NODES}
     flower_control.start(control, tmp_path, "none")
-    deployments.wait(output.exists, 60)
+    deployments.wait(lambda: output.exists() and len(output.read_text().splitlines()) == 6, 60)
     assert (
         output.read_text().splitlines()
         == ["100 this node does not take part in runs of an unknown bundle"] * 6
     )
     assert not mark.exists()
-    for node in NODES:
-        assert (
-            refusals(deployment, node)[before[node] :]
-            == [("bundle", "this version does not know the run's bundle")] * 3
-        )
+    for node in NODES:  # a message that a busy hub delivers again is refused again
+        refused = refusals(deployment, node)[before[node] :]
+        assert len(refused) >= 3
+        assert set(refused) == {("bundle", "this version does not know the run's bundle")}
 
 
 def run_job(
