@@ -22,10 +22,8 @@ from federation.language import tr
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-class Command(TyperCommand):
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        _restore_argument_help(self)
+class _Translated(click.Command):
+    """A command whose help and usage are in the reader's language."""
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _translate(self)
@@ -37,6 +35,12 @@ class Command(TyperCommand):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_usage(self, ctx, formatter)
+
+
+class Command(_Translated, TyperCommand):
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        _restore_argument_help(self)
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes nothing: `format_options` writes the arguments too, as Typer does."""
@@ -45,18 +49,7 @@ class Command(TyperCommand):
         _write_parameters(self, ctx, formatter)
 
 
-class Group(TyperGroup):
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _translate(self)
-        super().format_help(ctx, formatter)
-
-    def get_short_help_str(self, limit: int = 45) -> str:
-        _translate(self)
-        return super().get_short_help_str(limit)
-
-    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _write_usage(self, ctx, formatter)
-
+class Group(_Translated, TyperGroup):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_parameters(self, ctx, formatter)
         self.format_commands(ctx, formatter)

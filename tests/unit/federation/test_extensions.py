@@ -4,6 +4,7 @@ by default, and harmless where they are broken."""
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pytest
 
@@ -23,6 +25,7 @@ from nodes import extension_rules, hub_stream, service
 from nodes.session import NodeContext
 from nodes.site import Policy, Site, SiteFile
 from strategies import installed, registry
+from strategies.learning import server_optimizers
 from tests import federations, planted
 
 ROOT = Path(__file__).parents[3]
@@ -332,6 +335,24 @@ def test_a_proposal_imports_no_code_that_is_not_allowed_or_not_the_signed_one(
     )
     assert reason is not None and reason.startswith("extension: ")
     assert not {"planted_net", "planted_analysis", "planted_strategy"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        ("weights * float('nan'), memory", "gave weights that are no numbers"),
+        ("weights[:-1], memory", "gave weights of shape"),
+        ("exit(3)", "failed (SystemExit)"),
+    ],
+)
+def test_a_strategy_that_fails_ends_its_training_and_not_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives: str, message: str
+) -> None:
+    step = STRATEGY.replace('weights + options["by"] * updates[0].change, memory', gives)
+    assert step != STRATEGY
+    planted.plant(tmp_path, monkeypatch, ENTRIES, FILES | {"planted_strategy.py": step})
+    with pytest.raises(errors.ModelError, match=re.escape(message)):
+        server_optimizers.installed_step("half", np.zeros(3), [], {}, {})
 
 
 @pytest.mark.parametrize("key", ENTRIES)
