@@ -24,6 +24,7 @@ from federation.study import Study
 from nodes import noised_answer, state_folder
 from nodes.noised_answer import BudgetAccess
 from nodes.session import NodeContext
+from simulations import linked
 
 SEED = os.environ.get("HDH_TEST_SEED", "1")
 TABLED_SIGMA = 64  # a larger one has a table that takes longer to make than a test may last
@@ -79,6 +80,7 @@ def install() -> None:
     _give_contexts_streams(patch)
     _give_answers_streams(patch)
     _give_folders_streams(patch)
+    _give_attempts_streams(patch)
     _draw_wide_noise_without_table(patch)
 
 
@@ -143,6 +145,15 @@ def _give_folders_streams(patch: pytest.MonkeyPatch) -> None:
             return stored(path)
 
     patch.setattr(state_folder, "_stored", seeded_secret)
+
+
+def _give_attempts_streams(patch: pytest.MonkeyPatch) -> None:
+    """The numbers of attempts at a link, from which its keys and its made-up people derive."""
+
+    def urandom(size: int) -> bytes:
+        return Stream("attempt at a link")(size)
+
+    patch.setattr(linked, "os", SimpleNamespace(**vars(os) | {"urandom": urandom}))
 
 
 def _draw_wide_noise_without_table(patch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,8 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
     tables, tmp_path, monkeypatch
 ):
     """The number of made-up people at both holders is drawn for each link, and the left tells the
-    places only after the tokens are given. A fixed number would give one count in 5 links."""
+    places only after the tokens are given. A fixed number would give one count in 8 links; a number
+    drawn at epsilon 1 gives one with probability 0.46^8 = 0.002, and the tests' streams are fixed."""
     small = two_holders.make(60, 80, 40)
     counted = set()
     honest = link_parties.helper_match
@@ -195,12 +196,12 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
 
     monkeypatch.setattr(link_parties, "helper_match", match)
     given = two_holders.holders(tmp_path, small)
-    for _ in range(5):
+    for _ in range(8):
         with linked.linking(STUDY, CONTRACTS, given, local.SIMULATED, NOW):
             pass
     here = small.left[small.left["year"] >= 2005]["nir"]
     real = here.isin(small.right["number"].str.replace(" ", "")).sum()
-    assert len(counted) >= 3
+    assert len(counted) >= 2
     assert min(counted) >= real + 64
 
 
