@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from federation.arrays import Floats
+from federation.lazy_scipy import special
 from federation.results import Row
 
 MIN_NODES = 2
