@@ -20,7 +20,7 @@ from federation.lazy_scipy import special
 from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
-from strategies.numerics import predictors
+from strategies.numerics import normal, predictors
 from strategies.numerics.predictors import Columns
 
 BLOCK = 4096  # rows: with 20 columns, a block of float64 fits a core's cache
@@ -446,10 +446,9 @@ def coefficients(
     such as `hazard_ratio`."""
 
     def p_value(ratio: float) -> float:
-        tail = (
-            special.ndtr(-abs(ratio)) if statistic == "normal" else special.stdtr(df, -abs(ratio))
-        )
-        return float(2 * tail)
+        if statistic == "normal":
+            return normal.two_sided(ratio)
+        return float(2 * special.stdtr(df, -abs(ratio)))
 
     terms = zip(names, beta, np.diag(covariance), strict=True)
     return [
