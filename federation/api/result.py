@@ -243,8 +243,9 @@ class AnalysisResult:
     def _rows(self, part: Mapping[str, Any], table: str | None) -> Rows:
         self._check_released()
         tables: Mapping[str, Rows] = part["tables"]
-        others = [name for name in tables if name != "glance"]
-        main = "coefficients" if "coefficients" in tables else others[0] if others else "glance"
+        first = ("coefficients", "test") if self.content["run"] == "wilcoxon" else ("coefficients",)
+        names = [*first, *(name for name in tables if name != "glance"), "glance"]
+        main = next(name for name in names if name in tables)
         if (table or main) not in tables:
             raise errors.InputError(
                 f"{self.name}: no table {table or main!r}; the tables are {', '.join(tables)}"

@@ -402,6 +402,11 @@ def test_an_analysis_that_every_node_refuses_says_why_once(nodes: fed.Simulation
     assert all(name in text for name in nodes.nodes)
 
 
+def test_the_main_table_of_a_rank_sum_test_is_the_test(nodes: fed.Simulation) -> None:
+    result = exact().wilcoxon("ranks", "age", "sex", step=5).run(nodes, progress=False)
+    assert {"statistic", "p_value"} <= set(result["ranks"].tidy())
+
+
 def test_rows_are_augmented_with_classes_and_their_probabilities(nodes: fed.Simulation) -> None:
     study = exact().train("net", "sex ~ age", network="logistic", rounds=2)
     mine = pandas.DataFrame({"age": [30.0, None, 80.0]})
