@@ -18,8 +18,8 @@ def write(path: Path, people: int, nodes: int, out: Path, seed: int) -> None:
         raise errors.InputError(f"--nodes {nodes}: more nodes than people; give a smaller number")
     paths = dummy.write(contract, people, nodes, out, seed)
     print(
-        f"{out}: {people:,} made-up people of {contract.dataset!r} at {nodes} nodes. Try a study "
-        "on them:"
+        f"{out}: {people:,} made-up people of {contract.dataset!r} at {nodes} "
+        f"node{'s' if nodes > 1 else ''}. Try a study on them:"
     )
     listed = " ".join(f"--node {each.stem}={each}" for each in paths)
     print(f"  hdh simulate STUDY.yaml --contract {path} {listed}")
