@@ -33,7 +33,6 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "UV_OFFLINE": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
 START_S = 60.0
 LOCK = "hub.lock"
@@ -66,6 +65,7 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
     scheduler = Scheduler(hub, engine, control)
     _check_ports(hub)
     children = Children(hub)
+    scheduler.started = children.tell_executor
     planner = Planner()
     doorkeeper.allow_files()
     served = api.servers(scheduler, planner)
@@ -131,8 +131,8 @@ def is_running(folder: Path) -> bool:
 # -- Flower's processes
 @dataclass
 class Children:
-    """The SuperLink and the SuperExec. They end with the hub, however it ends, and are restarted if
-    they end alone."""
+    """The SuperLink and the executor of ServerApps (superexec). They end with the hub, however it
+    ends, and are restarted if they end alone."""
 
     hub: HubSettings
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -141,13 +141,6 @@ class Children:
     @property
     def commands(self) -> dict[str, Sequence[str]]:
         folder, file = self.hub.folder, self.hub.file
-        tls = [
-            "--runtime-api-address",
-            file.admin,
-            "--root-certificates",
-            str(self.hub.pki / "ca.crt"),
-        ]
-        secret = ["--superexec-auth-secret-file", str(folder / "superexec.secret")]
         return {
             "superlink": [
                 sys.executable,
@@ -163,7 +156,14 @@ class Children:
                 "--in-all",
                 str(file.max_connections),
             ],
-            "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
+            "superexec": [
+                sys.executable,
+                "-m",
+                "aggregator.flower.executor",
+                str(folder),
+                "--admin",
+                file.admin,
+            ],
         }
 
     def start(self) -> None:
@@ -179,7 +179,17 @@ class Children:
             output=path,
             environment=environment(self.hub.folder),
             ends_with_parent=True,
+            stdin=subprocess.PIPE if name == "superexec" else subprocess.DEVNULL,
         )
+        if (stdin := self.processes[name].stdin) is not None:
+            os.set_blocking(stdin.fileno(), False)
+
+    def tell_executor(self) -> None:
+        """Tells the superexec that there is a run to start; it looks by itself after a while."""
+        stdin = self.processes["superexec"].stdin
+        with suppress(OSError):
+            if stdin is not None:
+                os.write(stdin.fileno(), b"\n")
 
     def _output(self, name: str) -> Path:
         return self.hub.folder / "logs" / f"{name}.log"

@@ -1,0 +1,141 @@
+"""Queries and replies on their way, in the memory of the SuperLink.
+
+What goes whole in one request never touches Flower's database, where each step of a message costs
+a transaction. The hub's registry holds all that must survive: a query that a killed SuperLink has
+forgotten is reported as unavailable, and the hub's ServerApp asks it again. Large messages lie in
+Flower's store (exchange.py).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.proto.message_pb2 import Message, ObjectTree
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+from federation.exchange import FITS
+from federation.rpc.exchange_pb2 import Part
+
+MAX_PARTS = 64  # of a message that goes in one request
+MAX_DELIVERIES = 2  # of a query to a node that does not say that it has received it
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A message that is whole: Flower's header and tree, and the `parts` that the tree names."""
+
+    message: Message
+    tree: ObjectTree
+    parts: Sequence[Part]
+
+    @property
+    def metadata(self) -> Any:
+        return self.message.metadata
+
+    @property
+    def size(self) -> int:
+        return sum(len(part.content) for part in self.parts)
+
+
+def whole(message: Message, tree: ObjectTree, parts: Mapping[str, Part]) -> Mail | None:
+    """The message with its parts, by id; None if one is missing, or if it is too large to be held
+    here."""
+    names = [each.object_id for each in iterate_object_tree(tree)]
+    if len(names) > MAX_PARTS or not parts.keys() >= set(names):
+        return None
+    mail = Mail(message, tree, [parts[name] for name in names])
+    return mail if mail.size <= FITS else None
+
+
+@dataclass
+class Query:
+    """`deliveries`: how often its node was sent it. `reply`: None until it has come."""
+
+    mail: Mail
+    deliveries: int = 0
+    reply: Mail | None = None
+
+
+@dataclass
+class Mailbox:
+    """`queries`: by message id, until their replies are taken out. `waiting`: by node, the ids of
+    those that it was not sent. `delivered`: by node, the last one that it was sent."""
+
+    queries: dict[str, Query] = field(default_factory=dict)
+    waiting: defaultdict[int, deque[str]] = field(default_factory=lambda: defaultdict(deque))
+    delivered: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> set[int]:
+        return {query.mail.metadata.run_id for query in self.queries.values()}
+
+    def put(self, mail: Mail) -> None:
+        self.queries[mail.metadata.message_id] = Query(mail)
+        self.waiting[mail.metadata.dst_node_id].append(mail.metadata.message_id)
+
+    def next(self, node_id: int, received: str) -> Mail | None:
+        """The query that a node is to be sent now. `received`: the last one that it has read; the
+        one before that is sent again, since its process or its connection may have ended."""
+        query = self._undelivered(node_id, received)
+        while query is None and self.waiting[node_id]:
+            message_id = self.waiting[node_id].popleft()
+            query = self.queries.get(message_id)
+            if query is not None:
+                self.delivered[node_id] = message_id
+        if not self.waiting[node_id]:
+            del self.waiting[node_id]
+        if query is None:
+            return None
+        query.deliveries += 1
+        return query.mail
+
+    def _undelivered(self, node_id: int, received: str) -> Query | None:
+        message_id = self.delivered.get(node_id, received)
+        query = self.queries.get(message_id)
+        is_open = query is not None and query.reply is None
+        if message_id == received or not is_open or query.deliveries >= MAX_DELIVERIES:
+            self.delivered.pop(node_id, None)
+            return None
+        return query
+
+    def answer(self, message_id: str, reply: Mail) -> None:
+        """Keeps the reply; the content of its query is needed no more."""
+        query = self.queries[message_id]
+        query.mail = Mail(query.mail.message, query.mail.tree, ())
+        query.reply = reply
+
+    def unanswered(self, message_ids: Iterable[str]) -> list[Mail]:
+        """Those of the queries that are here, and have no reply."""
+        queries = (self.queries[each] for each in message_ids if each in self.queries)
+        return [query.mail for query in queries if query.reply is None]
+
+    def take_out(self, message_ids: Iterable[str], fits: int) -> list[Mail]:
+        """The replies that have come, as many as fit into so many bytes, and at least one."""
+        replies: list[Mail] = []
+        for message_id in sorted(message_ids):
+            query = self.queries.get(message_id)
+            if query is None or query.reply is None:
+                continue
+            fits -= query.reply.size
+            if fits < 0 and replies:
+                break
+            replies.append(query.reply)
+            del self.queries[message_id]
+        return replies
+
+    def forget(self, runs: Collection[int]) -> None:
+        """Removes what belongs to these runs."""
+        self.queries = {
+            message_id: query
+            for message_id, query in self.queries.items()
+            if query.mail.metadata.run_id not in runs
+        }
+        for by_node in list(self.waiting):
+            left = deque(each for each in self.waiting[by_node] if each in self.queries)
+            if left:
+                self.waiting[by_node] = left
+            else:
+                del self.waiting[by_node]
