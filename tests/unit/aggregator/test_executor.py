@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,7 +51,10 @@ def started() -> Iterator[Started]:
     yield processes
     for process in processes:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 def test_a_run_goes_to_the_process_that_is_ready(started: Started) -> None:
@@ -128,10 +132,11 @@ def test_all_runs_are_started_before_the_next_wait_and_the_end_of_the_hub_is_the
 
 
 def test_a_word_of_the_hub_ends_the_wait_and_so_does_its_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(executor, "POLL_S", 60.0)
-    with open_pipe() as (reading, writing):
+    end, other = os.pipe()
+    with os.fdopen(end, "rb") as reading, os.fdopen(other, "wb") as writing:
         monkeypatch.setattr(executor.sys, "stdin", reading)
         writing.write(b"\n\n")
         writing.flush()
@@ -142,21 +147,8 @@ def test_a_word_of_the_hub_ends_the_wait_and_so_does_its_end(
         assert executor.wait_for_hub() is False
 
 
-class open_pipe:  # noqa: N801
-    def __enter__(self) -> tuple[Any, Any]:
-        import os
-
-        reading, writing = os.pipe()
-        self.ends = os.fdopen(reading, "rb"), os.fdopen(writing, "wb")
-        return self.ends
-
-    def __exit__(self, *_: object) -> None:
-        for end in self.ends:
-            end.close()
-
-
 @pytest.mark.parametrize(
-    ("line", "expected"), [('["--token", "t"]\n', [["--token", "t"]]), ("", [])]
+    ("line", "expected"), [('["--token", "t"]\n', [["--token", "t"]]), ("", []), ('["--to', [])]
 )
 def test_a_process_runs_what_it_is_told_and_ends_with_an_executor_that_says_nothing(
     monkeypatch: pytest.MonkeyPatch, line: str, expected: list[list[str]]
