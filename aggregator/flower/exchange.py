@@ -211,12 +211,14 @@ def _fleet(news: News) -> APIRouter:
         pushed = _own_reply(request)
         message = pushed.messages_list[0].metadata
         query = news.mailbox.queries.get(message.reply_to_message_id)
-        if query is not None and (given := _given(query, pushed, request.parts)) is not None:
-            if given:
-                news.mailbox.answer(message.reply_to_message_id, given)
-                news.answer(message.reply_to_message_id, message.run_id)
-            return Bundle(flower=PushMessagesResponse().SerializeToString())
         if query is not None:
+            _check_asked(query, pushed)
+            reply = whole(pushed.messages_list[0], pushed.message_object_trees[0], request.parts)
+            if query.reply is None and reply is not None:
+                news.mailbox.answer(message.reply_to_message_id, reply)
+                news.answer(message.reply_to_message_id, message.run_id)
+            if query.reply is not None:
+                return Bundle(flower=PushMessagesResponse().SerializeToString())
             await run_in_threadpool(_move_to_store, state, query.mail)
             news.mailbox.queries.pop(message.reply_to_message_id, None)
         response = await run_in_threadpool(_give, state, pushed, request.parts)
@@ -252,16 +254,11 @@ def _taken(news: News, request: Bundle) -> Bundle | None:
     return Bundle(flower=response.SerializeToString(), parts=mail.parts)
 
 
-def _given(query: Query, pushed: PushMessagesRequest, parts: Iterable[Part]) -> Mail | bool | None:
-    """A reply to a query of the mailbox: False if the hub has one already, None if it is too large
-    for the mailbox. 403 if the query was another node's."""
-    (message,), (tree,) = pushed.messages_list, pushed.message_object_trees
-    asked = query.mail.metadata
-    if asked.dst_node_id != pushed.node.node_id or asked.run_id != message.metadata.run_id:
+def _check_asked(query: Query, pushed: PushMessagesRequest) -> None:
+    """403 if a query of the mailbox was another node's, or of another run."""
+    asked, replied = query.mail.metadata, pushed.messages_list[0].metadata
+    if asked.dst_node_id != pushed.node.node_id or asked.run_id != replied.run_id:
         raise HTTPException(403, "the query was asked of another node")
-    if query.reply is not None:
-        return False
-    return whole(message, tree, {part.id: part for part in parts})
 
 
 def _move_to_store(state: Any, mail: Mail) -> None:
@@ -390,17 +387,16 @@ def _runtime(news: News) -> APIRouter:
 
 
 def _mails(
-    pushed: PushAppMessagesRequest, parts: Iterable[Part], task: Any
+    pushed: PushAppMessagesRequest, parts: Sequence[Part], task: Any
 ) -> Sequence[Mail] | None:
     """The messages for the mailbox; None if they do not fit there. 400 for a message that Flower
     would not accept."""
-    by_id = {part.id: part for part in parts}
     mails = []
     for message, tree in zip(pushed.messages_list, pushed.message_object_trees, strict=True):
         refused = validate_message(message_from_proto(message), is_reply_message=False)
         if refused or message.metadata.run_id != task.run_id:
             raise HTTPException(400, "not a query of this run")
-        mails.append(whole(message, tree, by_id))
+        mails.append(whole(message, tree, parts))
     return None if None in mails else [mail for mail in mails if mail]
 
 

@@ -9,7 +9,7 @@ Flower's store (exchange.py).
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,13 +40,13 @@ class Mail:
         return sum(len(part.content) for part in self.parts)
 
 
-def whole(message: Message, tree: ObjectTree, parts: Mapping[str, Part]) -> Mail | None:
-    """The message with its parts, by id; None if one is missing, or if it is too large to be held
-    here."""
+def whole(message: Message, tree: ObjectTree, parts: Iterable[Part]) -> Mail | None:
+    """The message with its parts; None if one is missing, or if it is too large to be held here."""
+    by_id = {part.id: part for part in parts}
     names = [each.object_id for each in iterate_object_tree(tree)]
-    if len(names) > MAX_PARTS or not parts.keys() >= set(names):
+    if len(names) > MAX_PARTS or not by_id.keys() >= set(names):
         return None
-    mail = Mail(message, tree, [parts[name] for name in names])
+    mail = Mail(message, tree, [by_id[name] for name in names])
     return mail if mail.size <= FITS else None
 
 
@@ -57,6 +57,10 @@ class Query:
     mail: Mail
     deliveries: int = 0
     reply: Mail | None = None
+
+    @property
+    def may_be_lost(self) -> bool:
+        return self.reply is None and self.deliveries < MAX_DELIVERIES
 
 
 @dataclass
@@ -95,11 +99,10 @@ class Mailbox:
     def _undelivered(self, node_id: int, received: str) -> Query | None:
         message_id = self.delivered.get(node_id, received)
         query = self.queries.get(message_id)
-        is_open = query is not None and query.reply is None
-        if message_id == received or not is_open or query.deliveries >= MAX_DELIVERIES:
-            self.delivered.pop(node_id, None)
-            return None
-        return query
+        if message_id != received and query is not None and query.may_be_lost:
+            return query
+        self.delivered.pop(node_id, None)
+        return None
 
     def answer(self, message_id: str, reply: Mail) -> None:
         """Keeps the reply; the content of its query is needed no more."""
