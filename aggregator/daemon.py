@@ -172,6 +172,7 @@ class Children:
 
     def _start(self, name: str) -> None:
         path = self._output(name)
+        self._close_input(name)
         if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
             os.replace(path, path.with_suffix(".log.1"))
         self.processes[name] = child_process.start(
@@ -184,10 +185,15 @@ class Children:
         if (stdin := self.processes[name].stdin) is not None:
             os.set_blocking(stdin.fileno(), False)
 
+    def _close_input(self, name: str) -> None:
+        before = self.processes.get(name)
+        if before is not None and before.stdin is not None:
+            before.stdin.close()
+
     def tell_executor(self) -> None:
         """Tells the superexec that there is a run to start; it looks by itself after a while."""
         stdin = self.processes["superexec"].stdin
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it has ended, and is started again by another thread
             if stdin is not None:
                 os.write(stdin.fileno(), b"\n")
 
@@ -230,7 +236,8 @@ class Children:
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
+        for name, process in self.processes.items():
+            self._close_input(name)
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

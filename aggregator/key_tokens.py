@@ -160,7 +160,7 @@ def _public(session: Any, where: Place) -> ec.EllipticCurvePublicKey:
     from pkcs11 import KeyType, ObjectClass
     from pkcs11.util.ec import encode_ec_public_key
 
-    found = session.get_key(ObjectClass.PUBLIC_KEY, KeyType.EC, label=where.key)
-    key = serialization.load_der_public_key(encode_ec_public_key(found))
+    public_key_object = session.get_key(ObjectClass.PUBLIC_KEY, KeyType.EC, label=where.key)
+    key = serialization.load_der_public_key(encode_ec_public_key(public_key_object))
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return key

@@ -265,9 +265,9 @@ def has_key(folder: Path, name: str) -> bool:
 def _new_key(folder: Path, name: str, token: str) -> ec.EllipticCurvePrivateKey:
     """A new key, in a file or on a token."""
     if token:
-        made = key_tokens.make(key_tokens.place(token), os.environ.get(PASSWORD, ""))
+        token_key = key_tokens.make(key_tokens.place(token), os.environ.get(PASSWORD, ""))
         credentials.write_secret(folder / f"{name}.pkcs11", token.encode() + b"\n")
-        return made
+        return token_key
     key = ec.generate_private_key(ec.SECP384R1())
     credentials.write_secret(folder / f"{name}.key", _protected(key))
     return key

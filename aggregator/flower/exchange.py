@@ -58,7 +58,7 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
-from aggregator.flower.mailbox import MAX_DELIVERIES, MAX_PARTS, Mail, Mailbox, Query, whole
+from aggregator.flower.mailbox import MAX_DELIVERIES, MAX_PARTS, HeldMessage, Mailbox, Query, whole
 from federation.exchange import FITS, GIVE, PULL, PUSH, TAKE, fitting
 from federation.rpc.exchange_pb2 import Bundle, Part
 
@@ -219,7 +219,7 @@ def _fleet(news: News) -> APIRouter:
                 news.answer(message.reply_to_message_id, message.run_id)
             if query.reply is not None:
                 return Bundle(flower=PushMessagesResponse().SerializeToString())
-            await run_in_threadpool(_move_to_store, state, query.mail)
+            await run_in_threadpool(_move_to_store, state, query.held)
             news.mailbox.queries.pop(message.reply_to_message_id, None)
         response = await run_in_threadpool(_give, state, pushed, request.parts)
         if response is None:
@@ -247,27 +247,27 @@ def _own_reply(request: Bundle) -> PushMessagesRequest:
 
 def _taken(news: News, request: Bundle) -> Bundle | None:
     """The node's next query of the mailbox."""
-    mail = news.mailbox.next(request.node.node_id, request.received)
-    if mail is None:
+    held = news.mailbox.next(request.node.node_id, request.received)
+    if held is None:
         return None
-    response = PullMessagesResponse(messages_list=[mail.message], message_object_trees=[mail.tree])
-    return Bundle(flower=response.SerializeToString(), parts=mail.parts)
+    response = PullMessagesResponse(messages_list=[held.message], message_object_trees=[held.tree])
+    return Bundle(flower=response.SerializeToString(), parts=held.parts)
 
 
 def _check_asked(query: Query, pushed: PushMessagesRequest) -> None:
     """403 if a query of the mailbox was another node's, or of another run."""
-    asked, replied = query.mail.metadata, pushed.messages_list[0].metadata
+    asked, replied = query.held.metadata, pushed.messages_list[0].metadata
     if asked.dst_node_id != pushed.node.node_id or asked.run_id != replied.run_id:
         raise HTTPException(403, "the query was asked of another node")
 
 
-def _move_to_store(state: Any, mail: Mail) -> None:
+def _move_to_store(state: Any, held: HeldMessage) -> None:
     """Puts a query that its node has received into Flower's store, where its large reply goes."""
     delivered = "UPDATE message_ins SET delivered_at = :at WHERE message_id = :message_id"
     with state.session():
-        session_id = state.start_session(mail.metadata.run_id)
-        state.store_message_and_object_tree(message_from_proto(mail.message), mail.tree, session_id)
-        values = {"at": now().isoformat(), "message_id": mail.metadata.message_id}
+        session_id = state.start_session(held.metadata.run_id)
+        state.store_message_and_object_tree(message_from_proto(held.message), held.tree, session_id)
+        values = {"at": now().isoformat(), "message_id": held.metadata.message_id}
         state.query(delivered, values)  # else the node would be sent it again
 
 
@@ -354,17 +354,17 @@ def _runtime(news: News) -> APIRouter:
         request: BundleRequest, state: RuntimeStateDependency, task: TaskDependency
     ) -> Bundle:
         pushed = PushAppMessagesRequest.FromString(request.flower)
-        mails = _mails(pushed, request.parts, task)
-        if mails is None:
+        held_messages = _held_messages(pushed, request.parts, task)
+        if held_messages is None:
             response = await run_in_threadpool(_push, state, task, pushed, request.parts)
         else:
             response = PushAppMessagesResponse(
-                message_ids=[mail.metadata.message_id for mail in mails]
+                message_ids=[held.metadata.message_id for held in held_messages]
             )
-        for mail in mails or ():
-            news.mailbox.put(mail)
+        for held in held_messages or ():
+            news.mailbox.put(held)
         for message in pushed.messages_list:
-            news.stored[message.metadata.dst_node_id] += mails is None
+            news.stored[message.metadata.dst_node_id] += held_messages is None
             news.events[message.metadata.dst_node_id].set()
         news.keep_tidy()
         return Bundle(flower=response.SerializeToString())
@@ -386,63 +386,63 @@ def _runtime(news: News) -> APIRouter:
     return router
 
 
-def _mails(
+def _held_messages(
     pushed: PushAppMessagesRequest, parts: Sequence[Part], task: Any
-) -> Sequence[Mail] | None:
+) -> Sequence[HeldMessage] | None:
     """The messages for the mailbox; None if they do not fit there. 400 for a message that Flower
     would not accept."""
-    mails = []
+    held_messages = []
     for message, tree in zip(pushed.messages_list, pushed.message_object_trees, strict=True):
         refused = validate_message(message_from_proto(message), is_reply_message=False)
         if refused or message.metadata.run_id != task.run_id:
             raise HTTPException(400, "not a query of this run")
-        mails.append(whole(message, tree, parts))
-    return None if None in mails else [mail for mail in mails if mail]
+        held_messages.append(whole(message, tree, parts))
+    return None if None in held_messages else [held for held in held_messages if held]
 
 
 async def _replies(news: News, state: Any, task: Any, wanted: Set[str]) -> Bundle:
     """The replies to these queries that have come, and Flower's words about those that will have
     none."""
     stored = sorted(wanted - news.mailbox.queries.keys())
-    mails = news.mailbox.take_out(wanted, FITS)
+    held_messages = news.mailbox.take_out(wanted, FITS)
     if unanswered := news.mailbox.unanswered(wanted):
         away = await run_in_threadpool(_away, state, unanswered)
-        for mail in away:
-            news.mailbox.queries.pop(mail.metadata.reply_to_message_id, None)
-        mails += away
-    left = FITS - sum(mail.size for mail in mails)
+        for held in away:
+            news.mailbox.queries.pop(held.metadata.reply_to_message_id, None)
+        held_messages += away
+    left = FITS - sum(held.size for held in held_messages)
     response, parts = PullAppMessagesResponse(), list[Part]()
     if stored:
         request = PullAppMessagesRequest(message_ids=stored)
         response, parts = await run_in_threadpool(_pull, state, task, request, left)
-    for mail in mails:
-        response.messages_list.append(mail.message)
-        response.message_object_trees.append(mail.tree)
-        parts += mail.parts
-    for message_id in (*stored, *(m.metadata.reply_to_message_id for m in mails)):
+    for held in held_messages:
+        response.messages_list.append(held.message)
+        response.message_object_trees.append(held.tree)
+        parts += held.parts
+    for message_id in (*stored, *(m.metadata.reply_to_message_id for m in held_messages)):
         news.answered.pop(message_id, None)
     return Bundle(flower=response.SerializeToString(), parts=parts)
 
 
-def _away(state: Any, unanswered: Sequence[Mail]) -> list[Mail]:
+def _away(state: Any, unanswered: Sequence[HeldMessage]) -> list[HeldMessage]:
     """What Flower says of the queries whose nodes are not online."""
-    nodes = {mail.metadata.dst_node_id for mail in unanswered}
+    nodes = {held.metadata.dst_node_id for held in unanswered}
     now_s = now().timestamp()
     online = {
         node.node_id
         for node in state.get_node_info(node_ids=sorted(nodes))
         if node.online_until >= now_s and node.status != NodeStatus.UNREGISTERED
     }
-    return [_unavailable(mail) for mail in unanswered if mail.metadata.dst_node_id not in online]
+    return [_unavailable(held) for held in unanswered if held.metadata.dst_node_id not in online]
 
 
-def _unavailable(mail: Mail) -> Mail:
-    asked = message_from_proto(mail.message).metadata
+def _unavailable(held: HeldMessage) -> HeldMessage:
+    asked = message_from_proto(held.message).metadata
     message = create_message_error_unavailable_res_message(asked, "node_unavail")
     objects = get_all_nested_objects(message)
     parts = [Part(id=key, content=part.deflate()) for key, part in objects.items()]
     header = message_to_proto(remove_content_from_message(message))
-    return Mail(header, get_object_tree(message), parts)
+    return HeldMessage(header, get_object_tree(message), parts)
 
 
 def _push(state: Any, task: Any, pushed: PushAppMessagesRequest, parts: Iterable[Part]) -> Any:

@@ -45,7 +45,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 @dataclass
-class Pool:
+class ServerApps:
     """One process that is ready for a run, and those that run. `start`: a new one."""
 
     start: Callable[[], subprocess.Popen[bytes]] = _start
@@ -104,16 +104,19 @@ def arguments(admin: str, authority: Path, token: str) -> list[str]:
 
 
 def serve(
-    client: Any, pool: Pool, command: Callable[[str], Sequence[str]], wait: Callable[[], bool]
+    client: Any,
+    server_apps: ServerApps,
+    command: Callable[[str], Sequence[str]],
+    wait: Callable[[], bool],
 ) -> None:
     """Starts what there is to start, until `wait` says that the hub has gone."""
     asked = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
     while True:
         acquired = client.AcquireTask(asked)
         if acquired.HasField("task") and acquired.token:
-            pool.launch(command(acquired.token))
+            server_apps.launch(command(acquired.token))
             continue
-        pool.tend()
+        server_apps.tend()
         if not wait():
             return
 
@@ -143,7 +146,9 @@ def main() -> None:
         ],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    serve(client, Pool(), lambda token: arguments(given.admin, authority, token), wait_for_hub)
+    serve(
+        client, ServerApps(), lambda token: arguments(given.admin, authority, token), wait_for_hub
+    )
 
 
 if __name__ == "__main__":

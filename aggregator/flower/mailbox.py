@@ -24,7 +24,7 @@ MAX_DELIVERIES = 2  # of a query to a node that does not say that it has receive
 
 
 @dataclass(frozen=True)
-class Mail:
+class HeldMessage:
     """A message that is whole: Flower's header and tree, and the `parts` that the tree names."""
 
     message: Message
@@ -40,23 +40,23 @@ class Mail:
         return sum(len(part.content) for part in self.parts)
 
 
-def whole(message: Message, tree: ObjectTree, parts: Iterable[Part]) -> Mail | None:
+def whole(message: Message, tree: ObjectTree, parts: Iterable[Part]) -> HeldMessage | None:
     """The message with its parts; None if one is missing, or if it is too large to be held here."""
     by_id = {part.id: part for part in parts}
     names = [each.object_id for each in iterate_object_tree(tree)]
     if len(names) > MAX_PARTS or not by_id.keys() >= set(names):
         return None
-    mail = Mail(message, tree, [by_id[name] for name in names])
-    return mail if mail.size <= FITS else None
+    held = HeldMessage(message, tree, [by_id[name] for name in names])
+    return held if held.size <= FITS else None
 
 
 @dataclass
 class Query:
     """`deliveries`: how often its node was sent it. `reply`: None until it has come."""
 
-    mail: Mail
+    held: HeldMessage
     deliveries: int = 0
-    reply: Mail | None = None
+    reply: HeldMessage | None = None
 
     @property
     def may_be_lost(self) -> bool:
@@ -74,13 +74,13 @@ class Mailbox:
 
     @property
     def runs(self) -> set[int]:
-        return {query.mail.metadata.run_id for query in self.queries.values()}
+        return {query.held.metadata.run_id for query in self.queries.values()}
 
-    def put(self, mail: Mail) -> None:
-        self.queries[mail.metadata.message_id] = Query(mail)
-        self.waiting[mail.metadata.dst_node_id].append(mail.metadata.message_id)
+    def put(self, held: HeldMessage) -> None:
+        self.queries[held.metadata.message_id] = Query(held)
+        self.waiting[held.metadata.dst_node_id].append(held.metadata.message_id)
 
-    def next(self, node_id: int, received: str) -> Mail | None:
+    def next(self, node_id: int, received: str) -> HeldMessage | None:
         """The query that a node is to be sent now. `received`: the last one that it has read; the
         one before that is sent again, since its process or its connection may have ended."""
         query = self._undelivered(node_id, received)
@@ -94,7 +94,7 @@ class Mailbox:
         if query is None:
             return None
         query.deliveries += 1
-        return query.mail
+        return query.held
 
     def _undelivered(self, node_id: int, received: str) -> Query | None:
         message_id = self.delivered.get(node_id, received)
@@ -104,20 +104,20 @@ class Mailbox:
         self.delivered.pop(node_id, None)
         return None
 
-    def answer(self, message_id: str, reply: Mail) -> None:
+    def answer(self, message_id: str, reply: HeldMessage) -> None:
         """Keeps the reply; the content of its query is needed no more."""
         query = self.queries[message_id]
-        query.mail = Mail(query.mail.message, query.mail.tree, ())
+        query.held = HeldMessage(query.held.message, query.held.tree, ())
         query.reply = reply
 
-    def unanswered(self, message_ids: Iterable[str]) -> list[Mail]:
+    def unanswered(self, message_ids: Iterable[str]) -> list[HeldMessage]:
         """Those of the queries that are here, and have no reply."""
         queries = (self.queries[each] for each in message_ids if each in self.queries)
-        return [query.mail for query in queries if query.reply is None]
+        return [query.held for query in queries if query.reply is None]
 
-    def take_out(self, message_ids: Iterable[str], fits: int) -> list[Mail]:
+    def take_out(self, message_ids: Iterable[str], fits: int) -> list[HeldMessage]:
         """The replies that have come, as many as fit into so many bytes, and at least one."""
-        replies: list[Mail] = []
+        replies: list[HeldMessage] = []
         for message_id in sorted(message_ids):
             query = self.queries.get(message_id)
             if query is None or query.reply is None:
@@ -134,7 +134,7 @@ class Mailbox:
         self.queries = {
             message_id: query
             for message_id, query in self.queries.items()
-            if query.mail.metadata.run_id not in runs
+            if query.held.metadata.run_id not in runs
         }
         for by_node in list(self.waiting):
             left = deque(each for each in self.waiting[by_node] if each in self.queries)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aggregator.flower import executor, server_process
-from aggregator.flower.executor import CALM_S, Pool
+from aggregator.flower.executor import CALM_S, ServerApps
 
 ECHO = "import sys; sys.stdout.write(sys.stdin.readline())"
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Started(list[subprocess.Popen[bytes]]):
-    """The processes that a pool has started: each repeats the line that it is given."""
+    """The processes that a server_apps has started: each repeats the line that it is given."""
 
     program = ECHO
 
@@ -37,7 +37,7 @@ class Started(list[subprocess.Popen[bytes]]):
         self.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         return self[-1]
 
-    def heard(self, number: int) -> Any:
+    def line_read_by(self, number: int) -> Any:
         """What the process read, when it has ended."""
         stdout = self[number].stdout
         assert stdout is not None
@@ -59,59 +59,59 @@ def started() -> Iterator[Started]:
 
 def test_a_run_goes_to_the_process_that_is_ready(started: Started) -> None:
     clock = Clock()
-    pool = Pool(started, clock)
-    pool.tend()
+    server_apps = ServerApps(started, clock)
+    server_apps.tend()
     assert not started  # the hub has just started, and needs the machine for itself
     clock.seconds += CALM_S
-    pool.tend()
-    pool.tend()
+    server_apps.tend()
+    server_apps.tend()
     assert len(started) == 1
-    pool.launch(["--token", "t1"])
-    assert len(started) == 1 and started.heard(0) == ["--token", "t1"]
-    pool.tend()
+    server_apps.launch(["--token", "t1"])
+    assert len(started) == 1 and started.line_read_by(0) == ["--token", "t1"]
+    server_apps.tend()
     assert len(started) == 1  # the run that has just begun needs it
     clock.seconds += CALM_S
-    pool.tend()
+    server_apps.tend()
     assert len(started) == 2
 
 
 def test_runs_that_find_none_ready_start_their_own(started: Started) -> None:
-    pool = Pool(started, Clock())
+    server_apps = ServerApps(started, Clock())
     for number in range(3):
-        pool.launch([f"t{number}"])
-    assert [started.heard(number) for number in range(3)] == [["t0"], ["t1"], ["t2"]]
+        server_apps.launch([f"t{number}"])
+    assert [started.line_read_by(number) for number in range(3)] == [["t0"], ["t1"], ["t2"]]
 
 
 def test_a_ready_process_that_was_killed_is_not_given_a_run(started: Started) -> None:
     clock = Clock()
-    pool = Pool(started, clock)
+    server_apps = ServerApps(started, clock)
     clock.seconds += CALM_S
-    pool.tend()
+    server_apps.tend()
     started[0].kill()
     started[0].wait()
-    pool.launch(["t"])
-    assert len(started) == 2 and started.heard(1) == ["t"]
+    server_apps.launch(["t"])
+    assert len(started) == 2 and started.line_read_by(1) == ["t"]
 
 
 def test_a_process_that_dies_at_its_start_is_not_started_in_a_loop(started: Started) -> None:
     started.program = ""
     clock = Clock()
-    pool = Pool(started, clock)
+    server_apps = ServerApps(started, clock)
     for _ in range(100):
         clock.seconds += CALM_S / 50
-        pool.tend()
+        server_apps.tend()
         for process in started:
             process.wait()
     assert 1 <= len(started) <= 2
 
 
 def test_processes_that_have_ended_are_collected(started: Started) -> None:
-    pool = Pool(started, Clock())
-    pool.launch(["t"])
-    assert len(pool.running) == 1
+    server_apps = ServerApps(started, Clock())
+    server_apps.launch(["t"])
+    assert len(server_apps.running) == 1
     started[0].wait()
-    pool.tend()
-    assert pool.running == []
+    server_apps.tend()
+    assert server_apps.running == []
 
 
 def test_all_runs_are_started_before_the_next_wait_and_the_end_of_the_hub_is_the_end() -> None:
@@ -121,13 +121,13 @@ def test_all_runs_are_started_before_the_next_wait_and_the_end_of_the_hub_is_the
             HasField=lambda name: name == "task", token=tokens.pop(0)
         )
     )
-    pool = SimpleNamespace(launch=launched.append, tend=lambda: None)
+    server_apps = SimpleNamespace(launch=launched.append, tend=lambda: None)
 
     def wait() -> bool:
         launched.append("waits")
         return next(waits)
 
-    executor.serve(client, pool, lambda token: [token], wait)  # type: ignore[arg-type]
+    executor.serve(client, server_apps, lambda token: [token], wait)  # type: ignore[arg-type]
     assert launched == [["a"], ["b"], "waits", ["c"], "waits", "waits"]
 
 

@@ -136,8 +136,8 @@ def test_no_certificate_outlives_its_issuer(tmp_path: Path) -> None:
     signed = pki.sign_intermediate(tmp_path, pki.request_intermediate(tmp_path), days=30)
     pki.install_intermediate(tmp_path, signed, ["localhost"])
     csr = credentials.request(ec.generate_private_key(ec.SECP256R1()))
-    own = pki.certify(tmp_path, csr, "ana", "coordinator").encode()
-    assert credentials.days_left(own) < 30
+    certificate = pki.certify(tmp_path, csr, "ana", "coordinator").encode()
+    assert credentials.days_left(certificate) < 30
 
 
 # -- what nodes and coordinators verify
@@ -216,8 +216,8 @@ def test_only_an_intermediate_vouches_for_a_leaf(
     pem = serialization.Encoding.PEM
     shown = leaf.public_bytes(pem) + middle.public_bytes(pem)
     now = datetime.now(UTC) + timedelta(minutes=1)
-    found = chains.leaf_of(shown, root.public_bytes(pem), now)
-    assert (found is not None) == counts
+    leaf_found = chains.leaf_of(shown, root.public_bytes(pem), now)
+    assert (leaf_found is not None) == counts
 
 
 def test_neither_two_intermediates_nor_the_leaf_of_a_party_vouch(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_neither_two_intermediates_nor_the_leaf_of_a_party_vouch(tmp_path: Path)
     shown = [each.public_bytes(pem) for each in (leaf, second, first)]
     assert chains.leaf_of(b"".join(shown), trusted) is None
     ana, certificate = coordinator(tmp_path / "pki")
-    own = x509.load_pem_x509_certificate(certificate)
-    bob, _ = authority(own, credentials.private_key(ana), ca=False, signs=False)
+    holder = x509.load_pem_x509_certificate(certificate)
+    bob, _ = authority(holder, credentials.private_key(ana), ca=False, signs=False)
     assert chains.leaf_of(bob.public_bytes(pem) + certificate, trusted) is None
     assert chains.leaf_of(certificate * 6, trusted) is None
     for text in (b"", b"-----BEGIN CERTIFICATE-----\n", certificate[:200], b"\xff" * 100):

@@ -45,7 +45,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def known(token: None) -> None:
+def key_on_token(token: None) -> None:
     key_tokens.make(key_tokens.place(uri("known")), PIN)
 
 
@@ -96,7 +96,7 @@ def test_the_key_never_leaves_its_token(token: None, tmp_path: Path) -> None:
     ],
 )
 def test_what_a_token_refuses_is_said_with_its_remedy_and_without_the_pin(
-    known: None,
+    key_on_token: None,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     where: str,

@@ -291,11 +291,11 @@ def test_a_new_entry_costs_no_look_at_what_was_told_already(
     monkeypatch.setattr(audit, "MAX_LOG", 1000)
     for number in range(1, 20):
         submit(tmp_path, number)
-    told = notifier(tmp_path, receiver, Clock())
-    told.step()
+    following = notifier(tmp_path, receiver, Clock())
+    following.step()
     for former in audit.files(tmp_path / "audit.jsonl")[:-1]:
         former.write_text("not even an entry\n")
     submit(tmp_path, 20)
-    told.step()
-    told.step()
+    following.step()
+    following.step()
     assert [each["number"] for body in receiver.bodies for each in body["notices"]] == [20]
