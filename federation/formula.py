@@ -108,6 +108,11 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
     )
 
 
+def outcome_fields(text: str, schema: Schema) -> tuple[Field, ...]:
+    """The fields on the left of ~: one, or those inside Surv()."""
+    return _response(text, schema, causes=False)[1]
+
+
 def refuse_outcome(text: str, response: Sequence[Field], schema: Schema, *, where: str) -> None:
     """ExpressionError if the column or expression `text` reads every column from which a field of
     `response` is derived. The start of a (start, stop] row is known beforehand, and is no
