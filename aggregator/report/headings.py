@@ -15,6 +15,7 @@ HEADINGS: Mapping[str, str] = {
     "average_precision": "average precision",
     "bic": "BIC",
     "brier": "Brier score",
+    "by_step": "results by step",
     "calibration_intercept": "calibration intercept",
     "calibration_slope": "calibration slope",
     "chi_squared": "chi-squared",
@@ -133,6 +134,7 @@ HEADINGS: Mapping[str, str] = {
     "statistic": "statistic",
     "statistic_lr": "LR statistic",
     "std_error": "std. error",
+    "steps": "steps",
     "subdistribution_hazard_ratio": "subdistribution hazard ratio",
     "suppressed": "suppressed",
     "tau_squared": "\u03c4\u00b2",
@@ -147,9 +149,12 @@ HEADINGS: Mapping[str, str] = {
     "value": "value",
     "variance": "variance",
     "weights": "weights",
+    "withheld": "withheld",
     "without": "without",
 }
 
 
 def of(name: str) -> str:
+    if name.endswith("_by_step"):
+        return tr("{table} by step").format(table=of(name.removesuffix("_by_step")))
     return tr(HEADINGS.get(name, name.replace("_", " ")))
