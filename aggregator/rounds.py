@@ -187,8 +187,11 @@ def _task_ids(
     wanted = []
     for name, task in tasks.items():
         results = study.analyses[name].results
-        if results in ("combine", "both"):
+        if results != "split":
             wanted.append((TaskId(name), task))
+        if results == "by_step":  # from the most people to the fewest, as their nodes compare them
+            steps = range(len(task.by_step), 0, -1)
+            wanted += [(TaskId(name, steps=step), task.of_steps(step)) for step in steps]
         if results in ("split", "both"):
             wanted += [(TaskId(name, node), task) for node in roster]
     return wanted

@@ -94,7 +94,7 @@ def _checked(
 
 
 def _fields(tasks: Mapping[str, AnyTask]) -> list[Field]:
-    return [field for task in tasks.values() for field in task.fields]
+    return [field for task in tasks.values() for field in (*task.fields, *task.by_step)]
 
 
 def _only_counts(tasks: Mapping[str, AnyTask]) -> bool:

@@ -13,7 +13,7 @@ against the protocols below and names the member that is missing or has another 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -92,7 +92,9 @@ class Task(Generic[O_co, P_co]):
 
     `private`: the protocol under differential privacy, in mode dp only. `training`: the same module
     if it trains on samples. `where`: the pieces of the condition that selects the cohort, and
-    `roles`: of the columns; both in exact mode only."""
+    `roles`: of the columns; both in exact mode only. `by_step`: for each step of a cascade but the
+    last, the condition that it or an earlier one links a person, if the study wants results by
+    step. `chosen`: one of these conditions, if the task is about such people only."""
 
     name: str
     analysis: AnyAnalysis
@@ -104,6 +106,16 @@ class Task(Generic[O_co, P_co]):
     training: AnyPrivateTraining | None = None
     where: tuple[Piece, ...] = ()
     roles: Roles | None = None
+    by_step: tuple[Field, ...] = ()
+    chosen: Field | None = None
+
+    def of_steps(self, steps: int) -> Task[O_co, P_co]:
+        """The task about the people of the cohort whom the first so many steps of a cascade link; 0
+        for all of it."""
+        if not steps:
+            return self
+        chosen = self.by_step[steps - 1]
+        return replace(self, chosen=chosen, where=chosen.pieces)
 
 
 AnyTask = Task[Any, Any]

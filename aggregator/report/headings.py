@@ -20,6 +20,7 @@ HEADINGS: Mapping[str, str] = {
     "bic": "BIC",
     "brier": "Brier score",
     "brier_observed": "Brier score of observed survival",
+    "by_step": "results by step",
     "calibration_intercept": "calibration intercept",
     "calibration_slope": "calibration slope",
     "chi_squared": "chi-squared",
@@ -151,6 +152,7 @@ HEADINGS: Mapping[str, str] = {
     "statistic": "statistic",
     "statistic_lr": "LR statistic",
     "std_error": "std. error",
+    "steps": "steps",
     "subdistribution_hazard_ratio": "subdistribution hazard ratio",
     "suppressed": "suppressed",
     "survival": "survival",
@@ -168,9 +170,12 @@ HEADINGS: Mapping[str, str] = {
     "value": "value",
     "variance": "variance",
     "weights": "weights",
+    "withheld": "withheld",
     "without": "without",
 }
 
 
 def of(name: str) -> str:
+    if name.endswith("_by_step"):
+        return tr("{table} by step").format(table=of(name.removesuffix("_by_step")))
     return tr(HEADINGS.get(name, name.replace("_", " ")))
