@@ -3,8 +3,8 @@ table of coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite, sqrt
 
@@ -371,6 +371,22 @@ def jump(state: State, to: Floats, log_lik: float, design: Identified, diverged:
         "last": state["beta"],
     }
     return State("newton", values | {"beta": to})
+
+
+def warmed(
+    state: State, estimates: Mapping[str, float], names: Sequence[str], scaling: Scaling
+) -> State:
+    """The state after the first Newton step, at released coefficients instead, if the model has all
+    of their terms; its other terms are at 0. Without a term that mattered, the others would lie
+    farther from the optimum than the first step. An overshoot goes back to the coefficients of the
+    first round, as after any step."""
+    if state.values.get("rounds", np.zeros(1))[0] != 1 or not estimates.keys() <= set(names):
+        return state
+    intercept = len(names) > len(scaling.scale)
+    released = np.array([estimates.get(name, 0.0) for name in names])
+    beta = np.linalg.solve(unscale(names, scaling, intercept), released)
+    beta[state["aliased"] > 0] = 0.0
+    return replace(state, values={**state.values, "beta": beta})
 
 
 def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> State | None:

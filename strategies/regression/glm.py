@@ -31,9 +31,8 @@ from strategies.numerics import counting, designs, firth, newton
 from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import Estimates, Prepared, Roles, Task, Total, Traits
 
-TRAITS = Traits()
 FAR_INTERCEPT = 5.0  # of a Poisson model with an offset, on the log scale: five of Newton's steps
 EXACT = 1e-24  # the share of the squares of a response below which residuals are rounding errors
 FIRST_ROWS, ENOUGH_VARIANCE = 50_000, 25.0  # rows whose variance shows that no row weighs much
@@ -113,6 +112,17 @@ def _check_response(model: Model, options: Shared) -> None:
             f"{response.name!r} may be negative by its contract range;"
             " family poisson needs counts: give it a range from 0"
         )
+
+
+def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> State:
+    """Not under a penalty, towards whose estimate steps converge slowly, nor for a gaussian model,
+    which one step fits."""
+    if task.options.penalty or task.options.family == "gaussian":
+        return state
+    return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
+
+
+TRAITS = Traits(warmed=_warmed)
 
 
 def start(task: Task[Options, Plan]) -> State:
