@@ -1,4 +1,4 @@
-"""An analyst's loop: studies one after the other on the frames of `fed.simulate`, in CPU seconds."""
+"""An analyst's loop: one study after another on the frames of `fed.simulate`, in CPU seconds."""
 
 from __future__ import annotations
 

@@ -157,12 +157,12 @@ def open_checked(
     *,
     only_counts: bool = False,
     remembered: Iterable[str] = (),
-    kept: KeptCohorts[Opened] | None = None,
+    open_cohorts: KeptCohorts[Opened] | None = None,
 ) -> Opened:
     """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
     where every row is a unit of its own, they are counted in the source itself. `remembered`:
     contract columns of earlier conditions on such rows, which are counted again beside those of
-    this study. `kept`: the cohorts of earlier studies."""
+    this study. `open_cohorts`: the cohorts of earlier studies."""
     more = [schema.fields[name] for name in remembered if name in schema.fields]
     used = _used(schema, [*fields, *more], where)
     if only_counts and dataset.contract.person is None:
@@ -171,10 +171,10 @@ def open_checked(
     def read(others: Iterable[str]) -> Opened:
         return _open_rows(dataset, storage, schema, sorted({*used, *others}), where)
 
-    if kept is None:
+    if open_cohorts is None:
         return read(()).anew()
     condition = schema.express(where).sql if where else None
-    return kept.opened(dataset, storage, condition, used, read).anew()
+    return open_cohorts.opened(dataset, storage, condition, used, read).anew()
 
 
 def _open_in_place(

@@ -81,9 +81,9 @@ class KeptCohorts(Generic[T]):
     def _keep(self, name: str, cohort: T) -> None:
         self._kept.pop(name, None)
         self._kept[name] = cohort
-        sizes = {kept: rows.n_rows * len(rows.held or ()) for kept, rows in self._kept.items()}
+        sizes = {label: rows.n_rows * len(rows.held or ()) for label, rows in self._kept.items()}
         for oldest in list(self._kept):
-            if sum(sizes[kept] for kept in self._kept) <= MAX_VALUES:
+            if sum(sizes[label] for label in self._kept) <= MAX_VALUES:
                 break
             del self._kept[oldest]
 

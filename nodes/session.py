@@ -53,7 +53,7 @@ class NodeContext:
     `approvals`: None in a simulation, where no person decides. `side_by_side`: the contexts of
     studies of several datasets, by study and joint contract. `versions`: the contexts of other
     versions of datasets, by contract. `base`: the context whose ledger and secrets this one
-    uses. `kept`: the cohorts of earlier exact studies, or None where each study opens its own."""
+    uses. `open_cohorts`: those of earlier exact studies, or None where each study opens its own."""
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class NodeContext:
     side_by_side: dict[tuple[str, str], NodeContext] = field(default_factory=dict, repr=False)
     versions: dict[str, NodeContext] = field(default_factory=dict, repr=False)
     base: NodeContext | None = field(default=None, repr=False)
-    kept: KeptCohorts[Opened] | None = field(default=None, repr=False)
+    open_cohorts: KeptCohorts[Opened] | None = field(default=None, repr=False)
 
     @cached_property
     def ledger(self) -> Ledger:

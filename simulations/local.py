@@ -43,11 +43,13 @@ SIMULATED = Policy(
 )
 
 
-def ask_of(sites: Sequence[Site], now: datetime, kept: KeptCohorts[Opened] | None = None) -> Ask:
+def ask_of(
+    sites: Sequence[Site], now: datetime, open_cohorts: KeptCohorts[Opened] | None = None
+) -> Ask:
     """An `ask` whose nodes answer one after the other, in the order of their names, and through
-    secure sums if the study asks for them. `kept`: the cohorts of earlier studies."""
+    secure sums if the study asks for them. `open_cohorts`: the cohorts of earlier studies."""
     return secure_sum.ask_of(
-        send_of(contexts_of(sites, kept=kept), now),
+        send_of(contexts_of(sites, open_cohorts=open_cohorts), now),
         lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract),
     )
 
@@ -69,14 +71,16 @@ def asking(
 def contexts_of(
     sites: Sequence[Site],
     entropy: Entropy = os.urandom,
-    kept: KeptCohorts[Opened] | None = None,
+    open_cohorts: KeptCohorts[Opened] | None = None,
 ) -> list[NodeContext]:
     """Nodes that have accepted one roster of their identities, which are created when a secure sum
     first needs them."""
     roster = _Roster()
     contexts = [
         NodeContext(
-            site if site.roster else replace(site, roster=roster), entropy=entropy, kept=kept
+            site if site.roster else replace(site, roster=roster),
+            entropy=entropy,
+            open_cohorts=open_cohorts,
         )
         for site in sorted(sites, key=lambda site: site.name)
     ]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -68,7 +69,7 @@ class Roles:
     apart: bool = False
     steered: Steered | None = None
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[Field]:
         factors = [factor.field for term in self.terms for factor in term.factors]
         return frozenset((*factors, *self.amounts, *self.weights, *self.groups, *self.strata))

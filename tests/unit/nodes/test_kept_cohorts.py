@@ -91,21 +91,23 @@ STUDIES = [
 ]
 
 
-def answers(site: Site, kept: KeptCohorts[Opened] | None, studies: Iterable[Study]) -> list[str]:
+def answers(
+    site: Site, open_cohorts: KeptCohorts[Opened] | None, studies: Iterable[Study]
+) -> list[str]:
     """What a node with one ledger answers to each study, or why it refuses."""
-    contexts = local.contexts_of([site], entropy=lambda n: bytes(n), kept=kept)
+    contexts = local.contexts_of([site], entropy=lambda n: bytes(n), open_cohorts=open_cohorts)
     send, contract = local.send_of(contexts, federations.NOW), site.datasets["people"].contract
-    said = []
+    texts = []
     for study in studies:
         outcome = rounds.run(study, contract, lambda query: send({"n0": query}), ["n0"])
-        said.append(summary(outcome))
-    return said
+        texts.append(summary(outcome))
+    return texts
 
 
 def summary(outcome: Outcome) -> str:
     run = outcome.runs[TaskId("a")]
-    said = (run.failed, run.withheld, [str(refusal) for refusal in run.refusals.values()])
-    return str(said if run.result is None else (*said, rounded(run.result)))
+    texts = (run.failed, run.withheld, [str(refusal) for refusal in run.refusals.values()])
+    return str(texts if run.result is None else (*texts, rounded(run.result)))
 
 
 def rounded(result: Result) -> str:
@@ -139,29 +141,31 @@ def test_a_node_that_keeps_cohorts_answers_and_refuses_as_one_that_does_not(
     fresh = len(readings)
     assert answers(site, KeptCohorts(settled=0.0), STUDIES) == expected
     assert len(readings) - fresh < fresh
-    rules = ("data: ", "cohort_size: ", "cohort_complement: ", "differencing: ")
-    assert all(any(rule in said for said in expected) for rule in rules)
-    assert sum("Result(" in said for said in expected) >= 4
+    rules = ("data: ", "cohort_size: ", "differencing: ")
+    assert all(any(rule in texts for texts in expected) for rule in rules)
+    assert sum("Result(" in texts for texts in expected) >= 4
 
 
 def test_rows_are_read_once_for_studies_on_the_same_cohort(
     tmp_path: Path, readings: list[tuple[str, ...]]
 ) -> None:
-    site, kept = site_of(tmp_path), KeptCohorts[Opened](settled=0.0)
-    answers(site, kept, [describe("age", "ill"), describe("age"), describe("ill")])
+    site, open_cohorts = site_of(tmp_path), KeptCohorts[Opened](settled=0.0)
+    answers(site, open_cohorts, [describe("age", "ill"), describe("age"), describe("ill")])
     assert readings == [("id", "age", "ill")]
-    answers(site, kept, [describe("sex"), describe("age", "sex"), describe("ill")])
+    answers(site, open_cohorts, [describe("sex"), describe("age", "sex"), describe("ill")])
     assert readings[1:] == [("id", "age", "ill", "sex")]
     condition = where("age >= 30")
-    answers(site, kept, [describe("age", **condition), describe("ill", **condition)])
+    answers(site, open_cohorts, [describe("age", **condition), describe("ill", **condition)])
     assert readings[2:] == [("id", "age"), ("id", "age", "ill")]
 
 
 def test_a_value_that_breaks_the_contract_refuses_the_studies_that_read_it_and_no_other(
     tmp_path: Path, readings: list[tuple[str, ...]]
 ) -> None:
-    site, kept = site_of(tmp_path), KeptCohorts[Opened](settled=0.0)
-    good, bad, again = answers(site, kept, [describe("age"), describe("bmi"), describe("age")])
+    site, open_cohorts = site_of(tmp_path), KeptCohorts[Opened](settled=0.0)
+    good, bad, again = answers(
+        site, open_cohorts, [describe("age"), describe("bmi"), describe("age")]
+    )
     assert good == again and "range" in bad
     assert readings == [("id", "age"), ("id", "age", "bmi"), ("id", "bmi")]
 
@@ -179,16 +183,16 @@ def test_a_file_that_has_changed_or_may_be_changing_is_read_again(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readings: list[tuple[str, ...]]
 ) -> None:
     site = site_of(tmp_path)
-    kept = KeptCohorts[Opened](settled=0.0 if change == "content" else kept_cohorts.SETTLED)
-    before = answers(site, kept, [describe("age")])
+    open_cohorts = KeptCohorts[Opened](settled=0.0 if change == "content" else kept_cohorts.SETTLED)
+    before = answers(site, open_cohorts, [describe("age")])
     if change == "content":
         other = table().assign(age=50)
         other.to_parquet(tmp_path / "rows.parquet")
-    after = answers(site, kept, [describe("age")])
+    after = answers(site, open_cohorts, [describe("age")])
     assert len(readings) == 2 and (before == after) == (change != "content")
     later = time.time() + 10
     monkeypatch.setattr(time, "time", lambda: later)
-    answers(site, kept, [describe("age"), describe("age")])
+    answers(site, open_cohorts, [describe("age"), describe("age")])
     assert len(readings) == 2 + (change != "content")
 
 
@@ -202,7 +206,7 @@ class Few:
 
 def test_what_a_kept_cohort_takes_from_the_next_study_is_given_back(tmp_path: Path) -> None:
     dataset = site_of(tmp_path).datasets["people"]
-    kept, asked = KeptCohorts[Few](settled=0.0), list[tuple[str, ...]]()
+    open_cohorts, asked = KeptCohorts[Few](settled=0.0), list[tuple[str, ...]]()
 
     def read(more: Iterable[str]) -> Few:
         asked.append(tuple(more))
@@ -211,12 +215,12 @@ def test_what_a_kept_cohort_takes_from_the_next_study_is_given_back(tmp_path: Pa
         return Few(frozenset(["sex", *more]))
 
     for columns in (["sex"], ["age"]):
-        kept.opened(dataset, Storage(), None, columns, read)
+        open_cohorts.opened(dataset, Storage(), None, columns, read)
     assert asked == [(), ("sex",), ()]
 
 
 def test_kept_cohorts_fit_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, kept = site_of(tmp_path).datasets["people"], KeptCohorts[Few](settled=0.0)
+    dataset, open_cohorts = site_of(tmp_path).datasets["people"], KeptCohorts[Few](settled=0.0)
     monkeypatch.setattr(kept_cohorts, "MAX_VALUES", 10)
     opened = []
 
@@ -225,7 +229,7 @@ def test_kept_cohorts_fit_their_limit(tmp_path: Path, monkeypatch: pytest.Monkey
         return Few(frozenset(["age"]), 4)
 
     for condition in ("a", "b", "c", "c", "a"):
-        kept.opened(dataset, Storage(), condition, ["age"], read)
+        open_cohorts.opened(dataset, Storage(), condition, ["age"], read)
     assert len(opened) == 4
 
 
@@ -239,12 +243,12 @@ def test_rows_that_may_change_without_a_sign_are_not_kept(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
     dataset = replace(site_of(tmp_path).datasets["people"], **change)
-    kept, opened = KeptCohorts[Few](settled=0.0), []
+    open_cohorts, opened = KeptCohorts[Few](settled=0.0), []
 
     def read(more: Iterable[str]) -> Few:
         opened.append(1)
         return Few(frozenset(["age"]))
 
     for _ in range(2):
-        kept.opened(dataset, Storage(), None, ["age"], read)
+        open_cohorts.opened(dataset, Storage(), None, ["age"], read)
     assert len(opened) == 2
