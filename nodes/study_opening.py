@@ -90,6 +90,7 @@ def _checked(
         study.cohort.where,
         only_counts=_only_counts(tasks),
         remembered={name for condition in before for name in condition.columns},
+        open_cohorts=context.open_cohorts,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -68,7 +69,7 @@ class Roles:
     apart: bool = False
     steered: Steered | None = None
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[Field]:
         factors = [factor.field for term in self.terms for factor in term.factors]
         return frozenset((*factors, *self.amounts, *self.weights, *self.groups, *self.strata))
@@ -119,6 +120,7 @@ class Task(Generic[O_co, P_co]):
 
 
 AnyTask = Task[Any, Any]
+Estimates = Mapping[str, float]  # released coefficients, by term
 Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
 
 
@@ -188,6 +190,10 @@ def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
     return None
 
 
+def _as_it_is(task: AnyTask, state: State, estimates: Estimates) -> State:
+    return state
+
+
 @dataclass(frozen=True)
 class Traits:
     """The properties of an analysis on which the framework acts, with their defaults.
@@ -197,7 +203,8 @@ class Traits:
     each node, if the hub may see it. `only_counts`: `local` asks its cohort for combinations of
     categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
     that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
-    written, or None."""
+    written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
+    coefficients that an earlier study released; the result is the same to 1e-9."""
 
     version: int = 1
     tolerant: bool = False
@@ -205,6 +212,7 @@ class Traits:
     only_counts: bool = False
     share_asked: Callable[[AnyTask, State], float] = _every_node
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
+    warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is
 
 
 # -- required members
