@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gettext
+import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import date, datetime
@@ -16,6 +17,7 @@ from pathlib import Path
 
 LANGUAGES = ("en", "fr")
 FOLDER = Path(__file__).parent / "locale"
+NARROW_SPACE = "\u202f"  # between thousands
 VARIABLES = ("HDH_LANG", "LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides
 _current: ContextVar[str] = ContextVar("language", default="en")
 
@@ -70,9 +72,28 @@ def keys(code: str) -> list[str]:
 
 
 # -- numbers and days
+NUMBER = re.compile(r"[<+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?(e[+-]?\d+)?%?")
+DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?([+]00:00)?)?( UTC)?")
+
+
 def number(written: str) -> str:
-    """A number that was written with a decimal point."""
-    return written if _current.get() == "en" else written.replace(".", ",")
+    """A number that was written with a decimal point, and commas between thousands."""
+    if _current.get() == "en":
+        return written
+    return written.replace(",", NARROW_SPACE).replace(".", ",")
+
+
+def value(written: str) -> str:
+    """A number or a day that was written in English; any other text as it is."""
+    if _current.get() == "en":
+        return written
+    if NUMBER.fullmatch(written):
+        return number(written)
+    if match := DAY.fullmatch(written):
+        year, month, of_month, time, _, _, zone = match.groups()
+        moment = f"{of_month}/{month}/{year} {time}" if time else f"{of_month}/{month}/{year}"
+        return moment + (zone or "")
+    return written
 
 
 def day(value: date) -> str:

@@ -7,12 +7,14 @@ their own language. It is compared with the texts of the catalogue, where values
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 
 from federation import language
 
 PLACE = re.compile(r"\{(\w+)\}")
+MARGINS = re.compile(r"((?:# )? *)(.*?)( *)", re.DOTALL)
 MAX_DEPTH = 6  # of messages inside messages
 MAX_LENGTH = 4000  # characters; a longer text stays English
 
@@ -22,40 +24,71 @@ def translated(message: str) -> str:
     is."""
     if language.current() == "en" or len(message) > MAX_LENGTH:
         return message
-    return "\n".join(_translated(line, MAX_DEPTH) for line in message.split("\n"))
+    return "\n".join(_line(line, language.current()) for line in message.split("\n"))
+
+
+@lru_cache(maxsize=4096)
+def _line(line: str, code: str) -> str:
+    """`code`: the language, for the cache."""
+    return _translated(line, MAX_DEPTH)
 
 
 def _translated(text: str, depth: int) -> str:
-    exact = language.tr(text) if text else text
-    if exact != text or depth == 0 or not re.search(r"[a-z]{3}", text):
+    """The text without its margins, translated between them."""
+    margins = MARGINS.fullmatch(text)
+    assert margins is not None
+    start, content, end = margins.groups()
+    return f"{start}{_content(content, depth)}{end}"
+
+
+def _content(text: str, depth: int) -> str:
+    if not re.search(r"[a-z]{2}", text):
+        return language.value(text)
+    exact = language.tr(text)
+    if exact != text or depth == 0:
         return exact
-    for pieces, names, key in _templates(language.current()):
-        if all(piece in text for piece in pieces) and (match := _pattern(key).fullmatch(text)):
+    for template in _templates(language.current()):
+        if all(piece in text for piece in template.pieces) and (
+            match := template.pattern.fullmatch(text)
+        ):
             values = {
-                name: _translated(value, depth - 1)
-                for name, value in zip(names, match.groups(), strict=True)
+                name: value if name in template.verbatim else _translated(value, depth - 1)
+                for name, value in zip(template.names, match.groups(), strict=True)
             }
-            return _filled(language.tr(key), values)
+            return PLACE.sub(lambda place: values[place[1]], language.tr(template.key))
     before, colon, after = text.partition(": ")
-    return f"{before}: {_translated(after, depth - 1)}" if colon else text
+    return f"{before}: {_translated(after, depth - 1)}" if colon else language.value(text)
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    return PLACE.sub(lambda place: values[place[1]], text)
+@dataclass(frozen=True)
+class Template:
+    """A text of the catalogue with places. `pieces`: the text between them; `names`: theirs;
+    `verbatim`: those whose values are code or a version, and are never translated."""
+
+    key: str
+    pieces: Sequence[str]
+    names: Sequence[str]
+    verbatim: frozenset[str]
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        parts = PLACE.split(self.key)
+        return re.compile("(.*?)".join(map(re.escape, parts[::2])), re.DOTALL)
 
 
 @cache
-def _templates(code: str) -> list[tuple[list[str], list[str], str]]:
-    """The texts of the catalogue with places: the pieces between them, the names of the places,
-    and the text; the text with the longest pieces first."""
-    keys = [key for key in language.keys(code) if PLACE.search(key)]
-    split = [(PLACE.split(key), key) for key in keys]
-    listed = [(parts[::2], parts[1::2], key) for parts, key in split]
-    unique = [entry for entry in listed if len(set(entry[1])) == len(entry[1])]
-    return sorted(unique, key=lambda entry: -sum(map(len, entry[0])))
+def _templates(code: str) -> list[Template]:
+    """The texts of the catalogue with places; the text with the longest pieces first."""
+    split = [(key, PLACE.split(key)) for key in language.keys(code) if PLACE.search(key)]
+    templates = [
+        Template(key, [piece for piece in parts[::2] if piece], parts[1::2], _verbatim(key))
+        for key, parts in split
+        if len(set(parts[1::2])) == len(parts[1::2])
+    ]
+    return sorted(templates, key=lambda template: -sum(map(len, template.pieces)))
 
 
-@cache
-def _pattern(key: str) -> re.Pattern[str]:
-    parts = PLACE.split(key)
-    return re.compile("(.+?)".join(map(re.escape, parts[::2])), re.DOTALL)
+def _verbatim(key: str) -> frozenset[str]:
+    """The places that stand in code, behind an option, or behind the word version."""
+    code = re.findall(r"`[^`]*`|'[^' ]*'|--[a-z-]+ \{\w+\}|[Vv]ersions? \{\w+\}", key)
+    return frozenset(name for text in code for name in PLACE.findall(text))

@@ -17,10 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from federation import __version__, audit, credentials, errors
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 from federation.credentials import Credentials
 
 MIN_DAYS, MIN_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from federation import errors
 from federation.cli.actions import tables
+from federation.cli.screen import print
 from nodes import draft as drafts
 from nodes import draft_yaml, samples, table_schema
 from nodes import site as sites

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from federation import client, errors
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 from federation.client import Held
 from federation.contract import Contract
 

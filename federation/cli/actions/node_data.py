@@ -10,12 +10,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from federation import errors
 from federation import study as studies
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console, print
 from nodes import (
     buckets,
     cohorts,
@@ -57,7 +58,7 @@ def check(path: Path, only: str | None, output: str) -> None:
         for report in reports:
             _record(site.state, report.dataset, not report.findings)
     if output == "json":
-        print(json.dumps([_document(report) for report in reports], indent=2))
+        screen.document([_document(report) for report in reports])
     else:
         for report in reports:
             show(report, console)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from aggregator import report
 from federation import errors
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 from simulations.pilots import running
 from simulations.pilots.common import Size
 
@@ -62,7 +62,7 @@ def run(names: Sequence[str], *, size: Size, seed: int, out: Path | None, output
             if out is not None:
                 report.write(finished.document, out / f"{name}-{variant}")
     if output == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        screen.document(rows)
     else:
         _show(rows, console)
     failed = [

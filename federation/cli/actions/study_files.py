@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
-from rich.console import Console
 
 from federation import client, credentials, datasets, influence
 from federation import study as studies
+from federation.cli import screen
+from federation.cli.screen import Console
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
@@ -96,7 +96,7 @@ def _show_expressions(
 
 
 def print_schema(document: str) -> None:
-    print(json.dumps(schema(document), indent=2, ensure_ascii=False))
+    screen.document(schema(document))
 
 
 def schema(document: str) -> dict[str, object]:
