@@ -87,6 +87,8 @@ ELSEWHERE = {  # texts of libraries, and of values that reports and plans show
 }  # fmt: skip
 Text = str | tuple[str, str]
 PLACE = "\0"
+STRINGS = (ast.Constant, ast.JoinedStr, ast.BinOp)
+LEAVES = (ast.Name, ast.expr_context, ast.operator)
 
 
 @cache
@@ -119,37 +121,52 @@ def _without_forms(places_of: dict[Text, list[str]]) -> dict[Text, list[str]]:
 
 def _of_module(tree: ast.Module, name: str) -> Iterator[tuple[int, Text]]:
     is_cli = name.startswith("federation/cli/") and "/actions/" not in name
-    for node in ast.walk(tree):
-        line = getattr(node, "lineno", 0)
-        if isinstance(node, ast.Call):
-            yield from ((line, text) for text in _of_call(node))
-        if isinstance(node, ast.Raise):
-            yield from ((line, text) for text in _of_error(node))
-        if is_cli and isinstance(node, ast.FunctionDef) and _is_command(node):
-            yield from ((line, text) for text in filter(None, [ast.get_docstring(node)]))
-        if isinstance(node, ast.AnnAssign | ast.Assign) and _is_list_of_texts(node):
-            assert isinstance(node.value, ast.Dict)
-            yield from ((line, text) for text in _constants(node.value.values))
-        if isinstance(node, ast.Assign) and _name(node.targets[0]) == "TEMPLATE":
-            yield from ((line, text) for text in _constants([node.value]))
     on_screen = name.startswith("federation/cli/actions/")
-    if name not in ONLY_ERRORS:
-        yield from _prose(tree, is_line_of_the_screen if on_screen else reads_as_prose)
+    is_text = is_line_of_the_screen if on_screen else reads_as_prose
+    for node, for_people in _nodes(tree):
+        found: Iterable[Text] = ()
+        if isinstance(node, ast.Call):
+            found = _of_call(node)
+        elif isinstance(node, ast.Raise):
+            found = _of_error(node)
+        elif is_cli and isinstance(node, ast.FunctionDef) and _is_command(node):
+            found = filter(None, [ast.get_docstring(node)])
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            found = _of_assignment(node)
+        elif for_people and isinstance(node, STRINGS) and name not in ONLY_ERRORS:
+            found = filter(is_text, lines_of(template(node) or ""))
+        yield from ((getattr(node, "lineno", 0), text) for text in found)
 
 
-# -- prose
-def _prose(node: ast.AST, is_text: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
-    """The strings below a node that read as prose, whatever they are for."""
-    if _is_for_programs(node):
-        return
-    if isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp) and (text := template(node)):
-        yield from ((node.lineno, line) for line in lines_of(text) if is_text(line))
-        for part in ast.walk(node):
-            if isinstance(part, ast.FormattedValue):
-                yield from _prose(part.value, is_text)
-        return
-    for child in ast.iter_child_nodes(node):
-        yield from _prose(child, is_text)
+def _of_assignment(node: ast.AnnAssign | ast.Assign) -> Iterator[str]:
+    if isinstance(node.value, ast.Dict) and _is_list_of_texts(node):
+        yield from _constants(node.value.values)
+    if isinstance(node, ast.Assign) and _name(node.targets[0]) == "TEMPLATE":
+        yield from _constants([node.value])
+
+
+def _nodes(tree: ast.AST) -> Iterator[tuple[ast.AST, bool]]:
+    """All nodes, each with whether its strings are for people. Of a string with places, the
+    strings inside the places follow, and its pieces do not."""
+    waiting = [(tree, True)]
+    while waiting:
+        node, for_people = waiting.pop()
+        for_people = for_people and not _is_for_programs(node)
+        yield node, for_people
+        if isinstance(node, STRINGS) and template(node) is not None:
+            parts = (part for part in ast.walk(node) if isinstance(part, ast.FormattedValue))
+            waiting += [(part.value, for_people) for part in parts]
+        else:
+            waiting += [(child, for_people) for child in _children(node)]
+
+
+def _children(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below, without names and contexts, which hold no text."""
+    for value in vars(node).values():
+        if isinstance(value, list):
+            yield from (each for each in value if isinstance(each, ast.AST))
+        elif isinstance(value, ast.AST) and not isinstance(value, LEAVES):
+            yield value
 
 
 def _is_for_programs(node: ast.AST) -> bool:
