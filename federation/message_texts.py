@@ -7,7 +7,7 @@ their own language. It is compared with the texts of the catalogue, where values
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
@@ -15,6 +15,20 @@ from federation import language
 
 PLACE = re.compile(r"\{(\w+)\}")
 MARGINS = re.compile(r"((?:# )? *)(.*?)( *)", re.DOTALL)
+NO_BREAK = "\u00a0"
+COMMENT = re.compile(r"(?<=# ).+$", re.MULTILINE)
+# The words that a value may be, as texts of the catalogue; another word is a name, and stays.
+WORDS = (
+    "yes", "no", "none", "never", "added", "replaced", "running", "behind", "node", "coordinator",
+    "operator", "helper", "waiting", "asked", "approved", "refused", "cancelled", "complete",
+    "partial", "failed", "released", "withheld", "answered", "silent", "open", "closed", "online",
+    "offline", "enrolled", "revoked", "expired", "exact", "approximate", "noised", "person", "row",
+    "visit", "stay", "grant", "charge", "withdrawal", "answer", "boolean", "category", "string",
+    "date", "array", "code", "new", "removed",
+)  # fmt: skip
+VALUES = {word: word for word in WORDS} | {
+    "number": "a number", "left": "left holder", "right": "right holder",
+}  # fmt: skip
 MAX_DEPTH = 6  # of messages inside messages
 MAX_LENGTH = 4000  # characters; a longer text stays English
 
@@ -25,6 +39,19 @@ def translated(message: str) -> str:
     if language.current() == "en" or len(message) > MAX_LENGTH:
         return message
     return "\n".join(_line(line, language.current()) for line in message.split("\n"))
+
+
+def comments(text: str) -> str:
+    """A file of YAML with its comments in the reader's language."""
+    return COMMENT.sub(lambda comment: translated(comment[0]), text)
+
+
+def cell(text: str) -> str:
+    """A cell of a table. It may be data, so of single words only those of VALUES are translated; a
+    comma in a number is a decimal comma, which the table has written."""
+    if re.fullmatch(r"[\d,.\s%<-]*,[\d,.\s%<-]*", text):
+        return text
+    return "\n".join(_translated(line, MAX_DEPTH - 1) for line in text.split("\n"))
 
 
 @lru_cache(maxsize=4096)
@@ -44,9 +71,14 @@ def _translated(text: str, depth: int) -> str:
 def _content(text: str, depth: int) -> str:
     if not re.search(r"[a-z]{2}", text):
         return language.value(text)
+    if depth < MAX_DEPTH and re.fullmatch(r"[\w-]+", text):
+        return language.tr(VALUES[text]) if text in VALUES else text
     exact = language.tr(text)
     if exact != text or depth == 0:
         return exact
+    head = text.partition("; ")[0]
+    if head != text and language.tr(head) != head:
+        return _in_pieces(text, depth)
     for template in _templates(language.current()):
         if all(piece in text for piece in template.pieces) and (
             match := template.pattern.fullmatch(text)
@@ -55,7 +87,23 @@ def _content(text: str, depth: int) -> str:
                 name: value if name in template.verbatim else _translated(value, depth - 1)
                 for name, value in zip(template.names, match.groups(), strict=True)
             }
-            return PLACE.sub(lambda place: values[place[1]], language.tr(template.key))
+            return _filled(language.tr(template.key), values)
+    return _in_pieces(text, depth)
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return PLACE.sub(lambda place: values[place[1]], text)
+
+
+def _in_pieces(text: str, depth: int) -> str:
+    """A text that is none of the catalogue: messages side by side, or one behind its place."""
+    head, semicolon, tail = text.partition("; ")
+    if semicolon:
+        first, others = _content(head, depth - 1), _content(f"; {tail}", depth - 1)
+        if others == f"; {tail}":
+            others = f"{NO_BREAK}; {_content(tail, depth - 1)}"
+        if first != head or not others.endswith(tail):
+            return first + others
     before, colon, after = text.partition(": ")
     return f"{before}: {_translated(after, depth - 1)}" if colon else language.value(text)
 
@@ -84,6 +132,7 @@ def _templates(code: str) -> list[Template]:
         Template(key, [piece for piece in parts[::2] if piece], parts[1::2], _verbatim(key))
         for key, parts in split
         if len(set(parts[1::2])) == len(parts[1::2])
+        and sum(map(str.isalpha, "".join(parts[::2]))) > 2  # "{a}: {b} of {c}" is like any text
     ]
     return sorted(templates, key=lambda template: -sum(map(len, template.pieces)))
 

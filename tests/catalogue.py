@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from babel.messages import mofile, pofile
 from babel.messages.catalog import Catalog
 from jinja2.ext import extract_from_ast
 
-from federation import language
+from federation import language, message_texts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("federation", "strategies", "nodes", "aggregator", "simulations")
@@ -46,8 +46,34 @@ CODE = (
     r"|sequence entries|special characters are|unknown escape|the last attempt returns)"
 )
 SQL = r"\b[A-Z]{4,} |\b[A-Z]{2,}\("
-ELSEWHERE = {  # texts of libraries, and of values that reports and plans show
+# Texts of libraries, and of values that reports and plans show.
+ELSEWHERE: Mapping[str, Sequence[Text]] = {
     "click and typer": (
+        "Aborted!",
+        ("Did you mean {possibility}?", "(Did you mean one of: {possibilities}?)"),
+        "Error: {message}",
+        ("Got unexpected extra argument ({args})", "Got unexpected extra arguments ({args})"),
+        "Invalid value for {param_hint}: {message}",
+        "Invalid value: {message}",
+        "Missing argument",
+        "Missing command.",
+        "Missing option",
+        "No such command {name!r}.",
+        "No such option {name!r}.",
+        "Option {name!r} does not take a value.",
+        ("Option {name!r} requires an argument.", "Option {name!r} requires {nargs} arguments."),
+        "Try '{command} {option}' for help.",
+        "directory",
+        "file",
+        "path",
+        "{name} {filename!r} does not exist.",
+        "{name} {filename!r} is a directory.",
+        "{name} {filename!r} is a file.",
+        "{name} {filename!r} is not readable.",
+        "{name} {filename!r} is not writable.",
+        ("{value!r} is not {choice}.", "{value!r} is not one of {choices}."),
+        "{value!r} is not a valid {number_type}.",
+        "{value} is not in the range {range}.",
         "Show this message and exit.",
         "Install completion for the current shell.",
         "Show completion for the current shell, to copy it or customize the installation.",
@@ -59,6 +85,18 @@ ELSEWHERE = {  # texts of libraries, and of values that reports and plans show
     "federation/cli/actions": (
         "added", "replaced", "none", "never", "running", "ahead of", "behind", "granted", "charged",
         "remaining",
+    ),
+    "federation/message_texts.py": (
+        *message_texts.WORDS, *message_texts.VALUES.values(),
+    ),
+    "federation/cli/actions/doctor.py": (
+        "versions", "disk", "keys", "ledger", "database", "process", "enrolment", "certificate",
+        "authority", "clock",
+    ),
+    "federation/cli/actions/*.py": ("Next:", "due to", "(all)"),
+    "aggregator/scheduler.py": (
+        "{0} of at most {1} rounds done, {2}", "{0} rounds done, {1}", "{0} rounds done",
+        "new", "removed", "its CSV file",
     ),
     "federation/client.py": ("{0} (offline)", "waiting: {0}"),
     "federation/expression/terms.py": (
@@ -194,7 +232,7 @@ def reads_as_prose(text: str) -> bool:
     """Whether two words stand side by side, which are no command and no SQL."""
     if re.match(CODE, text) or re.search(SQL, text):
         return False
-    return bool(re.search(r"[a-z]{2,}[,;:)]* [a-z]{2,}", re.sub(r"\{\w*\}", " ", text)))
+    return bool(re.search(r"[a-z]{2,}[,;:)]* +[a-z]{2,}", re.sub(r"\{\w*\}", " ", text)))
 
 
 def is_line_of_the_screen(text: str) -> bool:

@@ -46,10 +46,14 @@ def shown(value: Any) -> Any:
 
 
 def _translate(table: Table) -> None:
+    from federation import message_texts
+
     table.title = shown(table.title)
     for column in table.columns:
         column.header = shown(column.header)
-        column._cells[:] = map(shown, column._cells)
+        column._cells[:] = [
+            message_texts.cell(cell) if isinstance(cell, str) else cell for cell in column._cells
+        ]
 
 
 def _translated(text: str) -> str:

@@ -205,7 +205,7 @@ def _show_sides(study: Study, site: Site) -> None:
 
 
 def _people(expression: Sides) -> str:
-    counts = ", ".join(f"{n:,} {tr(side)}" for side, n in expression.people.items())
+    counts = ", ".join(f"{tables.number(n)} {tr(side)}" for side, n in expression.people.items())
     if expression.share is None:
         return counts
     share = tr("one person gives at most {share} % of the sum")

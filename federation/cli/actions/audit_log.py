@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from federation import audit
 from federation.cli import screen
 from federation.cli.actions import tables
@@ -24,10 +26,8 @@ def show(path: Path, output: str, max_entries: int) -> None:
         return
     console = Console(highlight=False, soft_wrap=True)
     for entry in entries:
-        at = entry["at"][:19].replace("T", " ")
-        console.print(
-            f"{entry['seq']:>5}  {at}  {entry['event']:<20} {_details(entry)}", markup=False
-        )
+        at, event = screen.shown(entry["at"][:19].replace("T", " ")), screen.shown(entry["event"])
+        console.print(Text(f"{entry['seq']:>5}  {at}  {event:<24} {_details(entry)}"))
     if not entries:
         console.print("The audit log is empty.")
 

@@ -241,11 +241,11 @@ def _show_crosstab(rows: Rows, console: Console) -> None:
     columns = list(dict.fromkeys(row["column"] for row in rows))
     table = tables.plain("")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(words.say("column", column)), justify="right")
     for level in dict.fromkeys(row["row"] for row in rows):
         cells = {row["column"]: row for row in rows if row["row"] == level}
         counts = (_count(cells[column]) if column in cells else "" for column in columns)
-        table.add_row(Text(level), *counts)
+        table.add_row(Text(words.say("row", level)), *counts)
     console.print(table)
 
 

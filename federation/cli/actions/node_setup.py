@@ -189,8 +189,10 @@ def show_status(path: Path, output: str) -> None:
         screen.document(document)
         return
     running = "running" if status["running"] else "not running"
-    print(f"node {site.name}: {running}{'' if enrolled else ', not enrolled'}")
-    if enrolled:
+    if not enrolled:
+        print(f"node {site.name}: {running}, not enrolled")
+    else:
+        print(f"node {site.name}: {running}")
         party = credentials.load(state / state_folder.HUB)
         days = credentials.days_left(party.certificate)
         print(f"  hub {party.api}: the node's certificate expires in {days:.0f} days")

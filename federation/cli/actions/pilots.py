@@ -106,7 +106,7 @@ def _cells(row: Row) -> list[str]:
     return [
         row["pilot"] + ("" if row["study"] == "study" else f" {row['study']}"),
         str(row["nodes"]),
-        "" if row["people"] is None else f"{row['people']:,}",
+        "" if row["people"] is None else tables.number(row["people"]),
         str(row["rounds"]),
         row["exactness"],
         "" if row["epsilon"] is None else f"{row['epsilon']:g}",

@@ -14,6 +14,7 @@ from federation import study as studies
 from federation.cli import screen
 from federation.cli.screen import Console
 from federation.contract import Contract
+from federation.language import tr
 from federation.study import Study
 from federation.yaml_source import Source
 
@@ -41,7 +42,9 @@ def check(path: Path, contract_path: Path | None) -> None:
     console.print(f"{path}: study {study.study!r} is valid ({_hash(study)})")
     for name, task in tasks.items():
         fields = ", ".join(field.name for field in task.fields)
-        console.print(f"  {name}: {study.analyses[name].run} of {fields}")
+        text = tr("{analysis}: {run} of {fields}")
+        text = text.format(analysis=name, run=study.analyses[name].run, fields=fields)
+        console.print(f"  {text}", markup=False)
     if study.link is not None:
         from nodes import link_words, links
 

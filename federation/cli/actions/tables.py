@@ -24,3 +24,8 @@ def counted(number: int, singular: str, plural: str) -> str:
     """A number with its noun, such as `1 entry` or `2 entries`; in the reader's language."""
     text = language.plural(f"{{n}} {singular}", f"{{n}} {plural}", number)
     return text.format(n=language.number(f"{number:,}"))
+
+
+def number(value: int) -> str:
+    """A count for a cell of a table."""
+    return language.number(f"{value:,}")
