@@ -29,6 +29,7 @@ WORDS = (
 VALUES = {word: word for word in WORDS} | {
     "number": "a number", "left": "left holder", "right": "right holder",
 }  # fmt: skip
+MIN_LONG = 12  # characters
 MAX_DEPTH = 6  # of messages inside messages
 MAX_LENGTH = 4000  # characters; a longer text stays English
 
@@ -77,12 +78,10 @@ def _content(text: str, depth: int) -> str:
     if exact != text or depth == 0:
         return exact
     head = text.partition("; ")[0]
-    if head != text and language.tr(head) != head:
+    if head and head != text and language.tr(head) != head:
         return _in_pieces(text, depth)
     for template in _templates(language.current()):
-        if all(piece in text for piece in template.pieces) and (
-            match := template.pattern.fullmatch(text)
-        ):
+        if all(piece in text for piece in template.pieces) and (match := template.match(text)):
             values = {
                 name: value if name in template.verbatim else _translated(value, depth - 1)
                 for name, value in zip(template.names, match.groups(), strict=True)
@@ -97,15 +96,16 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 def _in_pieces(text: str, depth: int) -> str:
     """A text that is none of the catalogue: messages side by side, or one behind its place."""
+    inside = min(depth, MAX_DEPTH - 1)  # the pieces are shorter, so this ends
     head, semicolon, tail = text.partition("; ")
+    if semicolon and not head:
+        return f"{NO_BREAK}; {_content(tail, inside)}"
     if semicolon:
-        first, others = _content(head, depth - 1), _content(f"; {tail}", depth - 1)
-        if others == f"; {tail}":
-            others = f"{NO_BREAK}; {_content(tail, depth - 1)}"
-        if first != head or not others.endswith(tail):
+        first, others = _content(head, inside), _content(f"; {tail}", inside)
+        if first != head or others != f"{NO_BREAK}; {tail}":
             return first + others
     before, colon, after = text.partition(": ")
-    return f"{before}: {_translated(after, depth - 1)}" if colon else language.value(text)
+    return f"{before}: {_translated(after, inside)}" if colon else language.value(text)
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,15 @@ class Template:
     names: Sequence[str]
     verbatim: frozenset[str]
 
+    def match(self, text: str) -> re.Match[str] | None:
+        """None also if a value repeats a long piece: then the text is a list of such texts."""
+        match = self._pattern.fullmatch(text)
+        long = [piece for piece in self.pieces if len(piece) > MIN_LONG]
+        is_list = match and any(piece in value for piece in long for value in match.groups())
+        return None if is_list else match
+
     @cached_property
-    def pattern(self) -> re.Pattern[str]:
+    def _pattern(self) -> re.Pattern[str]:
         parts = PLACE.split(self.key)
         return re.compile("(.*?)".join(map(re.escape, parts[::2])), re.DOTALL)
 

@@ -93,8 +93,9 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
         "versions", "disk", "keys", "ledger", "database", "process", "enrolment", "certificate",
         "authority", "clock",
     ),
-    "federation/cli/actions/*.py": ("Next:", "due to", "(all)"),
+    "federation/cli/actions/*.py": ("Next:", "Report:", "Result:", "Tables:", "(all)"),
     "aggregator/scheduler.py": (
+        "{0}: {1} of the {2} nodes needed gave a part",
         "{0} of at most {1} rounds done, {2}", "{0} rounds done, {1}", "{0} rounds done",
         "new", "removed", "its CSV file",
     ),
@@ -161,19 +162,21 @@ def _of_module(tree: ast.Module, name: str) -> Iterator[tuple[int, Text]]:
     is_cli = name.startswith("federation/cli/") and "/actions/" not in name
     on_screen = name.startswith("federation/cli/actions/")
     is_text = is_line_of_the_screen if on_screen else reads_as_prose
+    if re.fullmatch(r"simulations/pilots/\w+/__init__.py", name):
+        yield 1, " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
     for node, for_people in _nodes(tree):
-        found: Iterable[Text] = ()
+        texts_of_node: Iterable[Text] = ()
         if isinstance(node, ast.Call):
-            found = _of_call(node)
+            texts_of_node = _of_call(node)
         elif isinstance(node, ast.Raise):
-            found = _of_error(node)
+            texts_of_node = _of_error(node)
         elif is_cli and isinstance(node, ast.FunctionDef) and _is_command(node):
-            found = filter(None, [ast.get_docstring(node)])
+            texts_of_node = filter(None, [ast.get_docstring(node)])
         elif isinstance(node, ast.AnnAssign | ast.Assign):
-            found = _of_assignment(node)
+            texts_of_node = _of_assignment(node)
         elif for_people and isinstance(node, STRINGS) and name not in ONLY_ERRORS:
-            found = filter(is_text, lines_of(template(node) or ""))
-        yield from ((getattr(node, "lineno", 0), text) for text in found)
+            texts_of_node = filter(is_text, lines_of(template(node) or ""))
+        yield from ((getattr(node, "lineno", 0), text) for text in texts_of_node)
 
 
 def _of_assignment(node: ast.AnnAssign | ast.Assign) -> Iterator[str]:

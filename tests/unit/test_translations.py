@@ -64,8 +64,8 @@ SNIPPETS = {
 
 @pytest.mark.parametrize(("code", "text"), SNIPPETS.items())
 def test_a_text_is_found_wherever_it_is_written(code: str, text: str) -> None:
-    found = [each for _, each in catalogue._of_module(ast.parse(code), "nodes/x.py")]
-    assert text in found, found
+    collected = [each for _, each in catalogue._of_module(ast.parse(code), "nodes/x.py")]
+    assert text in collected, collected
 
 
 @pytest.mark.parametrize(
@@ -246,6 +246,16 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "le réseau 'x' ne peut pas être entraîné\u00a0: il donne 2 pour 3 lignes, et non "
             "(3, 1)\u00a0; interrogez son auteur, ou prenez un autre réseau",
         ),
+        (
+            "m: 0 of the 3 nodes needed gave a part (a: cohort_size: the cohort leaves out fewer "
+            "than 11 people of this node: widen or narrow `where`; b: cohort_size: the cohort "
+            "leaves out fewer than 11 people of this node: widen or narrow `where`)",
+            "m\u00a0: 0 des 3 nœuds nécessaires ont donné une part ("
+            "a: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
+            "élargissez ou restreignez `where`\u00a0; "
+            "b: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
+            "élargissez ou restreignez `where`)",
+        ),
         ("waiting for chu-limoges (offline)", "attend chu-limoges (hors ligne)"),
         ("about 3 % of the people were cut", "about 3 % of the people were cut"),  # no such text
         ("12,345 rows in 64 buckets. To use them, write in node.yaml:",
@@ -275,13 +285,13 @@ def test_values_are_written_as_a_french_reader_writes_them(written: str, french:
 
 def test_a_version_an_option_and_code_are_no_numbers() -> None:
     with language.using("fr"):
-        for english, kept in (
+        for english, verbatim in (
             ("in version 1.2 of this node, x", "version 1.2"),
             ("missing: contract: write `missing: 9.5` in the contract", "`missing: 9.5`"),
             ("--hours 0.5: an invitation is valid for more than 0 and at most 720 hours; choose "
              "another number", "--hours 0.5"),
         ):  # fmt: skip
-            assert kept in message_texts.translated(english), english
+            assert verbatim in message_texts.translated(english), english
 
 
 # -- the screen

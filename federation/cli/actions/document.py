@@ -18,6 +18,7 @@ from federation.cli.screen import Console
 
 Rows = Sequence[Mapping[str, Any]]
 MAX_ROWS = 12
+FILES = {"Report:": "report.html", "Result:": "result.json", "Tables:": "tables"}
 WITHHELD = "·"
 # tables that are drawn, or are in the report only
 NOT_PRINTED = ("histogram", "curve", "leave_one_out", "trees", "overlap", "lorenz")
@@ -150,8 +151,8 @@ def show(document: Document, folder: Path, console: Console) -> None:
     _show_events(document, console)
     rounds, seconds = document.provenance["rounds"], document.provenance["seconds"]
     console.print(f"Study of {tables.counted(rounds, 'round', 'rounds')} in {seconds:.2f} s.")
-    for title, file in (("Report", "report.html"), ("Result", "result.json"), ("Tables", "tables")):
-        console.print(f"{title}:  {folder / file}", soft_wrap=True)
+    for title, file in FILES.items():
+        console.print(f"{language.tr(title)}  {folder / file}", soft_wrap=True)
 
 
 def _protection(document: Document) -> str:

@@ -14,6 +14,7 @@ from federation import errors
 from federation.cli import screen
 from federation.cli.actions import tables
 from federation.cli.screen import Console
+from federation.language import tr
 from simulations.pilots import running
 from simulations.pilots.common import Size
 
@@ -37,7 +38,7 @@ def show_all() -> None:
     console = Console(highlight=False)
     for name in running.names():
         variants = ", ".join(running.variants(name))
-        console.print(f"[bold]{name}[/bold]  {running.title(name)}  [dim]({variants})[/dim]")
+        console.print(f"[bold]{name}[/bold]  {tr(running.title(name))}  [dim]({variants})[/dim]")
     console.print(
         "Run one with `hdh simulate NAME [--variant private]`, or all with `hdh pilots run --all`.",
         style="dim",
