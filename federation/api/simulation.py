@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -51,12 +50,13 @@ class Simulation:
         processes: int | None = None,
     ) -> None:
         from federation.api import frames as tables
+        from nodes import row_files
 
         listed = contract if isinstance(contract, list | tuple) else [contract]
         self.contracts = {loaded.dataset: loaded for loaded in map(contract_of, listed)}
         self.strict, self.processes = strict, processes
-        self._folder = Path(tempfile.mkdtemp(prefix="hdh-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = row_files.private_folder(Path(tempfile.gettempdir()))
+        self._remove = weakref.finalize(self, row_files.remove, self._folder)
         self.datasets = tables.datasets(frames, self.contracts, self._folder)
         self._are_copies = tables.are_copies(self.datasets.values(), self._folder)
         self._open: OpenNodes | None = None

@@ -312,6 +312,7 @@ def test_a_round_asks_a_share_of_the_nodes_and_the_first_and_last_ask_all(tmp_pa
     assert len(result_of(outcome).tables["nodes"].rows) == 6
 
 
+@pytest.mark.slow
 def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
     """One machine writes metres for centimetres;
     with a scale of its own it learns with the others."""
