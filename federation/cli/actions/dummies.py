@@ -6,6 +6,7 @@ from pathlib import Path
 
 from federation import contract as contracts
 from federation import errors
+from federation.cli.screen import print
 from simulations import dummy
 
 

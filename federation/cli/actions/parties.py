@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from rich.console import Console
 from rich.table import Table
 
 from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
 from aggregator.settings import HubSettings
 from federation import audit, errors, systemd
+from federation.cli import screen
 from federation.cli.actions import channels, tables
+from federation.cli.screen import Console, print
 
 MAX_SILENCE_S = 15  # a node heard of within this time is online
 
@@ -60,7 +60,7 @@ def print_unit(folder: Path, user: str) -> None:
         memory="16G",
         after=["postgresql.service"],
     )
-    print(systemd.unit(daemon, user), end="")
+    screen.verbatim(systemd.unit(daemon, user))
 
 
 def test_notices(folder: Path) -> None:
@@ -76,7 +76,7 @@ def show_all(folder: Path, output: str) -> None:
     parties = databases.dataset_holders(engine, "node", "coordinator", "operator")
     invited = databases.open_invitations(engine, time.time())
     if output == "json":
-        print(json.dumps(_document(parties, invited), indent=2))
+        screen.document(_document(parties, invited))
         return
     console = Console(highlight=False)
     if not parties and not invited:
