@@ -472,7 +472,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         given = _given(task.plan.outcome, state)
         return evaluation.result(total, task, state.memory["history"], trained, given)
     if state.step in ("baseline", "spread"):
-        return HubState("score", {**state.values, **_made(total)}, memory=state.memory)
+        return HubState("score", {**state.values, **_before_scores(total)}, memory=state.memory)
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise errors.ModelError(
@@ -500,7 +500,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     return HubState(last, {"weights": chosen, "round": values["round"]}, memory=memory)
 
 
-def _made(total: Total) -> dict[str, Floats]:
+def _before_scores(total: Total) -> dict[str, Floats]:
     """The array that the round of the scores reads, from the sums of the round before it."""
     if "spread" in total.sums:
         return {"starts": evaluation_numbers.starts(total.sums["spread"])}
