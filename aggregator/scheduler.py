@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,6 +72,7 @@ class Scheduler:
     last_turn: dict[str, float] = field(default_factory=dict)  # by coordinator
     drafting: threading.Lock = field(default_factory=threading.Lock)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
+    started: Callable[[], None] = lambda: None  # called when Flower has a run to start
     parcels: Parcels = field(init=False)
     under_way: UnderWay = field(init=False)
 
@@ -392,6 +393,7 @@ class Scheduler:
                 attempts=submitted.attempts,
             )
             raise
+        self.started()
         database.update(self.engine, submitted.number, flower_run=str(run))
         names = sorted(job.nodes.values())
         audit.write(

@@ -90,11 +90,12 @@ def _checked(
         study.cohort.where,
         only_counts=_only_counts(tasks),
         remembered={name for condition in before for name in condition.columns},
+        open_cohorts=context.open_cohorts,
     )
 
 
 def _fields(tasks: Mapping[str, AnyTask]) -> list[Field]:
-    return [field for task in tasks.values() for field in task.fields]
+    return [field for task in tasks.values() for field in (*task.fields, *task.by_step)]
 
 
 def _only_counts(tasks: Mapping[str, AnyTask]) -> bool:

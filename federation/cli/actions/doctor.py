@@ -79,6 +79,9 @@ def _hub(folder: Path) -> Iterator[Check]:
     yield _certificate(
         "authority", hub.pki / "ca.crt", "an authority cannot be renewed: create a new hub"
     )
+    if (intermediate := hub.pki / "intermediate.crt").exists():
+        renewal = f"hdh hub rotate --intermediate --hub-dir {folder}"
+        yield _certificate("intermediate authority", intermediate, renewal)
     yield _certificate(
         "server certificate",
         hub.pki / "hub.crt",

@@ -137,7 +137,7 @@ def _analysis(name: str) -> dict[str, Any]:
         private = registry.private(name).Options.model_json_schema()
     common = {
         "run": {"const": name},
-        "results": {"enum": ["combine", "split", "both"], "default": "combine"},
+        "results": {"enum": ["combine", "split", "both", "by_step"], "default": "combine"},
         "budget": {"type": "number", "default": 1},
     }
     properties = common | private.get("properties", {}) | options.get("properties", {})
