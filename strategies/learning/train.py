@@ -489,7 +489,11 @@ def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
 
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
-    return Roles(plan.terms, (plan.outcome,), groups=() if plan.array is None else (plan.array,))
+    groups = () if plan.array is None else (plan.array,)
+    cuts = {"threshold", "recall_rates"}
+    rest = task.options.model_dump_json(exclude=cuts)
+    choice = task.options.model_dump_json(include=cuts), rest
+    return Roles(plan.terms, (plan.outcome,), groups=groups, choice=choice)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

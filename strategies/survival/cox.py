@@ -41,6 +41,7 @@ from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
 TRAITS = Traits()
+NUMBERS = 2  # of the result for each coefficient: the estimate and its error
 
 
 class Options(Frozen):
@@ -620,6 +621,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         weights,
         strata=plan.strata,
         conditions=written,
+        grids=time_grid.coarse(response[:-1], plan.grid, NUMBERS * len(plan.names)),
         steered=row_weights,
     )
 
