@@ -137,11 +137,17 @@ def _components(result: Analysis) -> Any:
 
 def _network(result: Analysis) -> Any:
     model = result["model"]
-    return released_models.NetworkClassifier(
-        tuple(model["about"]["inputs"]), dict(model["about"]), model["base64"]
-    )
+    kind = NETWORKS[model["about"].get("learns", "yes_no")]
+    return kind(tuple(model["about"]["inputs"]), dict(model["about"]), model["base64"])
 
 
+NETWORKS: Mapping[str, Callable[..., Any]] = {
+    "yes_no": released_models.NetworkClassifier,
+    "classes": released_models.NetworkOfClasses,
+    "number": released_models.NetworkRegressor,
+    "hazards": released_models.NetworkSurvival,
+    "cox": released_models.NetworkSurvival,
+}
 BUILDERS: Mapping[str, Callable[[Analysis], Any]] = {
     "boosted_trees": _boosted,
     "cox": _relative_risk,

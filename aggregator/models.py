@@ -14,9 +14,21 @@ from federation.results import TrainedModel
 from strategies.learning import networks
 from strategies.learning.networks import Network
 
+MEASURES = {  # of a node, of which the card shows the first that its table has
+    "auc": "area under the curve",
+    "rmse": "root mean squared error",
+    "concordance": "concordance",
+}
+
 
 def network(about: Mapping[str, Any]) -> Network:
-    return Network(about["network"], tuple(about["shape"]), tuple(about["widths"]), about["norm"])
+    return Network(
+        about["network"],
+        tuple(about["shape"]),
+        tuple(about["widths"]),
+        about["norm"],
+        about.get("outputs", 1),
+    )
 
 
 def document(model: TrainedModel) -> dict[str, Any]:
@@ -96,7 +108,7 @@ def _facts(name: str, analysis: Mapping[str, Any]) -> list[str]:
         "| | |",
         "|---|---|",
         f"| question | {analysis['question']} |",
-        f"| predicts | the log-odds of `{about['outcome']}` |",
+        f"| predicts | {_predicts(about)} |",
         f"| trained on | dataset `{provenance['dataset']}`,"
         f" contract version {provenance['contract_version']}"
         f" (`{provenance['contract_hash'][:12]}`), "
@@ -108,6 +120,29 @@ def _facts(name: str, analysis: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _predicts(about: Mapping[str, Any]) -> str:
+    outcome = f"`{about['outcome']}`"
+    learns = about.get("learns", "yes_no")
+    if learns == "classes":
+        return f"the log-odds of each class of {outcome}, in this order: " + ", ".join(
+            about["classes"]
+        )
+    if learns == "number":
+        return (
+            f"{outcome}: {about['outcome_centre']:g} plus {about['outcome_divisor']:g} times the"
+            " number that the network gives"
+        )
+    if learns == "hazards":
+        ends = ", ".join(f"{end:g}" for end in about["edges"])
+        return f"the log-odds of {outcome} in each interval of time between {ends}"
+    if learns == "cox":
+        return (
+            f"the log of the relative hazard of {outcome}; the baseline hazards of the intervals"
+            " of time are in `about.hazards` of result.json"
+        )
+    return f"the log-odds of {outcome}"
+
+
 def _validation(tables: Mapping[str, Any]) -> list[str]:
     glance = (tables.get("glance") or [{}])[0]
     lines = [
@@ -115,11 +150,13 @@ def _validation(tables: Mapping[str, Any]) -> list[str]:
         for key, value in glance.items()
         if value is not None
     ]
-    if tables.get("nodes"):
-        lines += ["", "| node | n | area under the curve | 95 % interval |", "|---|---|---|---|"]
-    for row in tables.get("nodes") or ():
-        n, auc = _figure(row.get("n")), _figure(row.get("auc"))
-        lines.append(f"| {row['node']} | {n} | {auc} | {_ends(row)} |")
+    nodes = tables.get("nodes") or ()
+    measure = next((name for name in MEASURES if nodes and name in nodes[0]), "auc")
+    if nodes:
+        lines += ["", f"| node | n | {MEASURES[measure]} | 95 % interval |", "|---|---|---|---|"]
+    for row in nodes:
+        n, value = _figure(row.get("n")), _figure(row.get(measure))
+        lines.append(f"| {row['node']} | {n} | {value} | {_ends(row)} |")
     return lines
 
 

@@ -145,7 +145,7 @@ class BoostedTreesRegressor(RegressorMixin, _Boosted):  # type: ignore[misc]
         return self.decision_function(X)
 
 
-class NetworkClassifier(_YesOrNo, Released):
+class _Network(Released):
     """A trained network, which needs torch (extra `deep`).
 
     `about`: the model's description in result.json. `content`: its safetensors file in base64."""
@@ -159,22 +159,25 @@ class NetworkClassifier(_YesOrNo, Released):
         super().__init__(names)
         self.about, self.content = about, content
 
-    def decision_function(self, X: Any) -> Floats:
-        """(n_rows,): the log-odds of a yes. `X`: the terms (n_rows, n_features), or images or
-        series (n_rows, *shape), in the units of the contract. If each node scaled its inputs by
-        itself, so must you."""
+    def _numbers(self, X: Any) -> Floats:
+        """(n_rows, n_outputs): the numbers of the network. `X`: the terms (n_rows, n_features), or
+        images or series (n_rows, *shape), in the units of the contract. If each node scaled its
+        inputs by itself, so must you."""
         import torch
 
         from aggregator import models
         from strategies.learning import networks
 
-        about = self.about or {}
+        about = self._described()
         network = models.network(about)
         rows = self._read(X) if len(network.shape) == 1 else np.asarray(X, np.float64)
         scaled = (rows - np.asarray(about["centre"])) / np.asarray(about["divisor"])
         with torch.no_grad():
             entered = networks.entry(network, torch.as_tensor(scaled, dtype=torch.float32))
-            return np.asarray(self._net()(entered)[:, 0].numpy(), np.float64)
+            return np.asarray(self._net()(entered).numpy(), np.float64)
+
+    def _described(self) -> Mapping[str, Any]:
+        return self.about or {}
 
     def _net(self) -> Any:
         from aggregator import models
@@ -183,3 +186,73 @@ class NetworkClassifier(_YesOrNo, Released):
             path = Path(folder) / "network.safetensors"
             path.write_bytes(base64.b64decode(self.content))
             return models.load(path)
+
+
+class NetworkClassifier(_YesOrNo, _Network):
+    def decision_function(self, X: Any) -> Floats:
+        """(n_rows,): the log-odds of a yes."""
+        return np.asarray(self._numbers(X)[:, 0])
+
+
+class NetworkOfClasses(ClassifierMixin, _Network):  # type: ignore[misc]
+    """A network that learned several classes."""
+
+    @property
+    def classes_(self) -> Any:
+        return np.array(self._described().get("classes", ()), dtype=object)
+
+    def decision_function(self, X: Any) -> Floats:
+        """(n_rows, n_classes): the log-odds of each class, up to a constant of the row."""
+        return self._numbers(X)
+
+    def predict_proba(self, X: Any) -> Floats:
+        """(n_rows, n_classes)"""
+        numbers = self._numbers(X)
+        shares = np.exp(numbers - numbers.max(axis=1, keepdims=True))
+        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+    def predict(self, X: Any) -> Any:
+        return self.classes_[self._numbers(X).argmax(axis=1)]
+
+
+class NetworkRegressor(RegressorMixin, _Network):  # type: ignore[misc]
+    def predict(self, X: Any) -> Floats:
+        """(n_rows,), in the outcome's unit."""
+        about = self._described()
+        scaled = self._numbers(X)[:, 0]
+        return np.asarray(about["outcome_centre"] + about["outcome_divisor"] * scaled)
+
+
+class NetworkSurvival(_Network):
+    """A network that learned survival."""
+
+    @property
+    def unique_times_(self) -> Floats:
+        """(n_intervals,): the ends of the intervals, in the unit of the time."""
+        return np.asarray(self._described().get("edges", (0.0,))[1:], np.float64)
+
+    def predict(self, X: Any) -> Floats:
+        """(n_rows,): the log of the relative hazard, or of the cumulative hazard at the end; higher
+        is worse, as in scikit-survival."""
+        if self._described()["learns"] == "cox":
+            return np.asarray(self._numbers(X)[:, 0])
+        return np.asarray(np.log(np.maximum(self._cumulative_hazards(X)[:, -1], 1e-300)))
+
+    def predict_survival_function(self, X: Any) -> Floats:
+        """(n_rows, n_intervals): the probability of no event up to each of `unique_times_`."""
+        return np.asarray(np.exp(-self._cumulative_hazards(X)))
+
+    def predict_survival(self, X: Any, times: Any) -> Floats:
+        """(n_rows, n_times): the same up to each of `times`, with a constant hazard within an
+        interval. NaN beyond the last one."""
+        edges, wanted = np.r_[0.0, self.unique_times_], np.asarray(times, np.float64)
+        hazards = np.pad(self._cumulative_hazards(X), ((0, 0), (1, 0)))
+        lived = [np.interp(wanted, edges, each, right=np.nan) for each in hazards]
+        return np.asarray(np.exp(-np.array(lived).reshape(len(hazards), len(wanted))))
+
+    def _cumulative_hazards(self, X: Any) -> Floats:
+        """(n_rows, n_intervals), at the end of each interval."""
+        about, numbers = self._described(), self._numbers(X)
+        if about["learns"] == "cox":
+            return np.asarray(np.exp(numbers) * np.cumsum(about["hazards"]))
+        return np.asarray(np.cumsum(np.logaddexp(0.0, numbers), axis=1))

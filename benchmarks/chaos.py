@@ -77,7 +77,7 @@ def processes(deployment: Deployment, victim: str) -> list[int]:
     """The process ids of a part of the hub."""
     if victim == "hub":
         return [deployment.processes["hub"].pid]
-    executors = f"flower-superexec.*{deployment.hub.pki}"
+    executors = f"aggregator.flower.executor {deployment.hub.folder}"
     if victim == "serverapp":
         return [pid for parent in _pids("-f", executors) for pid in _pids("-P", str(parent))]
     links = f"aggregator.flower.superlink {deployment.hub.folder}"

@@ -45,7 +45,7 @@ _FIELD = ("name", "kind", "sql", "levels", "step", "index")
 _COMPARISON = re.compile(
     r"^(?:coalesce\()?\(+(\"[^\"]+\") (<|<=|>|>=) CAST\(([-+.0-9e]+) AS DOUBLE\)\)+(?:, FALSE\))?$"
 )
-_GRID = ("first", "step", "size", "side", "numbers", "counts", "shares", "parts")
+_GRID = ("first", "step", "size", "side", "numbers", "counts", "shares", "parts", "at")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ def _field(values: Mapping[str, Any]) -> Field:
 
 
 def _partition(values: Mapping[str, Any]) -> Partition:
-    grid = values["grid"] | {name: tuple(values["grid"][name]) for name in ("shares", "parts")}
+    grid = values["grid"] | {
+        name: tuple(values["grid"][name]) for name in ("shares", "parts", "at")
+    }
     return Partition(
         Grid(_field(values["field"]), **grid),
         frozenset(values["columns"]),

@@ -91,6 +91,7 @@ def _checked(
         study.cohort.where,
         only_counts=_only_counts(tasks),
         remembered=remembered,
+        open_cohorts=context.open_cohorts,
     )
 
 
@@ -124,7 +125,7 @@ def _cut_fields(task: AnyTask) -> set[str]:
 
 
 def _fields(tasks: Mapping[str, AnyTask]) -> list[Field]:
-    return [field for task in tasks.values() for field in task.fields]
+    return [field for task in tasks.values() for field in (*task.fields, *task.by_step)]
 
 
 def _only_counts(tasks: Mapping[str, AnyTask]) -> bool:

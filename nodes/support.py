@@ -219,7 +219,9 @@ def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
         few = np.append((people > 0) & (people < k), False)  # last, for a missing value
         thin |= few[np.where(support.is_known(column), column, -1).astype(np.int64)]
     for term in roles.terms:
-        away = _away(support.product(term, rows)) if len(term.factors) > 1 else thin
+        if len(term.factors) == 1:
+            continue
+        away = _away(support.product(term, rows))
         if 0 < rows.people(away) < k:
             thin |= away
     return thin

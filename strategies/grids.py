@@ -17,7 +17,7 @@ Side = Literal["below", "above", "nearest", "levels"]
 @dataclass(frozen=True)
 class Grid:
     """A column, and where a task cuts it: at `size` edges from `first` on, `step` apart, in the
-    unit of the column.
+    unit of the column; or at the edges in `at`.
 
     `side`: the cell of a value on an edge; `nearest`: of a rounded value, whose half goes to the
     even neighbour; `levels`: the column is a category, whose levels are in order. `numbers`: how
@@ -35,12 +35,14 @@ class Grid:
     counts: bool = False
     shares: tuple[float, ...] = ()
     parts: tuple[float, ...] = ()
+    at: tuple[float, ...] = ()
 
     @property
     def cuts(self) -> Cuts:
         places = np.arange(self.size)
         below = places % 2 == 0 if self.side == "nearest" else np.full(self.size, self.is_below)
-        return Cuts(np.round(self.first + self.step * places, 12), below)
+        edges = np.array(self.at) if self.at else self.first + self.step * places
+        return Cuts(np.round(edges, 12), below)
 
     @property
     def is_below(self) -> bool:

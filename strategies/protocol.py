@@ -13,7 +13,8 @@ against the protocols below and names the member that is missing or has another 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -87,7 +88,7 @@ class Roles:
     choice: tuple[str, str] | None = None
     steered: Steered | None = None
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[Field]:
         factors = [factor.field for term in self.terms for factor in term.factors]
         return frozenset((*factors, *self.amounts, *self.weights, *self.groups, *self.strata))
@@ -111,7 +112,9 @@ class Task(Generic[O_co, P_co]):
 
     `private`: the protocol under differential privacy, in mode dp only. `training`: the same module
     if it trains on samples. `where`: the pieces of the condition that selects the cohort, and
-    `roles`: of the columns; both in exact mode only."""
+    `roles`: of the columns; both in exact mode only. `by_step`: for each step of a cascade but the
+    last, the condition that it or an earlier one links a person, if the study wants results by
+    step. `chosen`: one of these conditions, if the task is about such people only."""
 
     name: str
     analysis: AnyAnalysis
@@ -123,9 +126,20 @@ class Task(Generic[O_co, P_co]):
     training: AnyPrivateTraining | None = None
     where: tuple[Piece, ...] = ()
     roles: Roles | None = None
+    by_step: tuple[Field, ...] = ()
+    chosen: Field | None = None
+
+    def of_steps(self, steps: int) -> Task[O_co, P_co]:
+        """The task about the people of the cohort whom the first so many steps of a cascade link; 0
+        for all of it."""
+        if not steps:
+            return self
+        chosen = self.by_step[steps - 1]
+        return replace(self, chosen=chosen, where=chosen.pieces)
 
 
 AnyTask = Task[Any, Any]
+Estimates = Mapping[str, float]  # released coefficients, by term
 Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
 
 
@@ -195,6 +209,10 @@ def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
     return None
 
 
+def _as_it_is(task: AnyTask, state: State, estimates: Estimates) -> State:
+    return state
+
+
 @dataclass(frozen=True)
 class Traits:
     """The properties of an analysis on which the framework acts, with their defaults.
@@ -204,7 +222,8 @@ class Traits:
     each node, if the hub may see it. `only_counts`: `local` asks its cohort for combinations of
     categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
     that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
-    written, or None."""
+    written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
+    coefficients that an earlier study released; the result is the same to 1e-9."""
 
     version: int = 1
     tolerant: bool = False
@@ -212,6 +231,7 @@ class Traits:
     only_counts: bool = False
     share_asked: Callable[[AnyTask, State], float] = _every_node
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
+    warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is
 
 
 # -- required members

@@ -196,23 +196,23 @@ def _numbers_at_risk(figure: Figure, axes: Any, rows: Rows) -> None:
 
 
 def roc(rows: Rows) -> Picture:
-    """Sensitivity against 1 - specificity, at the released cuts."""
-    points = [
-        (1 - row["specificity"], row["sensitivity"])
-        for row in rows
-        if row.get("sensitivity") is not None and row.get("specificity") is not None
-    ]
+    """Sensitivity against 1 - specificity, at the released cuts; a curve for each class, if the
+    rows have classes."""
+    by_class: dict[str, set[tuple[float, float]]] = {}
+    for row in rows:
+        points = by_class.setdefault(row.get("class", ""), {(0.0, 0.0), (1.0, 1.0)})
+        if row.get("sensitivity") is not None and row.get("specificity") is not None:
+            points.add((1 - row["specificity"], row["sensitivity"]))
     with rc_context(STYLE):
         figure = Figure(figsize=(4.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
-        axes.plot(
-            *zip(*sorted({(0.0, 0.0), (1.0, 1.0), *points}), strict=True),
-            color=PALETTE[0],
-            lw=1.8,
-            marker="o",
-            ms=3,
-        )
+        for i, (name, points) in enumerate(by_class.items()):
+            colour = PALETTE[i % len(PALETTE)]
+            places = zip(*sorted(points), strict=True)
+            axes.plot(*places, color=colour, lw=1.8, marker="o", ms=3, label=name)
+        if len(by_class) > 1:
+            axes.legend(frameon=False)
         axes.set(
             xlim=(0, 1),
             ylim=(0, 1.02),
@@ -222,8 +222,45 @@ def roc(rows: Rows) -> Picture:
         return _picture(figure, tr("ROC curve"))
 
 
+def calibration(rows: Rows, label: str) -> Picture:
+    """The observed mean against the predicted one, by band of predictions. `label`: of the
+    outcome."""
+    points = [
+        (row["predicted"], row["observed"])
+        for row in rows
+        if row.get("predicted") is not None and row.get("observed") is not None
+    ]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        if points:
+            ends = [pick(value for point in points for value in point) for pick in (min, max)]
+            axes.plot(ends, ends, color="#bbbbbb", lw=1, ls="--")
+            axes.plot(*zip(*points, strict=True), color=PALETTE[0], lw=1.8, marker="o", ms=4)
+        axes.set(
+            xlabel=tr("{column}, predicted").format(column=label),
+            ylabel=tr("{column}, observed").format(column=label),
+        )
+        return _picture(figure, tr("Calibration of {column}").format(column=label))
+
+
+def survival(rows: Rows, time: str) -> Picture:
+    """Observed and mean predicted survival by time. `time`: the label of the axis."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for colour, name in zip(PALETTE, ("observed", "predicted"), strict=False):
+            known = [(row["time"], row[name]) for row in rows if row.get(name) is not None]
+            label = tr("observed") if name == "observed" else tr("predicted, on average")
+            points = zip((0.0, 1.0), *known, strict=True)
+            axes.plot(*points, color=colour, lw=1.8, marker="o", ms=3, label=label)
+        axes.set(xlabel=time, ylabel=tr("survival"), ylim=(0, 1.02))
+        axes.legend(frameon=False)
+        return _picture(figure, tr("Observed and predicted survival"))
+
+
 def losses(rows: Rows) -> Picture:
-    """The log-loss of each round, in training and in validation."""
+    """The loss of each round, in training and in validation."""
     with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         axes = figure.add_subplot()
@@ -232,7 +269,7 @@ def losses(rows: Rows) -> Picture:
             if points:
                 label = tr("training") if name == "train_loss" else tr("validation")
                 axes.plot(*zip(*points, strict=True), color=colour, lw=1.8, label=label)
-        axes.set(xlabel=tr("round"), ylabel=tr("log-loss"), ylim=(0, None))
+        axes.set(xlabel=tr("round"), ylabel=tr("loss"))
         axes.legend(frameon=False)
         return _picture(figure, tr("Loss by round"))
 

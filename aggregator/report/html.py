@@ -161,12 +161,26 @@ def drawn(analysis: AnalysisDocument, columns: Mapping[str, str]) -> list[Pictur
             figures.histogram([row for row in bins if row["row"] == name], columns.get(name, name))
             for name in names
         ]
-    if (roc := analysis.tables.get("roc")) and analysis.run == "train":
-        pictures.append(figures.roc(roc))
-    if (losses := analysis.tables.get("history")) and analysis.run == "train":
-        pictures.append(figures.losses(losses))
+    if analysis.run == "train":
+        pictures += _of_training(analysis, columns)
     shown = labels.of_terms(analysis, columns)
     return [*pictures, *_estimates(analysis, shown), *_forests(analysis, shown)]
+
+
+def _of_training(analysis: AnalysisDocument, columns: Mapping[str, str]) -> list[Picture]:
+    from aggregator.report import figures
+
+    tables, pictures = analysis.tables, []
+    if roc := tables.get("roc"):
+        pictures.append(figures.roc(roc))
+    elif bands := tables.get("bands"):
+        outcome = str(analysis.options.get("model", "")).partition("~")[0].strip()
+        pictures.append(figures.calibration(bands, columns.get(outcome, outcome)))
+    if survival := tables.get("survival"):
+        pictures.append(figures.survival(survival, labels.of_time(analysis, columns)))
+    if losses := tables.get("history"):
+        pictures.append(figures.losses(losses))
+    return pictures
 
 
 def _estimates(analysis: AnalysisDocument, shown: Labels) -> list[Picture]:

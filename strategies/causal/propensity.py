@@ -151,7 +151,7 @@ def _score_task(options: Options, schema: Schema) -> Task[glm.Options, glm.Plan]
             f"confounders: {options.confounders!r} must have an intercept, no offset(),"
             " and not the treatment itself"
         )
-    plan, fields = glm.prepare(glm_options, schema)
+    plan, fields = glm.as_stage(glm_options, schema)
     if not plan.model.terms:
         raise ExpressionError(
             f"confounders: {options.confounders!r} has no term;"

@@ -2,7 +2,8 @@
 scores.
 
 A person is represented by all their rows. With `rows: examples`, each row has its own answer, and a
-person's loss is the mean over their rows. With `rows: views`, the rows show one thing (such as the
+person's loss is the mean over their rows (Cox's, of a person with a single row, compares the people
+of a batch). With `rows: views`, the rows show one thing (such as the
 four views of a mammogram), their log-odds are pooled by a soft maximum, and the answer is yes if it
 is yes in any row.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from federation import cohort as cohorts
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
-from strategies.learning import networks, splits
+from strategies.learning import networks, outcomes, splits
 from strategies.numerics import counting
 from strategies.protocol import AnyTask
 
@@ -31,8 +32,9 @@ AT_ONCE = 256  # people whose scores are computed together
 @dataclass(frozen=True)
 class People:
     """X (n_rows, *shape): the inputs as read, uint8, float32 or float64. index (n_people,
-    n_places): the rows of each person, -1 in an empty place. answers (n_rows,). trains (n_people,):
-    True for training, False for validation. cells: for the disclosure rules."""
+    n_places): the rows of each person, -1 in an empty place. answers (n_rows, ...): of
+    `outcomes.answers`. trains (n_people,): True for training, False for validation. cells: for the
+    disclosure rules."""
 
     X: Any
     index: Ints
@@ -62,7 +64,7 @@ def people(cohort: Cohort, task: AnyTask, *, fixed: bool = False) -> People:
     keep = cohorts.complete(columns)
     complete = cohorts.kept_rows(keep)
     numbers = np.unique(cohort.person[complete], return_inverse=True)[1]
-    answers = columns[plan.outcome.name][complete].astype(np.float64)
+    answers = outcomes.answers(plan.outcome, columns, complete)
     if plan.array is not None:
         X = columns[plan.array.name][complete]
     else:
@@ -94,7 +96,7 @@ def _index(numbers: Ints, max_rows: int, fixed: bool) -> Ints:
 @dataclass(frozen=True)
 class Batch:
     """rows (n_people * n_places, *shape): in the layout of the network. there (n_people, n_places):
-    1 for a row, 0 for an empty place. answers (n_people, n_places)."""
+    1 for a row, 0 for an empty place. answers (n_people, n_places, ...)."""
 
     rows: Tensor
     there: Tensor
@@ -118,18 +120,19 @@ def batch(
         X = (X - plan.middle) / plan.half
     if scale is not None:
         X = (X - torch.from_numpy(scale[0]).float()) / torch.from_numpy(scale[1]).float()
-    answers = torch.from_numpy(persons.answers[rows].reshape(index.shape).astype(np.float32))
+    chosen_answers = persons.answers[rows].reshape(*index.shape, *persons.answers.shape[1:])
+    answers = torch.from_numpy(chosen_answers.astype(np.float32))
     return Batch(
         networks.entry(plan.network, X), torch.from_numpy((index >= 0).astype(np.float32)), answers
     )
 
 
-def pooled(log_odds: Tensor, inputs: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-odds, answers and weights of each row (n_people, n_places), or with `views` of each
-    person (n_people, 1)."""
+def pooled(out: Tensor, inputs: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, answers and weights of each row (n_people, n_places, ...), or with `views` log-odds
+    of each person (n_people, 1)."""
     import torch
 
-    each = log_odds.view(inputs.there.shape)
+    each = out.view(*inputs.there.shape, *out.shape[1:])
     if not views:
         return each, inputs.answers, inputs.there
     hidden = each.masked_fill(inputs.there == 0, -math.inf)
@@ -137,12 +140,13 @@ def pooled(log_odds: Tensor, inputs: Batch, views: bool) -> tuple[Tensor, Tensor
     return soft, (inputs.answers * inputs.there).amax(1, keepdim=True), torch.ones_like(soft)
 
 
-def losses(log_odds: Tensor, inputs: Batch, views: bool) -> Tensor:
-    """(n_people,): the mean log-loss of each person's answers."""
-    from torch.nn import functional as F
-
-    each, answers, weights = pooled(log_odds, inputs, views)
-    loss: Tensor = F.binary_cross_entropy_with_logits(each, answers, reduction="none")
+def losses(out: Tensor, inputs: Batch, task: AnyTask) -> Tensor:
+    """(n_people,): the mean loss of each person's answers."""
+    outcome = task.plan.outcome
+    each, answers, weights = pooled(out, inputs, task.options.rows == "views")
+    if outcome.kind == "cox":
+        return outcomes.cox_losses(each[:, 0], answers[:, 0])
+    loss = outcomes.row_losses(outcome, each, answers)
     return (loss * weights).sum(1) / weights.sum(1)
 
 
@@ -178,7 +182,7 @@ def descend(
     steps, total, seen = 0, 0.0, 0
     for chosen in orders(len(persons.training), task, round_):
         inputs = batch(persons, persons.training[chosen], task, scale)
-        loss = losses(net(inputs.rows).reshape(-1), inputs, options.rows == "views").mean()
+        loss = losses(networks.numbers(net(inputs.rows)), inputs, task).mean()
         slopes = list(torch.autograd.grad(loss, everything))
         with torch.no_grad():
             if options.weight_decay:
@@ -246,7 +250,7 @@ def slope(net: Any, persons: People, task: AnyTask) -> Floats:
     total = np.zeros(sum(parameter.numel() for parameter in parameters))
     for chosen in _blocks(persons.training):
         inputs = batch(persons, chosen, task)
-        loss = losses(net(inputs.rows).reshape(-1), inputs, task.options.rows == "views").sum()
+        loss = losses(networks.numbers(net(inputs.rows)), inputs, task).sum()
         total += np.concatenate(
             [piece.numpy().ravel() for piece in torch.autograd.grad(loss, parameters)]
         )
@@ -270,10 +274,10 @@ def rehearse(task: AnyTask) -> None:
 # -- scores
 @dataclass(frozen=True)
 class Scored:
-    """log_odds, answers (n,): of each row, or with `rows: views` of each person. loss: the sum of
-    the people's log-losses."""
+    """out (n, ...), answers (n, ...): of each row, or with `rows: views` of each person. loss: the
+    sum of the people's losses."""
 
-    log_odds: Floats
+    out: Floats
     answers: Floats
     loss: float
 
@@ -292,18 +296,36 @@ def score(
     import torch
 
     net.eval()
-    views = task.options.rows == "views"
-    log_odds, answers, loss = [np.empty(0)], [np.empty(0)], 0.0
+    plan, views = task.plan, task.options.rows == "views"
+    outputs = () if plan.outcome.outputs == 1 else (plan.outcome.outputs,)
+    outs, answers, loss = [np.empty((0, *outputs))], [_no_answers(persons)], 0.0
     with torch.no_grad():
         for chosen in _blocks(subset):
             inputs = batch(persons, padded(chosen, AT_ONCE) if fixed else chosen, task, scale)
-            out = net(inputs.rows).reshape(-1)
+            out = networks.numbers(net(inputs.rows))
             each, answered, weights = pooled(out, inputs, views)
             there = (weights.numpy() > 0) & (np.arange(len(weights))[:, None] < len(chosen))
-            log_odds.append(each.numpy()[there].astype(np.float64))
+            outs.append(each.numpy()[there].astype(np.float64))
             answers.append(answered.numpy()[there].astype(np.float64))
-            loss += float(losses(out, inputs, views)[: len(chosen)].double().sum())
-    return Scored(np.concatenate(log_odds), np.concatenate(answers), loss)
+            if plan.outcome.kind != "cox":
+                loss += float(losses(out, inputs, task)[: len(chosen)].double().sum())
+    scored = Scored(np.concatenate(outs), np.concatenate(answers), loss)
+    return replace(scored, loss=_cox_loss(scored)) if plan.outcome.kind == "cox" else scored
+
+
+def _no_answers(persons: People) -> Floats:
+    return np.empty((0, *persons.answers.shape[1:]))
+
+
+def _cox_loss(scored: Scored) -> float:
+    """Of all people together, from sums over those who lived at least as long."""
+    order = np.argsort(-scored.answers[:, 0], kind="stable")
+    out, (rank, event) = scored.out[order], scored.answers[order, :2].T
+    if not np.isfinite(out).all():
+        return math.nan
+    beside = np.logaddexp.accumulate(out) if len(out) else out
+    last = np.searchsorted(-rank, -rank, side="right") - 1
+    return float(((beside[last] - out) * event).sum())
 
 
 def padded(chosen: Ints, size: int) -> Ints:

@@ -1,8 +1,8 @@
 """The networks that a study can train. A study contains no code; it names one of these, or one
 that the sites have installed (`hdh.networks`).
 
-Each returns one number per row, the log-odds of a yes. Torch is imported when the first network is
-built.
+Each returns one number per row, such as the log-odds of a yes, or several, one for each class or
+interval of time. Torch is imported when the first network is built.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ GROUP = 8  # channels that are normalised together
 class Network:
     """`shape`: of one row, (terms,), (times, channels) or (height, width). `norm`: between the
     convolutions, by groups of channels of one row (group), or by batches, whose means and weights
-    stay at their node (node; FedBN, Li et al. 2021)."""
+    stay at their node (node; FedBN, Li et al. 2021). `outputs`: the numbers for each row."""
 
     kind: Kind
     shape: tuple[int, ...]
     widths: tuple[int, ...]
     norm: Norm = "none"
+    outputs: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,14 @@ class Recipe:
     `build(shape, widths)` returns a torch module that takes rows (n_rows, *shape) and returns one
     number for each, (n_rows, 1); its weights are drawn from torch's seed. A row's number must not
     depend on other rows. `axes`: of a row, 1 for terms, 2 for a series or an image. `takes`: that
-    input, in the words of a message. `widths`: the default ones."""
+    input, in the words of a message. `widths`: the default ones. `several`: it learns classes and
+    survival too; then it is `build(shape, widths, outputs)`, and returns (n_rows, outputs)."""
 
-    build: Callable[[tuple[int, ...], tuple[int, ...]], Any]
+    build: Callable[..., Any]
     axes: int
     takes: str
     widths: tuple[int, ...] = ()
+    several: bool = False
 
 
 def recipe(kind: Kind) -> Recipe:
@@ -89,6 +92,11 @@ def problem(network: Network) -> str | None:
     tried on random rows, in training mode."""
     if network.kind in INPUT:
         return None
+    if network.outputs > 1 and not recipe(network.kind).several:
+        return (
+            f"it gives one number for a row, and this outcome needs {network.outputs}; its recipe"
+            " says so with several=True"
+        )
     import torch
 
     try:
@@ -99,8 +107,8 @@ def problem(network: Network) -> str | None:
             together, in_pairs = net(rows), torch.cat([net(rows[:2]), net(rows[1:])])
     except Exception as reason:  # the code of others may fail in any way
         return f"it fails on rows of shape {network.shape} ({type(reason).__name__})"
-    if together.shape != (3, 1):
-        return f"it gives {tuple(together.shape)} for 3 rows, not (3, 1)"
+    if together.shape != (3, network.outputs):
+        return f"it gives {tuple(together.shape)} for 3 rows, not (3, {network.outputs})"
     if not shared(net):
         return "it has no weights that the nodes could train together"
     if not torch.allclose(together[[0, 1, 1, 2]], in_pairs, rtol=1e-3, atol=1e-4):
@@ -149,7 +157,9 @@ def _module(network: Network) -> Any:
 
     if network.kind in INPUT:
         return nn.Sequential(*_layers(network))
-    return recipe(network.kind).build(network.shape, network.widths)
+    installed = recipe(network.kind)
+    more = (network.outputs,) if installed.several else ()
+    return installed.build(network.shape, network.widths, *more)
 
 
 def _layers(network: Network) -> list[Any]:
@@ -162,13 +172,13 @@ def _layers(network: Network) -> list[Any]:
         for wide in widths:
             layers += [nn.Linear(width, wide), nn.ReLU()]
             width = wide
-        return [*layers, nn.Linear(width, 1)]
+        return [*layers, nn.Linear(width, network.outputs)]
     if network.kind == "gru":
         return [
             last_of_gru()(network.shape[1], widths[0], batch_first=True),
-            nn.Linear(widths[0], 1),
+            nn.Linear(widths[0], network.outputs),
         ]
-    return [*_convolutions(network), nn.Flatten(), nn.Linear(widths[-1], 1)]
+    return [*_convolutions(network), nn.Flatten(), nn.Linear(widths[-1], network.outputs)]
 
 
 def _convolutions(network: Network) -> list[Any]:
@@ -200,6 +210,11 @@ def entry(network: Network, rows: Any) -> Any:
     if network.kind == "cnn":
         return rows.unsqueeze(1)
     return rows.transpose(1, 2) if network.kind == "cnn1d" else rows
+
+
+def numbers(out: Any) -> Any:
+    """The numbers of rows: (n_rows,), or (n_rows, outputs) if the network gives several."""
+    return out.squeeze(-1) if out.shape[-1] == 1 else out
 
 
 # -- weights as one array
@@ -267,9 +282,11 @@ def source(network: Network) -> str:
     file."""
     before = ""
     if network.kind not in INPUT:
+        more = f", {network.outputs}" if recipe(network.kind).several else ""
         return (
             "from strategies.learning import networks\n\n"
-            f"net = networks.recipe({network.kind!r}).build({network.shape}, {network.widths})"
+            f"net = networks.recipe({network.kind!r})"
+            f".build({network.shape}, {network.widths}{more})"
         )
     if network.kind == "gru":
         before = (

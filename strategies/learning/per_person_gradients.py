@@ -29,7 +29,7 @@ from typing import Any
 from strategies.learning import networks
 
 Tensor = Any  # torch.Tensor: torch is imported where it is used
-Loss = Callable[[Tensor], Tensor]  # (rows,) log-odds to (people,) losses
+Loss = Callable[[Tensor], Tensor]  # (rows,), or (rows, outputs) if several, to (people,) losses
 
 SMALL_BATCH, LARGE_BATCH = 16, 128  # people; small where each has much to compute
 LARGE_PERSON = 1000  # numbers in all rows of one person, from which a small batch is used
@@ -134,7 +134,7 @@ def by_opacus(
 
     wide = copy.deepcopy(net).double().requires_grad_(True)
     sampled = GradSampleModule(wide, loss_reduction="sum")
-    out = sampled(rows.double().requires_grad_(True)).reshape(-1)  # else torch warns of its hooks
+    out = networks.numbers(sampled(rows.double().requires_grad_(True)))  # else its hooks warn
     losses = loss(out)
     losses.sum().backward()
     with torch.no_grad():
@@ -157,7 +157,7 @@ def problem(net: Any, rows: Tensor) -> str | None:
     import torch
 
     def loss(out: Tensor) -> Tensor:
-        return torch.nn.functional.softplus(out)
+        return torch.nn.functional.softplus(out).reshape(len(out), -1).sum(1)
 
     try:
         together = clipped_sum(net, rows, len(rows), loss, 0.1).sum.double()
@@ -178,7 +178,7 @@ def single_gradient(net: Any, rows: Tensor, loss: Loss, length: float) -> Tensor
     import torch
 
     parameters = [parameter.requires_grad_(True) for parameter in net.parameters()]
-    slopes = torch.autograd.grad(loss(net(rows).reshape(-1)).sum(), parameters)
+    slopes = torch.autograd.grad(loss(networks.numbers(net(rows))).sum(), parameters)
     gradient = torch.cat([slope.reshape(-1) for slope in slopes])
     measured = float(torch.linalg.vector_norm(gradient))
     return (
@@ -189,7 +189,7 @@ def single_gradient(net: Any, rows: Tensor, loss: Loss, length: float) -> Tensor
 
 
 def _forward(net: Any, rows: Tensor) -> tuple[Tensor, list[Tap]]:
-    """(rows,) log-odds, and the taps of all layers."""
+    """The numbers of each row, and the taps of all layers."""
     from torch import nn
 
     taps: list[Tap] = []
@@ -206,7 +206,7 @@ def _forward(net: Any, rows: Tensor) -> tuple[Tensor, list[Tap]]:
             raise TypeError(f"people's gradients are not known for a {type(layer).__name__}")
         else:
             h = layer(h)
-    return h.reshape(-1), taps
+    return networks.numbers(h), taps
 
 
 def _slope_from(out: Tensor) -> Tensor:

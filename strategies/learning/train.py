@@ -1,8 +1,8 @@
 """Trains a network where the data are: each node takes steps from the hub's weights, and the hub
 computes the next weights from their mean.
 
-Node: n times the change of its weights, and the loss before the steps; at the end, the number of
-people with each answer and a score in each bin. Hub: one of the strategies of server_optimizers.py.
+Node: n times the change of its weights, and the loss before the steps; at the end, counts of
+people by answer and score (evaluation.py). Hub: one of the strategies of server_optimizers.py.
 Approximate: training stops near a best fit, not at it. Sources: McMahan et al. 2017 (FedAvg), Li et
 al. 2020 (FedProx), Karimireddy et al. 2020 (SCAFFOLD), Reddi et al. 2021 (FedAdam, FedYogi), Hsu et
 al. 2019 (FedAvgM), Yin et al. 2018 (median, trimmed mean), Li et al. 2021 (FedBN).
@@ -15,14 +15,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
 
 from federation import errors, extensions, formula
-from federation.arrays import Floats
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -31,10 +31,19 @@ from federation.messages import Part, State
 from federation.results import Result, Row, TrainedModel
 from federation.schema import Field, Schema
 from strategies import admissible
-from strategies.admissible import Array, Limits, Step
-from strategies.learning import evaluation, local_training, networks, scores, server_optimizers
+from strategies.admissible import MAX_PREDICTOR, Array, Limits, Step, amounts
+from strategies.grids import Grid
+from strategies.learning import (
+    evaluation,
+    evaluation_numbers,
+    local_training,
+    networks,
+    outcomes,
+    server_optimizers,
+)
 from strategies.learning.local_training import Pull
 from strategies.learning.networks import Kind, Network, Norm
+from strategies.learning.outcomes import Outcome
 from strategies.learning.server_optimizers import FLOWER, Steps, Strategy, Update
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
@@ -49,17 +58,23 @@ T = TypeVar("T")
 
 class Common(Frozen):
     """The options of training in every mode. `model`: such as `died ~ age + sex`, or `cancer ~
-    image` with an array on the right. `network`: one of `networks.py`, or an installed one.
-    `widths`: of its inner layers. `rows`: each row of a person has an answer (examples), or the
-    rows are views of one thing (views). `server_learning_rate`, and for fedavgm, fedadam and
-    fedyogi `server_momentum`, `beta_2`, `tau`: of the hub's step. `validation`: the share of people
-    who are not trained on. `threshold` and `recall_rates`: the cuts of the scores in the report.
+    image` with an array on the right; on the left a yes-or-no column, a category, a number or
+    `Surv(time, event)`. `loss`, of survival: the hazards of intervals, or Cox's. `intervals`: of
+    equal length over the time's range, or `cuts`, the times between them. `network`: one of
+    `networks.py`, or an installed one. `widths`: of its inner layers. `rows`: each row of a person
+    has an answer (examples), or the rows are views of one thing (views). `server_learning_rate`,
+    and for fedavgm, fedadam and fedyogi `server_momentum`, `beta_2`, `tau`: of the hub's step.
+    `validation`: the share of people who are not trained on. `threshold` and `recall_rates`: the
+    cuts of the scores in the report.
     `strategy_options`: of an installed strategy."""
 
     model: str
     network: Kind = pydantic.Field("mlp", json_schema_extra={"examples": [*networks.INPUT]})
     widths: tuple[int, ...] | None = None
     rows: Literal["examples", "views"] = "examples"
+    loss: outcomes.Loss | None = None
+    intervals: int = pydantic.Field(20, ge=2, le=200)
+    cuts: tuple[float, ...] = pydantic.Field((), max_length=199)
     rounds: int = pydantic.Field(20, ge=1, le=10_000)
     learning_rate: float = pydantic.Field(0.1, gt=0)
     server_learning_rate: float | None = pydantic.Field(None, gt=0)
@@ -108,7 +123,7 @@ class Plan:
     middle) / half."""
 
     network: Network
-    outcome: Field
+    outcome: Outcome
     terms: tuple[Term, ...]
     scaling: Scaling
     array: Field | None
@@ -136,12 +151,9 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
             " pip install 'hdh-federation[deep]'"
         )
     _check_names(options)
-    outcome, array, terms, fields = _inputs(options, schema)
-    if outcome.kind != "boolean":
-        raise ExpressionError(
-            f"{outcome.name!r} is a {outcome.kind}; training needs a yes-or-no outcome,"
-            " which the study may derive"
-        )
+    response, array, terms, fields = _inputs(options, schema)
+    outcome = outcomes.of(response, options.loss, options.cuts, options.intervals)
+    _check_rows(options, outcome, schema)
     shape = (len(terms),) if array is None else array.shape
     if len(shape) != networks.axes(options.network):
         raise ExpressionError(
@@ -154,6 +166,7 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
         shape,
         _widths(options),
         norm if options.network in ("cnn", "cnn1d") else "none",
+        outcome.outputs,
     )
     if (problem := networks.problem(network)) is not None:
         raise ExpressionError(
@@ -162,7 +175,20 @@ def compiled(options: Common, schema: Schema, norm: Norm) -> Prepared[Plan]:
         )
     scaling = newton.scaling(terms, centred=True)
     plan = Plan(network, outcome, terms, scaling, array, (low + high) / 2, (high - low) / 2)
-    return Prepared(plan, (outcome, *fields))
+    return Prepared(plan, (*outcome.fields, *fields))
+
+
+def _check_rows(options: Common, outcome: Outcome, schema: Schema) -> None:
+    if options.rows == "views" and outcome.kind != "yes_no":
+        raise ExpressionError(
+            f"rows: views pools the log-odds of a yes or no, and {outcome.name!r} is learned as"
+            f" {outcomes.NAMES[outcome.kind]}; write rows: examples"
+        )
+    if outcome.kind == "cox" and schema.contract.rows_per_person > 1:
+        raise ExpressionError(
+            "loss: cox compares people, and the contract allows a person several rows; use loss:"
+            " hazards, or a dataset with one row for each person"
+        )
 
 
 def _check_names(options: Common) -> None:
@@ -202,27 +228,28 @@ def _check_name(option: str, kind: str, name: str, built_in: tuple[str, ...]) ->
 
 def _inputs(
     options: Common, schema: Schema
-) -> tuple[Field, Field | None, tuple[Term, ...], tuple[Field, ...]]:
-    """The outcome; the array on the right of ~, or None; the terms, if there is no array; and the
-    fields of the inputs."""
+) -> tuple[tuple[Field, ...], Field | None, tuple[Term, ...], tuple[Field, ...]]:
+    """The fields of the outcome; the array on the right of ~, or None; the terms, if there is no
+    array; and the fields of the inputs."""
     left, _, right = options.model.partition("~")
     array = schema.fields.get(right.strip())
     if array is not None and array.kind == "array":
-        return schema.field(left.strip()), array, (), (array,)
+        return formula.outcome_fields(left.strip(), schema), array, (), (array,)
     model = formula.compile(options.model, schema)
-    if model.survival or not model.response or model.strata or model.offset or not model.terms:
+    if not model.response or model.strata or model.offset or not model.terms:
         raise ExpressionError(
-            f"{options.model!r} needs a yes-or-no response on the left of ~ and terms on its"
-            " right, without strata() or offset()"
+            f"{options.model!r} needs an outcome on the left of ~ and terms on its right, without"
+            " strata() or offset()"
         )
-    outcome, terms = model.response[0], tuple(model.terms)
+    terms = tuple(model.terms)
     unbounded = [term.name for term in terms if not all(map(math.isfinite, term.interval))]
     if unbounded:
         raise ExpressionError(
             f"{unbounded[0]!r} has no range in the contract,"
             " and a network needs its inputs on one scale: give it a `range`"
         )
-    return outcome, None, terms, tuple(field for field in model.fields if field != outcome)
+    inputs = tuple(field for field in model.fields if field not in model.response)
+    return model.response, None, terms, inputs
 
 
 def _widths(options: Common) -> tuple[int, ...]:
@@ -291,31 +318,48 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         sums, memory = _trained(net, persons, task, state, scale, memory)
         cohort.cache.put(key, memory)
     else:
-        sums = _scored(net, persons, task, scale, memory)
-    cells = dict(persons.cells)
-    if "scores" in sums:
-        cells["scores"] = sums["scores"].astype(np.int64)
+        local_training.bring_back(net, memory.layers[max(memory.layers)] if memory.layers else {})
+        ended = {"baseline": _baseline, "spread": _spread, "score": _scored}[state.step]
+        sums = ended(net, persons, task, state, scale)
+    cells = persons.cells | _cells(sums, task.plan.outcome)
     return Part(
         sums,
         cells,
         {name: _sensitivity_of(name, task) for name in sums},
-        task.plan.network.shape[0] + 1 if task.plan.network.kind == "logistic" else 0,
+        _coefficients(task.plan.network),
     )
 
 
+def _cells(sums: Mapping[str, Floats], outcome: Outcome) -> dict[str, Ints]:
+    if "scores" in sums:
+        return {"scores": evaluation.of(outcome).cells(sums["scores"], outcome)}
+    if "spread" in sums:
+        return {"scores": sums["spread"].astype(np.int64)}
+    return {"events": sums["baseline"][0].astype(np.int64)} if "baseline" in sums else {}
+
+
+def _coefficients(network: Network) -> int:
+    """The number of coefficients of a model that the hub could fit exactly to few people."""
+    return (network.shape[0] + 1) * network.outputs if network.kind == "logistic" else 0
+
+
 def _sensitivity_of(name: str, task: Task[Options, Plan]) -> float:
-    """Scores are counts. A single step of a logistic model on all people is a sum over people of
-    vectors that are no longer than their rows. Other sums have no finite sensitivity."""
-    options = task.options
-    if name == "scores":
-        return 1.0 if options.rows == "views" else float(task.rows_per_person)
+    """Scores are counts, and survival probabilities, except those of a number. A single step of a
+    logistic model of a yes or no on all people is a sum over people of vectors that are no longer
+    than their rows. Other sums have no finite sensitivity."""
+    options, learns = task.options, task.plan.outcome.kind
+    if name == "scores" and learns != "number":
+        return evaluation.sensitivity(task)
+    if name == "spread":
+        return float(task.rows_per_person)
     one_step = (
         options.batch == 0
         and options.local_epochs == 1
         and not options.weight_decay
         and options.scale == "contract"
     )
-    if name == "update" and one_step and task.plan.network.kind == "logistic":
+    is_bounded = task.plan.network.kind == "logistic" and learns == "yes_no"
+    if name == "update" and one_step and is_bounded:
         return float(options.learning_rate * newton.row_norm(task.plan.terms, True))
     return math.inf
 
@@ -346,7 +390,7 @@ def _trained(
     moved = networks.weights(net) - state["weights"]
     if not (np.isfinite(moved).all() and math.isfinite(loss) and math.isfinite(valid.loss)):
         moved, loss = np.zeros_like(moved), LOST
-        valid = local_training.Scored(valid.log_odds, valid.answers, 0.0)
+        valid = replace(valid, loss=0.0)
     sums = {
         "update": n * moved,
         "totals": np.array([float(n), n * loss, float(len(persons.validation)), valid.loss]),
@@ -369,25 +413,56 @@ def _scored(
     net: Any,
     persons: local_training.People,
     task: Task[Options, Plan],
+    state: State,
     scale: Any,
-    memory: NodeMemory,
 ) -> dict[str, Floats]:
-    """The scores of the people held out for validation, or of everyone if there are none."""
-    if memory.layers:
-        local_training.bring_back(net, memory.layers[max(memory.layers)])
-    scored = local_training.score(
-        net,
-        persons,
-        persons.validation if task.options.validation else persons.training,
-        task,
-        scale,
-    )
-    counts = scores.count(scored.log_odds, scored.answers, scores.BINS)
-    people = len(persons.validation) if task.options.validation else len(persons.training)
+    """The scores of the people who evaluate."""
+    outcome, people = task.plan.outcome, len(_evaluating(persons, task))
+    scored = local_training.score(net, persons, _evaluating(persons, task), task, scale)
+    counts = evaluation.count(scored, outcome, given=_given(outcome, state))
     return {
         "scores": counts.astype(np.float64),
         "totals": np.array([float(people), scored.loss, float(len(persons.training)), 0.0]),
     }
+
+
+def _evaluating(persons: local_training.People, task: Task[Options, Plan]) -> Ints:
+    """The people held out for validation, or everyone if there are none."""
+    return persons.validation if task.options.validation else persons.training
+
+
+def _given(outcome: Outcome, state: State) -> Floats | None:
+    first = evaluation.ASKED_FIRST.get(outcome.kind)
+    return None if first is None else state[first[1]]
+
+
+def _spread(
+    net: Any,
+    persons: local_training.People,
+    task: Task[Options, Plan],
+    state: State,
+    scale: Any,
+) -> dict[str, Floats]:
+    scored = local_training.score(net, persons, _evaluating(persons, task), task, scale)
+    return {"spread": evaluation_numbers.spread(scored).astype(np.float64)}
+
+
+def _baseline(
+    net: Any,
+    persons: local_training.People,
+    task: Task[Options, Plan],
+    state: State,
+    scale: Any,
+) -> dict[str, Floats]:
+    """The events of the people in training in each interval, and the sum of their relative hazards
+    times the share of the interval that each lived: (2, n_intervals)."""
+    scored = local_training.score(net, persons, persons.training, task, scale)
+    _, event, place, share = scored.answers.T[:, :, None]
+    number = np.arange(task.plan.outcome.intervals)
+    at_risk = (number < place) + (number == place) * share
+    relative = np.exp(np.clip(scored.out, -MAX_PREDICTOR, MAX_PREDICTOR))
+    died = (number == place) & (event > 0)
+    return {"baseline": np.stack([died.sum(0), relative @ at_risk]).astype(np.float64)}
 
 
 # -- hub
@@ -395,7 +470,10 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     options, weights = task.options, state["weights"]
     if state.step == "score":
         trained = model(task, state, options.scale)
-        return evaluation.result(total, task, state.memory["history"], trained)
+        given = _given(task.plan.outcome, state)
+        return evaluation.result(total, task, state.memory["history"], trained, given)
+    if state.step in ("baseline", "spread"):
+        return HubState("score", {**state.values, **_made(total)}, memory=state.memory)
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise errors.ModelError(
@@ -419,7 +497,16 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     if len(history) < options.rounds and not impatient:
         return HubState("train", values, memory=memory)
     chosen = best if options.patience else values["weights"]
-    return HubState("score", {"weights": chosen, "round": values["round"]}, memory=memory)
+    last, _ = evaluation.ASKED_FIRST.get(task.plan.outcome.kind, ("score", ""))
+    return HubState(last, {"weights": chosen, "round": values["round"]}, memory=memory)
+
+
+def _made(total: Total) -> dict[str, Floats]:
+    """The array that the round of the scores reads, from the sums of the round before it."""
+    if "spread" in total.sums:
+        return {"starts": evaluation_numbers.starts(total.sums["spread"])}
+    events, at_risk = total.sums["baseline"]
+    return {"hazards": np.divide(events, at_risk, out=np.zeros_like(events), where=at_risk > 0)}
 
 
 def _stepped(
@@ -477,6 +564,7 @@ def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
         "widths": list(plan.network.widths),
         "norm": plan.network.norm,
         "outcome": plan.outcome.name,
+        **_learned(plan.outcome, state),
         "rows": task.options.rows,
         "strategy": task.options.strategy,
         "scale": scale,
@@ -487,24 +575,48 @@ def model(task: Task[Common, Plan], state: State, scale: str) -> TrainedModel:
     return TrainedModel(about, state["weights"])
 
 
+def _learned(outcome: Outcome, state: State) -> Row:
+    """The meaning of the network's numbers."""
+    about: Row = {"learns": outcome.kind, "outputs": outcome.outputs}
+    if outcome.kind == "classes":
+        about["classes"] = list(outcome.classes)
+    if outcome.kind == "number":
+        about |= {"outcome_centre": outcome.middle, "outcome_divisor": outcome.half}
+    if outcome.is_survival:
+        about["edges"] = list(outcome.edges)
+    if outcome.kind == "cox":
+        about["hazards"] = state["hazards"].tolist()
+    return about
+
+
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
     groups = () if plan.array is None else (plan.array,)
     cuts = {"threshold", "recall_rates"}
     rest = task.options.model_dump_json(exclude=cuts)
     choice = task.options.model_dump_json(include=cuts), rest
-    return Roles(plan.terms, (plan.outcome,), groups=groups, choice=choice)
+    fields, edges = plan.outcome.fields, plan.outcome.edges[1:]
+    grids = (Grid(fields[0], size=len(edges), side="below", at=edges),) if edges else ()
+    return Roles(plan.terms, fields, groups=groups, grids=grids, choice=choice)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
     size, rounds = len(start(task)["weights"]), task.options.rounds
     read = {"weights": admissible.weights(size), "round": Array((1,), 0, rounds, whole=True)}
     control = {"control": Array((size,))} if task.options.strategy == "scaffold" else {}
-    steps = {
-        "train": Step(read | control, round="round"),
-        "score": Step(read, frozenset(control), first=1, round="round"),
+    unread = frozenset(control)
+    steps = {"train": Step(read | control, round="round")}
+    first = evaluation.ASKED_FIRST.get(task.plan.outcome.kind)
+    if first is None:
+        steps["score"] = Step(read, unread, first=1, round="round")
+        return Limits(steps, rounds + 1, may_skip=True)
+    given = {
+        "hazards": amounts(task.plan.outcome.intervals),
+        "starts": Array((evaluation_numbers.BANDS,), 0, evaluation_numbers.BINS, whole=True),
     }
-    return Limits(steps, rounds + 1, may_skip=True)
+    steps[first[0]] = Step(read, unread, first=1, round="round")
+    steps["score"] = Step(read | {first[1]: given[first[1]]}, unread, first=2, round="round")
+    return Limits(steps, rounds + 2, may_skip=True)
 
 
 TRAITS = Traits(tolerant=True, each=True, share_asked=share_asked, refuses=refuses)

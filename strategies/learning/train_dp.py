@@ -44,6 +44,7 @@ from strategies.learning import (
     train,
 )
 from strategies.learning.local_training import People
+from strategies.learning.outcomes import Outcome
 from strategies.learning.server_optimizers import Update
 from strategies.learning.train import Common, Plan
 from strategies.protocol import HubState, Noise, Prepared, Sampling, Task, Total, Traits
@@ -79,6 +80,11 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         raise ExpressionError(
             f"strategy {options.strategy!r} is not offered in mode dp; use"
             f" {', '.join(STRATEGIES[:-1])} or {STRATEGIES[-1]}"
+        )
+    if options.loss == "cox":
+        raise ExpressionError(
+            "loss: cox compares each person with the others of a batch, so that what one person"
+            " moves a step by cannot be clipped; in mode dp use loss: hazards, a sum over people"
         )
     prepared = train.compiled(options, schema, options.norm)
     _check_gradients(prepared.plan.network)
@@ -246,7 +252,7 @@ def _clipped_batch(
     net: Any, people: People, chunk: Ints, task: Task[Options, Plan]
 ) -> per_person_gradients.Clipped:
     batch = local_training.batch(people, local_training.padded(chunk, _batch_size(task)), task)
-    loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
+    loss = partial(local_training.losses, inputs=batch, task=task)
     return per_person_gradients.clipped_sum(
         net, batch.rows, len(batch.there), loss, task.options.clip, len(chunk)
     )
@@ -260,7 +266,7 @@ def _sum_in_64_bits(
     for person in chosen:
         rows = local_training.batch(people, np.array([person]), task)
         batch = local_training.Batch(rows.rows.double(), rows.there.double(), rows.answers.double())
-        loss = partial(local_training.losses, inputs=batch, views=task.options.rows == "views")
+        loss = partial(local_training.losses, inputs=batch, task=task)
         gradient = per_person_gradients.single_gradient(wide, batch.rows, loss, task.options.clip)
         total += gradient.numpy()
     return total
@@ -305,9 +311,8 @@ def _scored(people: People, task: Task[Options, Plan], state: State) -> Part:
     scored = local_training.score(
         _net(task, state["weights"]), people, scored_people, task, fixed=True
     )
-    counts = scores.count(scored.log_odds, scored.answers, scores.COARSE)
-    rows = 1 if task.options.rows == "views" else task.rows_per_person
-    return Part({"scores": counts}, {}, {"scores": float(rows)})
+    counts = evaluation.count(scored, task.plan.outcome, coarse=True)
+    return Part({"scores": counts}, {}, {"scores": evaluation.sensitivity(task)})
 
 
 # -- hub
@@ -367,75 +372,61 @@ def _stepped(
 
 def _result(total: Total, task: Task[Options, Plan], state: HubState) -> Result:
     counts, variance = total.sums["scores"], total.noise["scores"]
-    least = max(scores.LEAST, 5 * math.sqrt(variance * counts.shape[1]))
     tables = {
-        "glance": Table([_glance(counts, variance)]),
-        **evaluation.of_bands(counts, task, least=least, cell=0.0),
+        "glance": Table([_glance(counts, variance, task)]),
+        **evaluation.private_tables(counts, variance, task),
     }
     if total.by_node:
         tables["nodes"] = Table(
             [
-                {"node": node, **_glance(part.sums["scores"], part.noise["scores"])}
+                {"node": node, **_glance(part.sums["scores"], part.noise["scores"], task)}
                 for node, part in total.by_node.items()
             ]
         )
-    why = (
-        "noise in every step of the training, and in the counts of scores;"
-        " the intervals of the area include the latter. "
-        f"Scores are counted in bins of {2 * scores.REACH / scores.COARSE:g} log-odds,"
-        " so the area of a network whose scores lie close together comes out too low"
-    )
     people, noise = state.memory["people"]
     n = Counts(people=max(0, round(float(people))), rows=None, missing=None)
-    notes = list[str]()
-    if tables["glance"].rows[0]["auc"] is None:
+    outcome, notes = task.plan.outcome, list[str]()
+    if tables["glance"].rows[0][evaluation.HEADLINES[outcome.kind]] is None:
         notes.append(
             "too few people are kept for validation beside the noise to tell what the network is"
             " worth; give the study a larger epsilon"
         )
     notes += [f"the number of people carries noise of standard deviation {math.sqrt(noise):.1f}"]
-    return Result(tables, n, Exactness("noised", why), notes, train.model(task, state, "contract"))
+    trained = train.model(task, state, "contract")
+    return Result(tables, n, Exactness("noised", _why(outcome)), notes, trained)
 
 
-def _glance(counts: Floats, variance: float) -> Row:
+def _why(outcome: Outcome) -> str:
+    if outcome.kind != "yes_no":
+        return (
+            "noise in every step of the training, and in the counts of scores; `noise_sd` is that"
+            " of the counts in the first measure"
+        )
+    return (
+        "noise in every step of the training, and in the counts of scores;"
+        " the intervals of the area include the latter. "
+        f"Scores are counted in bins of {2 * scores.REACH / scores.COARSE:g} log-odds,"
+        " so the area of a network whose scores lie close together comes out too low"
+    )
+
+
+def _glance(counts: Floats, variance: float, task: Task[Options, Plan]) -> Row:
     """With the noise of the counts in the interval of the area."""
-    row = {**evaluation.summary(counts), "noise_sd": None}
-    row |= {name: max(0, round(row[name])) for name in ("n", "n_event")}
-    noise = evaluation.noise_of_area(counts, variance)
-    if row["auc"] is None or not noise < TOO_NOISY:
-        return {name: value if name in ("n", "n_event") else None for name, value in row.items()}
+    row = evaluation.private_glance(counts, variance, task, TOO_NOISY)
+    noise = row["noise_sd"]
+    if noise is None or task.plan.outcome.kind != "yes_no":
+        return row
     sampling_sd = scores.area(np.maximum(counts, 0.0))[1]
     half = scores.Z * math.hypot(sampling_sd, noise)
     ends = {"conf_low": max(row["auc"] - half, 0.0), "conf_high": min(row["auc"] + half, 1.0)}
-    return {**row, "auc": min(max(row["auc"], 0.0), 1.0), **ends, "noise_sd": noise}
+    return {**row, "auc": min(max(row["auc"], 0.0), 1.0), **ends}
 
 
 def forecast(task: Task[Options, Plan], people: int, noise: Noise) -> list[Row]:
-    """The area under the curve, if it is 0.8, and half of the answers are yes (Hanley and McNeil
-    1982)."""
+    """The first measure of the evaluation: what `evaluation.expected` says of it."""
     n = max(2.0, people * (task.options.validation or 1.0))
-    auc, half = 0.8, n / 2
-    sampling_sd = math.sqrt(
-        (
-            auc * (1 - auc)
-            + (half - 1) * (auc / (2 - auc) - auc**2 + 2 * auc**2 / (1 + auc) - auc**2)
-        )
-        / half**2
-    )
     sd = noise(rounds(task)[-1], "scores")
-    middle = scores.middles(scores.COARSE)
-    shape = np.exp(-0.5 * (middle[None] - np.array([[-0.6], [0.6]])) ** 2)
-    counts = half * shape / shape.sum(1, keepdims=True)
-    noise_sd = evaluation.noise_of_area(counts, sd**2)
-    width = 2 * scores.Z * math.hypot(sampling_sd, noise_sd)
-    return [
-        {
-            "what": "area under the curve, if 0.8",
-            "sampling_sd": sampling_sd,
-            "noise_sd": noise_sd,
-            "width": width if width < 1 else None,
-        }
-    ]
+    return [evaluation.expected(task, n, sd)]
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

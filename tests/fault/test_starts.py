@@ -151,6 +151,7 @@ def grpc_runs() -> Iterator[None]:
     server.stop(None).wait()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("grpc_runs", "no_fork")
 @pytest.mark.parametrize(
     ("ends_with_parent", "new_session"), federations.first([(True, False), (False, True)])
@@ -380,7 +381,9 @@ print(workers._multiprocessing().get_start_method())
 """
 
 
-@pytest.mark.parametrize(("imported", "method"), [("nothing", "fork"), ("grpc", "forkserver")])
+@pytest.mark.parametrize(
+    ("imported", "method"), federations.first([("grpc", "forkserver"), ("nothing", "fork")])
+)
 def test_workers_are_forked_only_from_a_process_without_grpc(imported: str, method: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WORKERS, imported],
@@ -392,6 +395,7 @@ def test_workers_are_forked_only_from_a_process_without_grpc(imported: str, meth
     assert done.stdout.strip() == method
 
 
+@pytest.mark.slow
 def test_grpc_has_no_fork_handler_in_a_process_where_ray_forks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

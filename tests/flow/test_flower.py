@@ -177,10 +177,8 @@ def test_distributed_noise_over_flower_is_charged_at_every_node(
         assert witnesses.get(site.name) != head, "no head leaves a node during a secure sum"
 
 
-@pytest.mark.parametrize(
-    "phase",
-    [pytest.param(phase, marks=() if phase == "mask" else pytest.mark.slow) for phase in PHASES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_node_that_hangs_at_any_phase_leaves_the_sum_to_the_others(
     phase: str, deployment: Deployment, sites: list[Site]
 ) -> None:

@@ -127,6 +127,7 @@ def test_the_widths_forecast_are_those_that_come(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_model_that_will_drown_in_noise_is_forecast(folder: Path) -> None:
     """Before it has cost anything. A lucky draw of the noise could prove it wrong with a chance
     below 1e-6."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from federation.linkage import corrections
+from tests import federations
 from tests.linkage import two_holders
 
 N = 50_000
@@ -118,7 +119,7 @@ def test_the_result_of_a_study_with_false_links_is_corrected_by_their_share(tmp_
     assert any("70.00% of the links" in note for note in stated["slopes"].notes)
 
 
-@pytest.mark.parametrize("name", ["both_sides", "one_side", "logistic"])
+@pytest.mark.parametrize("name", federations.first(["both_sides", "one_side", "logistic"]))
 def test_what_has_no_such_correction_gets_none(name, tmp_path):
     corrected = run(two_holders.make(700, 1500, 650), tmp_path, link={"precision": 0.9})
     assert corrected[name].status == "released"

@@ -183,8 +183,9 @@ def test_the_helper_cannot_count_the_matches_before_the_left_has_checked_its_can
     tables, tmp_path, monkeypatch
 ):
     """The number of made-up people at both holders is drawn for each link, and the left tells the
-    places only after the tokens are given. A fixed number would give one count in 8 links; a number
-    drawn at epsilon 1 gives one with probability 0.46^8 = 0.002, and the tests' streams are fixed."""
+    places only after the tokens are given. A fixed number would give one count in 8 links; a
+    number drawn at epsilon 1 gives one with probability 0.46^8 = 0.002, and the tests' streams are
+    fixed."""
     small = two_holders.make(60, 80, 40)
     counted = set()
     honest = link_parties.helper_match

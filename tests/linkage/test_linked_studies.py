@@ -124,6 +124,7 @@ def thirds(frame: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
     return {name: frame.iloc[i::3] for i, name in enumerate(("lyon", "nantes", "paris"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "secure_sum", [None, pytest.param({"dropouts": 0}, marks=pytest.mark.slow)]
 )

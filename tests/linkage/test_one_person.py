@@ -12,6 +12,7 @@ import pytest
 
 from nodes import link_parties
 from simulations import linked, local
+from tests import federations
 from tests.linkage import two_holders
 from tests.linkage.two_holders import CONTRACTS, NOW
 
@@ -48,7 +49,7 @@ def without(tables, *, left=None, right=None):
     )
 
 
-@pytest.mark.parametrize("where", ["left", "right", "both"])
+@pytest.mark.parametrize("where", federations.first(["both", "left", "right"]))
 def test_a_person_who_leaves_takes_one_row_and_changes_no_other(where, tables, tmp_path):
     everyone = rows(tables, tmp_path)
     present = two_holders.joined(tables)["pseudonym"]

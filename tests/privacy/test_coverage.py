@@ -19,7 +19,14 @@ def test_an_analysis_without_a_case_is_named_with_what_to_do() -> None:
     assert "add a Case to CASES" in line
 
 
-@pytest.mark.parametrize("case", coverage.CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=(pytest.mark.slow,) if "secure sum" in case.name else ())
+        for case in coverage.CASES
+    ],
+    ids=lambda case: case.name,
+)
 def test_a_case_runs_and_measures_something(case: coverage.Case) -> None:
     """One federation: a result, with intervals that can hold their truth and that carry noise, or a
     test."""

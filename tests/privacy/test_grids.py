@@ -113,6 +113,7 @@ COMPARED = {
     ("piecewise_exponential", "cuts"),
     ("piecewise_exponential", "until"),
     ("surveillance", "weeks"),
+    ("train", "cuts"),
     ("train", "threshold"),
     ("train", "recall_rates"),
     ("pathways", "indicators"),

@@ -146,6 +146,17 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "validation": 0,
             "strategy": "fedadam",
         },
+        *(
+            {
+                "model": model,
+                "network": "logistic",
+                "rounds": 2,
+                "batch": 0,
+                "validation": 0,
+                "intervals": 4,
+            }
+            for model in ("arm ~ age + sex", "score ~ age + sex", "Surv(stop, event) ~ age + sex")
+        ),
     ],
     "fedavg": [{"model": "died ~ age + sex", "rounds": 3}],
 }

@@ -96,6 +96,17 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
             "rows": "views",
             "strategy": "fedavgm",
         },
+        *(
+            {
+                "model": model,
+                "network": "logistic",
+                "rounds": 2,
+                "sampling": 1.0,
+                "validation": 0,
+                "intervals": 4,
+            }
+            for model in ("arm ~ age + sex", "score ~ age + sex", "Surv(stop, event) ~ age + sex")
+        ),
     ],
     "piecewise_exponential": [
         {"model": "Surv(stop, event) ~ age + sex", "cuts": [4, 20]},

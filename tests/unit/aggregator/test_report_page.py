@@ -20,7 +20,7 @@ from aggregator.document import Document
 from aggregator.report import html, overview
 from federation import errors
 from federation.cli.main import app
-from tests import reports
+from tests import federations, reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WIDE, NARROW = {"width": 1100, "height": 800}, {"width": 400, "height": 800}
@@ -173,7 +173,7 @@ def test_result_json_is_the_same_document_with_a_row_on_each_line(document: Docu
 
 
 # -- files
-@pytest.mark.parametrize("form", ["svg", "png"])
+@pytest.mark.parametrize("form", federations.first(["png", "svg"]))
 def test_every_figure_of_the_report_is_a_file(
     result: fed.Result, tmp_path: Path, form: str
 ) -> None:

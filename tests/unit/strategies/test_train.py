@@ -312,6 +312,7 @@ def test_a_round_asks_a_share_of_the_nodes_and_the_first_and_last_ask_all(tmp_pa
     assert len(result_of(outcome).tables["nodes"].rows) == 6
 
 
+@pytest.mark.slow
 def test_each_node_may_keep_its_own_scale(tmp_path: Path) -> None:
     """One machine writes metres for centimetres;
     with a scale of its own it learns with the others."""
@@ -428,7 +429,7 @@ def test_a_learning_rate_that_is_too_large_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"model": "x ~ z"}, "needs a yes-or-no outcome"),
+        ({"model": "x ~ z", "rows": "views"}, "write rows: examples"),
         ({"network": "cnn"}, "takes an image, an array of shape"),
         ({"patience": 3, "validation": 0}, "patience needs people"),
         ({"strategy": "scaffold", "scale": "node"}, "with `scale: contract`"),
@@ -598,7 +599,7 @@ def test_the_card_of_a_released_model_runs_in_plain_pytorch(
         json.loads(done.stdout), ours(inputs.rows).flatten().detach().numpy(), atol=1e-6
     )
     counts = sum(
-        scores.count(s.log_odds, s.answers, scores.BINS)
+        scores.count(s.out, s.answers, scores.BINS)
         for people in [federations.people_of(site, IMAGES, task) for site in sites]
         for s in [local_training.score(ours, people, people.validation, task)]
     )
