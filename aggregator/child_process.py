@@ -35,8 +35,10 @@ def start(
     environment: Mapping[str, str],
     ends_with_parent: bool = False,
     new_session: bool = False,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """The process of `command`, whose output is appended to the file `output`.
+    """The process of `command`, whose output is appended to the file `output`. `stdin`: of
+    subprocess.
 
     `ends_with_parent`: Linux kills the child when the thread that calls this function ends, so call
     it from the main thread; `environment` must let Python find this package."""
@@ -45,7 +47,7 @@ def start(
     with output.open("ab") as file:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=file,
             stderr=file,
             env=environment,

@@ -33,7 +33,6 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "UV_OFFLINE": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
 START_S = 60.0
 LOCK = "hub.lock"
@@ -66,6 +65,7 @@ def _run(hub: HubSettings, stop: threading.Event) -> None:
     scheduler = Scheduler(hub, engine, control)
     _check_ports(hub)
     children = Children(hub)
+    scheduler.started = children.tell_executor
     planner = Planner()
     doorkeeper.allow_files()
     served = api.servers(scheduler, planner)
@@ -131,8 +131,8 @@ def is_running(folder: Path) -> bool:
 # -- Flower's processes
 @dataclass
 class Children:
-    """The SuperLink and the SuperExec. They end with the hub, however it ends, and are restarted if
-    they end alone."""
+    """The SuperLink and the executor of ServerApps (superexec). They end with the hub, however it
+    ends, and are restarted if they end alone."""
 
     hub: HubSettings
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -141,13 +141,6 @@ class Children:
     @property
     def commands(self) -> dict[str, Sequence[str]]:
         folder, file = self.hub.folder, self.hub.file
-        tls = [
-            "--runtime-api-address",
-            file.admin,
-            "--root-certificates",
-            str(self.hub.pki / "ca.crt"),
-        ]
-        secret = ["--superexec-auth-secret-file", str(folder / "superexec.secret")]
         return {
             "superlink": [
                 sys.executable,
@@ -163,7 +156,14 @@ class Children:
                 "--in-all",
                 str(file.max_connections),
             ],
-            "superexec": [str(Path(sys.executable).parent / "flower-superexec"), *tls, *secret],
+            "superexec": [
+                sys.executable,
+                "-m",
+                "aggregator.flower.executor",
+                str(folder),
+                "--admin",
+                file.admin,
+            ],
         }
 
     def start(self) -> None:
@@ -172,6 +172,7 @@ class Children:
 
     def _start(self, name: str) -> None:
         path = self._output(name)
+        self._close_input(name)
         if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
             os.replace(path, path.with_suffix(".log.1"))
         self.processes[name] = child_process.start(
@@ -179,7 +180,22 @@ class Children:
             output=path,
             environment=environment(self.hub.folder),
             ends_with_parent=True,
+            stdin=subprocess.PIPE if name == "superexec" else subprocess.DEVNULL,
         )
+        if (stdin := self.processes[name].stdin) is not None:
+            os.set_blocking(stdin.fileno(), False)
+
+    def _close_input(self, name: str) -> None:
+        before = self.processes.get(name)
+        if before is not None and before.stdin is not None:
+            before.stdin.close()
+
+    def tell_executor(self) -> None:
+        """Tells the superexec that there is a run to start; it looks by itself after a while."""
+        stdin = self.processes["superexec"].stdin
+        with suppress(OSError, ValueError):  # it has ended, and is started again by another thread
+            if stdin is not None:
+                os.write(stdin.fileno(), b"\n")
 
     def _output(self, name: str) -> Path:
         return self.hub.folder / "logs" / f"{name}.log"
@@ -220,7 +236,8 @@ class Children:
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
+        for name, process in self.processes.items():
+            self._close_input(name)
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

@@ -1,5 +1,9 @@
 """The hub's own certificate authority: its server certificate, and those of nodes, coordinators and
-operators."""
+operators.
+
+`ca` is the root that all parties trust. Where there is an `intermediate`, it signs in the root's
+place, and the root's key may lie in a safe. The key of each is NAME.key, or on a token whose URI is
+in NAME.pkcs11 (key_tokens.py)."""
 
 from __future__ import annotations
 
@@ -14,46 +18,129 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from federation import credentials, errors
+from aggregator import key_tokens
+from federation import chains, credentials, errors
 
-AUTHORITY_DAYS, CERTIFICATE_DAYS = 3650, 365
-PASSWORD = "HDH_AUTHORITY_PASSWORD"
+AUTHORITY_DAYS, INTERMEDIATE_DAYS, CERTIFICATE_DAYS = 3650, 3 * 365, 365
+PASSWORD = key_tokens.PIN
+ROOT, INTERMEDIATE = "ca", "intermediate"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the addresses between the hub's own processes
 # Certificates are valid from yesterday on, in case a node's clock is slow.
 EARLIER = timedelta(days=1)
 
 
-def make_authority(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
+def make_authority(
+    folder: Path, hosts: list[str], *, token: str = "", days: int = CERTIFICATE_DAYS
+) -> None:
     """Writes ca.crt, ca.key, and a server certificate for the names or addresses in `hosts`. Only
-    the owner can read the keys; ca.key is encrypted if PASSWORD is in the environment."""
+    the owner can read the keys; ca.key is encrypted if PASSWORD is in the environment. `token`: the
+    URI under which a token makes and keeps the key instead."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = ec.generate_private_key(ec.SECP384R1())
+    key = _new_key(folder, ROOT, token)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
     builder = _certificate(name, name, key.public_key(), key, AUTHORITY_DAYS).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
+        x509.BasicConstraints(ca=True, path_length=1), critical=True
     )
     builder = builder.add_extension(_usage(signs=True), critical=True)
-    credentials.write_secret(folder / "ca.key", _protected(key))
     (folder / "ca.crt").write_bytes(
         builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
     )
     renew_server(folder, hosts, days=days)
 
 
-def renew_authority(folder: Path, hosts: list[str]) -> Path:
+def renew_authority(folder: Path, hosts: list[str], *, token: str = "") -> Path:
     """Puts a new authority in the place of the present one, whose certificate stays under `former`
-    for the receipts that it vouches for. No certificate of the former one counts any more. Returns
-    where its certificate is."""
-    _authority(folder)  # only who has its key may replace it
-    former = folder / "former" / f"ca-{fingerprint(folder).hex()[:12]}.crt"
-    former.parent.mkdir(mode=0o700, exist_ok=True)
-    former.write_bytes((folder / "ca.crt").read_bytes())
+    for the receipts that it vouches for. No certificate of the former one or of its intermediate
+    counts any more. Returns where its certificate is."""
+    _authority(folder, ROOT)  # only who has its key may replace it
+    former = _keep_former(folder, ROOT)
     new = folder / "new"
-    make_authority(new, hosts)
-    for name in ("ca.key", "ca.crt", "hub.key", "hub.crt"):
+    make_authority(new, hosts, token=token)
+    key = "ca.pkcs11" if token else "ca.key"
+    for name in (key, "ca.crt", "hub.key", "hub.crt"):
         os.replace(new / name, folder / name)
     shutil.rmtree(new)
+    (folder / ("ca.key" if token else "ca.pkcs11")).unlink(missing_ok=True)
+    for path in folder.glob(f"{INTERMEDIATE}*"):
+        path.unlink()
     return former
+
+
+def _keep_former(folder: Path, name: str) -> Path:
+    certificate = x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes())
+    digest = certificate.fingerprint(hashes.SHA256()).hex()[:12]
+    former = folder / "former" / f"{name}-{digest}.crt"
+    former.parent.mkdir(mode=0o700, exist_ok=True)
+    former.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return former
+
+
+# -- the intermediate
+def request_intermediate(folder: Path, *, token: str = "") -> str:
+    """A new key for an intermediate, under a name of its own until its certificate comes, and the
+    request (PEM) that the root's keeper signs."""
+    key = _new_key(folder, f"{INTERMEDIATE}-new", token)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub intermediate")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    request = builder.sign(key, hashes.SHA384())
+    return request.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def sign_intermediate(folder: Path, csr: str, *, days: int = INTERMEDIATE_DAYS) -> str:
+    """The certificate (PEM) of an intermediate, signed by the root whose certificate and key are in
+    `folder`, on whatever machine that is."""
+    root, key = _authority(folder, ROOT)
+    constraints = root.extensions.get_extension_for_class(x509.BasicConstraints).value
+    if constraints.path_length == 0:
+        raise errors.SetupError(
+            "this authority was made by an earlier version, and may have no intermediate:"
+            " `hdh hub rotate --authority` makes one that may"
+        )
+    request = read_request(csr)
+    public = request.public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)
+    days = min(days, _days_left(root))
+    builder = _certificate(request.subject, root.subject, public, key, days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_issuer_id(key), critical=False)
+    builder = builder.add_extension(_usage(signs=True), critical=True)
+    signed = builder.sign(key, hashes.SHA384())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def install_intermediate(folder: Path, certificate: str, hosts: list[str]) -> None:
+    """Lets a signed intermediate sign from now on, and renews the server certificate under it.
+    Certificates under the former intermediate stay valid. InputError if the root has not signed it,
+    or if it is not for the key that waits here."""
+    signed = _intermediate_of(folder, certificate)
+    waiting = _key(folder, f"{INTERMEDIATE}-new")
+    if waiting.public_key() != signed.public_key():
+        raise errors.InputError(
+            "the certificate is not for the key that waits here: sign the newest request"
+        )
+    if (folder / f"{INTERMEDIATE}.crt").exists():
+        _keep_former(folder, INTERMEDIATE)
+    content = signed.public_bytes(serialization.Encoding.PEM)
+    for kind, other in (("key", "pkcs11"), ("pkcs11", "key")):
+        if (new := folder / f"{INTERMEDIATE}-new.{kind}").exists():
+            os.replace(new, folder / f"{INTERMEDIATE}.{kind}")
+            (folder / f"{INTERMEDIATE}.{other}").unlink(missing_ok=True)
+    credentials.write_secret(folder / f"{INTERMEDIATE}.crt", content)
+    renew_server(folder, hosts)
+
+
+def _intermediate_of(folder: Path, certificate: str) -> x509.Certificate:
+    try:
+        signed = x509.load_pem_x509_certificate(certificate.encode())
+        root = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    except ValueError:
+        raise errors.InputError("the certificate cannot be read; give the file in PEM") from None
+    if not chains.may_sign(signed, root, datetime.now(UTC)):
+        raise errors.InputError(
+            "the certificate is no intermediate of this hub's authority; sign its request with"
+            " `hdh hub certify`, beside the key of the same authority"
+        )
+    return signed
 
 
 def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
@@ -81,7 +168,8 @@ def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS
 
 
 def certify(folder: Path, csr: str, name: str, role: str, *, days: int = CERTIFICATE_DAYS) -> str:
-    """A client certificate (PEM) for the key of a signing request. InputError if the request cannot
+    """A client certificate for the key of a signing request, followed by the intermediate's if
+    there is one (PEM). InputError if the request cannot
     be read, or its key has not signed it."""
     request = read_request(csr)
     subject = x509.Name(
@@ -128,26 +216,69 @@ def make_secret(path: Path) -> None:
 def _leaf(
     subject: x509.Name, key: ec.EllipticCurvePublicKey, folder: Path, days: int
 ) -> x509.CertificateBuilder:
-    authority, signer = _authority(folder)
+    authority, signer = _authority(folder, signer_of(folder))
+    days = min(days, _days_left(authority))
     builder = _certificate(subject, authority.subject, key, signer, days)
     builder = builder.add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )
-    builder = builder.add_extension(
-        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-    )
+    builder = builder.add_extension(_issuer_id(signer), critical=False)
     return builder.add_extension(_usage(signs=False), critical=True)
 
 
-def _authority(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    key = _authority_key(folder / "ca.key")
+def _issuer_id(signer: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+
+
+def _days_left(certificate: x509.Certificate) -> int:
+    """Whole days; SetupError if there is none."""
+    days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
+    if days < 1:
+        raise errors.SetupError(
+            "the certificate of the hub's authority has expired: `hdh hub rotate --intermediate`,"
+            " or `--authority` if it is the root's"
+        )
+    return days
+
+
+def signer_of(folder: Path) -> str:
+    """Who signs certificates: ROOT or INTERMEDIATE."""
+    return INTERMEDIATE if (folder / f"{INTERMEDIATE}.crt").exists() else ROOT
+
+
+def _authority(folder: Path, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate = x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes())
+    key = _key(folder, name)
     if key.public_key() != certificate.public_key():  # nobody would trust what it signs
         raise errors.SetupError(
-            "ca.key is not the key of ca.crt, as after a replacement that was interrupted: put "
-            "both back from one backup"
+            f"{name}.key is not the key of {name}.crt, as after a replacement that was interrupted:"
+            " put both back from one backup"
         )
     return certificate, key
+
+
+def has_key(folder: Path, name: str) -> bool:
+    """Whether the key of an authority is here, in a file or on a token."""
+    return any((folder / f"{name}.{kind}").exists() for kind in ("key", "pkcs11"))
+
+
+def _new_key(folder: Path, name: str, token: str) -> ec.EllipticCurvePrivateKey:
+    """A new key, in a file or on a token."""
+    if token:
+        token_key = key_tokens.make(key_tokens.place(token), os.environ.get(PASSWORD, ""))
+        credentials.write_secret(folder / f"{name}.pkcs11", token.encode() + b"\n")
+        return token_key
+    key = ec.generate_private_key(ec.SECP384R1())
+    credentials.write_secret(folder / f"{name}.key", _protected(key))
+    return key
+
+
+def _key(folder: Path, name: str) -> ec.EllipticCurvePrivateKey:
+    """The key of an authority, in a file or on a token."""
+    uri = folder / f"{name}.pkcs11"
+    if uri.exists():
+        return key_tokens.TokenKey(key_tokens.place(uri.read_text()), os.environ.get(PASSWORD, ""))
+    return _key_in(folder / f"{name}.key")
 
 
 def _protected(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -160,7 +291,7 @@ def _protected(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _authority_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _key_in(path: Path) -> ec.EllipticCurvePrivateKey:
     """SetupError if the key is kept elsewhere, or is encrypted under another password."""
     if not path.exists():
         raise errors.SetupError(
@@ -181,9 +312,11 @@ def _authority_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _signed(builder: x509.CertificateBuilder, folder: Path) -> bytes:
-    return builder.sign(_authority(folder)[1], hashes.SHA384()).public_bytes(
-        serialization.Encoding.PEM
-    )
+    """The certificate, and that of the intermediate if there is one (PEM)."""
+    name = signer_of(folder)
+    signed = builder.sign(_authority(folder, name)[1], hashes.SHA384())
+    chain = (folder / f"{name}.crt").read_bytes() if name == INTERMEDIATE else b""
+    return signed.public_bytes(serialization.Encoding.PEM) + chain
 
 
 def _certificate(

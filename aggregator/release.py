@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from aggregator import meta_analysis, models
+from aggregator import meta_analysis, models, results_by_step
 from aggregator.document import (
     SCHEMA_VERSION,
     AnalysisDocument,
@@ -28,6 +28,7 @@ from federation.contract import Column
 from federation.disclosure import hub_door, rules
 from federation.messages import TaskId
 from federation.privacy import accounting
+from federation.results import Row
 from federation.study import Study
 from strategies import budget, installed, options
 from strategies.protocol import AnyTask, Total
@@ -74,6 +75,7 @@ def _analysis(outcome: Outcome, name: str) -> AnalysisDocument:
     task = _task(outcome, name)
     model, level = _model(pooled, result), options.level_of(task.options)
     tables = {**result.tables, **meta_analysis.tables(coefficients, level)}
+    tables |= _by_step(outcome, name, pooled, result) if task.by_step else {}
     return AnalysisDocument(
         **(dict(result) | {"tables": tables}),
         run=study.analyses[name].run,
@@ -84,6 +86,21 @@ def _analysis(outcome: Outcome, name: str) -> AnalysisDocument:
         by_node=by_node,
         model=model,
     )
+
+
+def _by_step(
+    outcome: Outcome, name: str, whole: TaskRun | None, released: ReleasedResult
+) -> dict[str, Sequence[Row]]:
+    by_steps = {
+        task_id.steps: run
+        for task_id, run in outcome.runs.items()
+        if task_id.analysis == name and task_id.steps
+    }
+    if whole is None or released.status != "released":
+        return {}
+    study = outcome.study
+    cleared = results_by_step.cleared(whole, by_steps, study.privacy.min_cell)
+    return results_by_step.tables(released, cleared, study.steps)
 
 
 def _columns(

@@ -32,7 +32,7 @@ from federation.study import Study
 from federation.yaml_source import Source
 from strategies import admissible, budget, registry, support
 from strategies.numerics import counting
-from strategies.protocol import AnyTask, HubState, Total
+from strategies.protocol import AnyTask, Estimates, HubState, Total
 
 log = logging.getLogger("hdh.hub")
 
@@ -60,7 +60,7 @@ class TaskRun:
     each side of a column. `memory`: arrays kept at the hub. `fresh`: no round has been combined
     yet. `withheld`: why its total may not become a result. `first`: the totals of each node in its
     first round, for the account of contributions; empty under a secure sum. `drawn`: node and day
-    of each draw of noise."""
+    of each draw of noise. `estimates`: released coefficients near which a fit may begin."""
 
     task: AnyTask
     nodes: list[str]
@@ -78,6 +78,7 @@ class TaskRun:
     notes: list[str] = field(default_factory=list)
     drawn: set[tuple[str, str]] = field(default_factory=set)
     missed: int = 0
+    estimates: Estimates = field(default_factory=dict)
 
     @property
     def open(self) -> bool:
@@ -118,13 +119,18 @@ def run(
     witnesses: dict[str, LedgerHead] | None = None,
     resume: Mapping[TaskId, Resumed] | None = None,
     ticket: str = "",
+    starts: Mapping[str, Estimates] | None = None,
 ) -> Outcome:
     """Runs a study to its end. Raises StudyError before any node is asked, and RefusalError if
     there are too few nodes at the start.
 
     `witnesses`: the newest known ledger head of each node; updated. `resume`: tasks to continue
-    from a checkpoint. `ticket`: digest of the run's ticket, which nodes with approvals ask for."""
+    from a checkpoint. `ticket`: digest of the run's ticket, which nodes with approvals ask for.
+    `starts`: by analysis of an exact study, released coefficients near which its fit may begin."""
     runs = _begin(study, contract, sorted(nodes), source, resume or {})
+    if study.privacy.mode == "exact":
+        for task_id, task_run in runs.items():
+            task_run.estimates = {} if task_id.node else (starts or {}).get(task_id.analysis, {})
     events: list[Event] = []
     heads: dict[str, LedgerHead] = {} if witnesses is None else witnesses
     present = sorted(nodes)
@@ -187,8 +193,11 @@ def _task_ids(
     wanted = []
     for name, task in tasks.items():
         results = study.analyses[name].results
-        if results in ("combine", "both"):
+        if results != "split":
             wanted.append((TaskId(name), task))
+        if results == "by_step":  # from the most people to the fewest, as their nodes compare them
+            steps = range(len(task.by_step), 0, -1)
+            wanted += [(TaskId(name, steps=step), task.of_steps(step)) for step in steps]
         if results in ("split", "both"):
             wanted += [(TaskId(name, node), task) for node in roster]
     return wanted
@@ -357,7 +366,16 @@ def _combine(task_run: TaskRun, total: Total) -> None:
     elif wrong := admissible.problem(task.analysis.limits(task), combined):
         task_run.failed = f"{task.name}: {wrong}"  # no node would answer such a state
     else:
-        task_run.go_to(_with_asked(task_run, combined))
+        task_run.go_to(_with_asked(task_run, _warmed(task_run, combined)))
+
+
+def _warmed(task_run: TaskRun, state: State) -> State:
+    """The state at the coefficients of an earlier study, if nodes admit it."""
+    task = task_run.task
+    if not task_run.estimates:
+        return state
+    warmed = task.analysis.TRAITS.warmed(task, state, task_run.estimates)
+    return state if admissible.problem(task.analysis.limits(task), warmed) else warmed
 
 
 def _stands_for_too_few(total: Total, task_run: TaskRun) -> bool:

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,6 +72,7 @@ class Scheduler:
     last_turn: dict[str, float] = field(default_factory=dict)  # by coordinator
     drafting: threading.Lock = field(default_factory=threading.Lock)
     rehearsals: dict[str, queue.Queue[tuple[str, hub_pb2.Decision]]] = field(default_factory=dict)
+    started: Callable[[], None] = lambda: None  # called when Flower has a run to start
     parcels: Parcels = field(init=False)
     under_way: UnderWay = field(init=False)
 
@@ -392,6 +393,7 @@ class Scheduler:
                 attempts=submitted.attempts,
             )
             raise
+        self.started()
         database.update(self.engine, submitted.number, flower_run=str(run))
         names = sorted(job.nodes.values())
         audit.write(
@@ -655,13 +657,15 @@ def in_words(progress: Progress, started: float) -> str:
     """`started`: the study, in seconds since 1970."""
     if progress.done is None:
         return ""
-    at_most = f" of at most {progress.total}" if progress.total else ""
-    words = [f"{progress.done}{at_most} round{'' if progress.done == 1 else 's'} done"]
-    words += [progress.phase] if progress.phase else []
+    if progress.total:
+        words = f"{progress.done} of at most {progress.total} rounds done"
+    else:
+        words = "1 round done" if progress.done == 1 else f"{progress.done} rounds done"
+    words += f", {progress.phase}" if progress.phase else ""
     if left := seconds_left(progress, started):
         time_left = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min"
-        words.append(f"at most {time_left} left")
-    return ", ".join(words)
+        return f"{words}, at most {time_left} left"
+    return words
 
 
 def seconds_left(progress: Progress, started: float) -> float:

@@ -61,7 +61,7 @@ CODES = {
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: the holder of a certificate, in PEM."""
+    """Who calls: the holder of a certificate, in PEM, with the intermediate's behind it."""
 
     party: Party
     certificate: str
@@ -188,7 +188,8 @@ class Gate:
 
     # -- who
     async def _caller(self, context: Context, route: Route) -> Caller:
-        certificate = context.auth_context().get("x509_pem_cert", [b""])[0]
+        shown = context.auth_context()
+        certificate = shown.get("x509_pem_cert", [b""])[0]
         key_id = _key_id(certificate)
         if self.refused.get(key_id, 0.0) > time.monotonic():
             raise _revoked()
@@ -200,7 +201,8 @@ class Gate:
             raise Abort(
                 grpc.StatusCode.PERMISSION_DENIED, f"RefusalError|a {party.role} may not do this"
             )
-        return Caller(party, certificate.decode())
+        chain = shown.get("x509_pem_cert_chain", [certificate])[0]
+        return Caller(party, (chain if len(chain) <= limits.MAX_PEM else certificate).decode())
 
     async def _party(self, key_id: str) -> Party | None:
         """The party of a key. All calls of one key share a look-up, and so take one thread at

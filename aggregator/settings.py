@@ -119,10 +119,17 @@ class HubSettings:
 
 
 def init(
-    folder: Path, hosts: list[str], port: int, database: str | None, listen: str, **more: Any
+    folder: Path,
+    hosts: list[str],
+    port: int,
+    database: str | None,
+    listen: str,
+    *,
+    token: str = "",
+    **more: Any,
 ) -> HubSettings:
     """Creates the folder of a new hub: authority, secrets, database, hub.yaml. It uses five ports
-    from `port` on; `more`: other keys of hub.yaml."""
+    from `port` on. `token`: URI of the authority's key; `more`: other keys of hub.yaml."""
     if (folder / FILE).exists():
         raise errors.SetupError(
             f"{folder}: a hub is already there; choose another folder,"
@@ -140,7 +147,7 @@ def init(
     values |= {"database": database or "sqlite:///registry.db", **more}
     hub = HubSettings(folder, HubFile.model_validate(values))
     databases.open_registry(hub.database).dispose()
-    pki.make_authority(hub.pki, hosts)
+    pki.make_authority(hub.pki, hosts, token=token)
     pki.make_secret(folder / "superexec.secret")
     credentials.write_secret(folder / "control.token", secrets.token_urlsafe(32).encode())
     hub.jobs.mkdir(mode=0o700, exist_ok=True)

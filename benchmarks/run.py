@@ -14,6 +14,7 @@ PARTS = (
     "fedavg",
     "summary",
     "sources",
+    "loop",
     "regression",
     "memory",
     "private",

@@ -32,6 +32,7 @@ MAX_ITEMS = 1000  # of one of its lists
 CHUNK = 2**16  # bytes, in which the end of a log is searched
 MAX_LOG = 64 * 2**20  # bytes of a file
 ROTATED = "rotated"  # the first entry of a file that continues another
+_ROTATED_NAME = re.compile(r"-(\d{12})\.[^.]*$")  # of a former file: the number of its last entry
 
 
 def write(path: Path, event: str, **details: Any) -> None:
@@ -121,6 +122,35 @@ def entries(path: Path) -> Iterator[Mapping[str, Any]]:
     for each in files(path):
         with each.open(encoding="utf-8") as file:
             yield from map(_parse, (line for line in file if line.endswith("\n")))
+
+
+def after(path: Path, seq: int) -> Iterator[Mapping[str, Any]]:
+    """The entries after number `seq`. Only what is new is read, however long the log is: a rotated
+    file is named after its last entry, and the place in a file is found by bisection."""
+    for each in files(path):
+        last = _ROTATED_NAME.search(each.name) if each != path else None
+        if last is not None and int(last[1]) <= seq:
+            continue
+        with each.open("rb") as file:
+            _seek_after(file, seq)
+            for line in file:
+                if line.endswith(b"\n") and (entry := _parse(line))["seq"] > seq:
+                    yield entry
+
+
+def _seek_after(file: IO[bytes], seq: int) -> None:
+    """Goes to the start of a line: that of the first entry after `seq`, or one before it."""
+    low, high = 0, file.seek(0, os.SEEK_END)
+    while high - low > CHUNK:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()  # the rest of a line
+        line = file.readline()
+        is_before = line.endswith(b"\n") and _parse(line).get("seq", 0) <= seq
+        low, high = (middle, high) if is_before else (low, middle)
+    file.seek(low)
+    if low:
+        file.readline()
 
 
 def head(path: Path) -> tuple[int, str]:

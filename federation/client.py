@@ -114,7 +114,7 @@ class Status:
     def line(self) -> str:
         """The state in one line, with the nodes that are awaited, the progress or the reason."""
         undecided = [
-            node.node + ("" if node.online else " (offline)")
+            node.node if node.online else f"{node.node} (offline)"
             for node in self.nodes
             if node.verdict in ("asked", "waiting")
         ]

@@ -51,7 +51,11 @@ def query_to_bytes(query: Query) -> bytes:
         "round": query.round,
         "nodes": list(query.nodes),
         "states": [
-            [task.analysis, task.node, state.step, packer.add(state.values), list(state.asked)]
+            [
+                *(task.analysis, task.node, state.step),
+                *(packer.add(state.values), list(state.asked)),
+                *task.parts[2:],
+            ]
             for task, state in query.states.items()
         ],
         "witnesses": [[node, *head] for node, head in query.witnesses.items()],
@@ -67,7 +71,7 @@ def _phase(phase: Phase, packer: _Packer) -> dict[str, Any]:
         "name": phase.name,
         "attempt": phase.attempt,
         "messages": [
-            [task.analysis, task.node, packer.add_bytes(messages)]
+            [task.analysis, task.node, packer.add_bytes(messages), *task.parts[2:]]
             for task, messages in phase.messages.items()
         ],
     }
@@ -81,10 +85,10 @@ def query_from_bytes(content: bytes) -> Query:
 
 def _read_query(header: Mapping[str, Any], arrays: _Arrays) -> Query:
     states = {
-        _task(a, n): State(
+        _task(a, n, *steps): State(
             limits.named(step, "a step"), arrays.take(values, "f8"), asked=_names(asked)
         )
-        for a, n, step, values, asked in _entries(header["states"])
+        for a, n, step, values, asked, *steps in _entries(header["states"])
     }
     witnesses = {
         limits.named(node, "a node"): _head(seq, digest)
@@ -107,8 +111,13 @@ def _entries(values: Any) -> list[Any]:
     return limits.listed(values, "the list of tasks", max_items=MAX_ANSWERS)
 
 
-def _task(analysis: Any, node: Any) -> TaskId:
-    return TaskId(limits.named(analysis, "an analysis"), limits.named(node, "a node"))
+def _task(analysis: Any, node: Any, steps: Any = 0) -> TaskId:
+    """`steps` follows the other entries of a task, if it has any."""
+    return TaskId(
+        limits.named(analysis, "an analysis"),
+        limits.named(node, "a node"),
+        limits.whole(steps, "a number of steps"),
+    )
 
 
 def _names(values: Any) -> tuple[str, ...]:
@@ -126,7 +135,10 @@ def _read_phase(values: Mapping[str, Any], arrays: _Arrays) -> Phase:
     return Phase(
         values["name"],
         limits.named(values["attempt"], "an attempt"),
-        {_task(a, n): arrays.take_bytes(each) for a, n, each in _entries(values["messages"])},
+        {
+            _task(a, n, *steps): arrays.take_bytes(each)
+            for a, n, each, *steps in _entries(values["messages"])
+        },
     )
 
 
@@ -137,7 +149,7 @@ def reply_to_bytes(reply: Reply) -> bytes:
         "node": reply.node,
         "round": reply.round,
         "answers": [
-            [task.analysis, task.node, _answer(answer, packer)]
+            [task.analysis, task.node, _answer(answer, packer), *task.parts[2:]]
             for task, answer in reply.answers.items()
         ],
         "head": reply.head,
@@ -175,7 +187,8 @@ def reply_from_bytes(content: bytes) -> Reply:
 
 def _read_reply(header: Mapping[str, Any], arrays: _Arrays) -> Reply:
     answers = {
-        _task(a, n): _read_answer(each, arrays) for a, n, each in _entries(header["answers"])
+        _task(a, n, *steps): _read_answer(each, arrays)
+        for a, n, each, *steps in _entries(header["answers"])
     }
     return Reply(
         limits.named(header["node"], "a node"),

@@ -144,6 +144,28 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
     )
 
 
+def narrowed(cohort: Cohort, condition: Field) -> Cohort:
+    """The rows that were read for which a condition holds, with a cache of their own; in exact mode
+    only."""
+    mask = held(cohort, condition)
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        return {name: column[mask] for name, column in cohort.fetch(asked).items()}
+
+    numbered, people = None, int(np.count_nonzero(mask))
+    if cohort.numbered is not None:
+        there, numbered = np.unique(cohort.numbered[mask], return_inverse=True)
+        people = len(there)
+    return replace(
+        cohort, numbered=numbered, people=people, fetch=fetch, cache=Cache(), everyone=cohort
+    )
+
+
+def held(cohort: Cohort, condition: Field) -> NDArray[np.bool_]:
+    """(n_rows,): True where a condition holds, and not where it is unknown."""
+    return np.asarray(cohort.columns([condition])[condition.name] == 1)
+
+
 def within_contract(cohort: Cohort) -> Cohort:
     """The cohort with every number clipped to the interval of its field, and missing if it is not
     finite. Sensitivities rest on these intervals, so they are enforced where the rows are read."""

@@ -102,7 +102,7 @@ class Column(Frozen):
     unit: Annotated[Code, pydantic.StringConstraints(max_length=60)] | None = None
     range: tuple[float, float] | tuple[Day, Day] | None = None
     step: float | None = pydantic.Field(None, gt=0)
-    levels: tuple[Code, ...] = pydantic.Field((), max_length=100_000)
+    levels: tuple[Code, ...] = pydantic.Field((), max_length=limits.MAX_LEVELS)
     missing: tuple[Code, ...] = pydantic.Field((), max_length=1000)
     outside: Literal["refuse", "missing"] = "refuse"
     max_missing: float = pydantic.Field(1.0, ge=0, le=1)

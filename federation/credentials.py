@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation import errors, limits, loopback
+from federation import chains, errors, limits, loopback
 from federation.tickets import RunTicket
 
 ROLES = ("node", "coordinator", "operator")
@@ -282,15 +282,12 @@ def signer_of_run(
 ) -> tuple[str, str] | None:
     """Name and key id of the coordinator who signed the ticket; None if the signature is not valid.
 
-    The certificate must come from `authority`, belong to a coordinator or an operator, and be valid
-    at `now` (None: at any time)."""
+    The certificate, with the intermediate's behind it if there is one, must come from `authority`,
+    belong to a coordinator or an operator, and be valid at `now` (None: at any time)."""
     try:
-        signer = x509.load_pem_x509_certificate(certificate)
-        signer.verify_directly_issued_by(x509.load_pem_x509_certificate(authority))
-        key = signer.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            return None
-        if now is not None and not signer.not_valid_before_utc <= now <= signer.not_valid_after_utc:
+        signer = chains.leaf_of(certificate, authority, now)
+        key = signer.public_key() if signer is not None else None
+        if signer is None or not isinstance(key, ec.EllipticCurvePublicKey):
             return None
         key.verify(signature, ticket.content(), ec.ECDSA(hashes.SHA256()))
     except (ValueError, TypeError, InvalidSignature):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 from federation import formula_parser, limits
@@ -39,7 +39,7 @@ class Term:
     name: str
     factors: tuple[Factor, ...]
 
-    @property
+    @cached_property
     def interval(self) -> Interval:
         return reduce(product, (f.interval for f in self.factors), (1.0, 1.0))
 
@@ -67,9 +67,10 @@ class Model:
 _CALL = re.compile(r"^\s*(Surv|strata|offset|C|factor|as\.factor)\s*\((.*)\)\s*$", re.DOTALL)
 
 
-def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
-    """`causes`: the last argument of Surv() is a category of causes. Raises ExpressionError, whose
-    message names the culprit and the remedy."""
+def compile(text: str, schema: Schema, *, causes: bool = False, eliminates: bool = False) -> Model:
+    """`causes`: the last argument of Surv() is a category of causes. `eliminates`: the model never
+    writes out the levels of its largest factor, so the limit of columns is that of the others.
+    Raises ExpressionError, whose message names the culprit and the remedy."""
     left, right = _parse(text)
     survival, response = _response(left, schema, causes) if left else (False, ())
     columns: list[tuple[Variable, ...]] = []
@@ -101,7 +102,7 @@ def compile(text: str, schema: Schema, *, causes: bool = False) -> Model:
         text,
         survival,
         response,
-        tuple(_design(columns, intercept)),
+        tuple(_design(columns, intercept, _largest(columns) if eliminates else 0)),
         intercept,
         tuple(strata),
         offset,
@@ -329,9 +330,15 @@ def _reference(options: list[str], field: Field) -> int:
     return field.levels.index(match[1])
 
 
-def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
+def _largest(terms: list[tuple[Variable, ...]]) -> int:
+    """The number of levels of the largest category that is a term by itself."""
+    alone = (term[0].field for term in terms if len(term) == 1 and term[0].reference is not None)
+    return max((len(field.levels) for field in alone), default=0)
+
+
+def _design(terms: list[tuple[Variable, ...]], intercept: bool, eliminated: int = 0) -> list[Term]:
     """The design columns by R's rule: a category in a term has no column for its reference level if
-    the model also has the term without that category."""
+    the model also has the term without that category. `eliminated`: columns beyond the limit."""
     present = {frozenset(f.field.name for f in term) for term in terms} | (
         {frozenset[str]()} if intercept else set()
     )
@@ -341,7 +348,7 @@ def _design(terms: list[tuple[Variable, ...]], intercept: bool) -> list[Term]:
         for factor in term:
             margin = frozenset(f.field.name for f in term if f is not factor)
             spread = _spread(factor, full=margin not in present)
-            if len(columns) + len(products) * len(spread) > limits.MAX_COLUMNS:
+            if len(columns) + len(products) * len(spread) > limits.MAX_COLUMNS + eliminated:
                 raise ExpressionError(
                     f"the levels of {factor.field.name!r} write out to more than"
                     f" {limits.MAX_COLUMNS:,} columns; merge levels, or leave out interactions"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import gettext
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import date, datetime
@@ -15,7 +17,9 @@ from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("en", "fr")
+DOMAIN = "hdh"  # the name of the catalogue
 FOLDER = Path(__file__).parent / "locale"
+NARROW_SPACE = "\u202f"  # between thousands
 VARIABLES = ("HDH_LANG", "LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set decides
 _current: ContextVar[str] = ContextVar("language", default="en")
 
@@ -28,6 +32,14 @@ def of(environment: Mapping[str, str]) -> str:
 
 def use(code: str) -> None:
     _current.set(code)
+
+
+def use_for_libraries() -> None:
+    """Gives the texts of click, which it looks up with gettext, the reader's language, too."""
+    if _current.get() != "en":
+        os.environ["LANGUAGE"] = _current.get()
+        gettext.bindtextdomain(DOMAIN, str(FOLDER))
+        gettext.textdomain(DOMAIN)
 
 
 @contextlib.contextmanager
@@ -70,9 +82,27 @@ def keys(code: str) -> list[str]:
 
 
 # -- numbers and days
+NUMBER = re.compile(r"[<+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?(e[+-]?\d+)?%?")
+DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d:\d\d(?::\d\d)?)(?:[+]00:00)?)?( UTC)?")
+
+
 def number(written: str) -> str:
-    """A number that was written with a decimal point."""
-    return written if _current.get() == "en" else written.replace(".", ",")
+    """A number that was written with a decimal point, and commas between thousands."""
+    if _current.get() == "en":
+        return written
+    return written.replace(",", NARROW_SPACE).replace(".", ",")
+
+
+def value(written: str) -> str:
+    """A number or a day that was written in English; any other text as it is."""
+    if _current.get() == "en":
+        return written
+    if NUMBER.fullmatch(written):
+        return number(written)
+    if match := DAY.fullmatch(written):
+        year, month, of_month, time, zone = match.groups()
+        return f"{of_month}/{month}/{year}{' ' if time else ''}{time or ''}{zone or ''}"
+    return written
 
 
 def day(value: date) -> str:

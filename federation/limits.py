@@ -32,6 +32,7 @@ MAX_FORMULA = 5000  # characters
 MAX_TERMS = 200  # of a formula
 MAX_WRITTEN_OUT = 5000  # terms that products and powers of a formula write out, with repetitions
 MAX_COLUMNS = 5000  # of a design matrix, whose categories are written out
+MAX_LEVELS = 100_000  # of a category, and so of a factor that a model eliminates
 MAX_EXPRESSION = 2000  # characters
 MAX_SQL = 100_000  # characters to which one expression is compiled, derived columns included
 MAX_PIECES = 4_000_000  # characters of all pieces of an expression

@@ -7,12 +7,29 @@ their own language. It is compared with the texts of the catalogue, where values
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
 
 from federation import language
 
 PLACE = re.compile(r"\{(\w+)\}")
+MARGINS = re.compile(r"((?:# )? *)(.*?)( *)", re.DOTALL)
+NO_BREAK = "\u00a0"
+COMMENT = re.compile(r"(?<=# ).+$", re.MULTILINE)
+# The words that a value may be, as texts of the catalogue; another word is a name, and stays.
+WORDS = (
+    "yes", "no", "none", "never", "added", "replaced", "running", "behind", "node", "coordinator",
+    "operator", "helper", "waiting", "asked", "approved", "refused", "cancelled", "complete",
+    "partial", "failed", "released", "withheld", "answered", "silent", "open", "closed", "online",
+    "offline", "enrolled", "revoked", "expired", "exact", "approximate", "noised", "person", "row",
+    "visit", "stay", "grant", "charge", "withdrawal", "answer", "boolean", "category", "string",
+    "date", "array", "code", "new", "removed",
+)  # fmt: skip
+VALUES = {word: word for word in WORDS} | {
+    "number": "a number", "left": "left holder", "right": "right holder",
+}  # fmt: skip
+MIN_LONG = 12  # characters
 MAX_DEPTH = 6  # of messages inside messages
 MAX_LENGTH = 4000  # characters; a longer text stays English
 
@@ -22,40 +39,112 @@ def translated(message: str) -> str:
     is."""
     if language.current() == "en" or len(message) > MAX_LENGTH:
         return message
-    return "\n".join(_translated(line, MAX_DEPTH) for line in message.split("\n"))
+    return "\n".join(_line(line, language.current()) for line in message.split("\n"))
+
+
+def comments(text: str) -> str:
+    """A file of YAML with its comments in the reader's language."""
+    return COMMENT.sub(lambda comment: translated(comment[0]), text)
+
+
+def cell(text: str) -> str:
+    """A cell of a table. It may be data, so of single words only those of VALUES are translated; a
+    comma in a number is a decimal comma, which the table has written."""
+    if re.fullmatch(r"[\d,.\s%<-]*,[\d,.\s%<-]*", text):
+        return text
+    return "\n".join(_translated(line, MAX_DEPTH - 1) for line in text.split("\n"))
+
+
+@lru_cache(maxsize=4096)
+def _line(line: str, code: str) -> str:
+    """`code`: the language, for the cache."""
+    return _translated(line, MAX_DEPTH)
 
 
 def _translated(text: str, depth: int) -> str:
-    exact = language.tr(text) if text else text
-    if exact != text or depth == 0 or not re.search(r"[a-z]{3}", text):
+    """The text without its margins, translated between them."""
+    margins = MARGINS.fullmatch(text)
+    assert margins is not None
+    start, content, end = margins.groups()
+    return f"{start}{_content(content, depth)}{end}"
+
+
+def _content(text: str, depth: int) -> str:
+    if not re.search(r"[a-z]{2}", text):
+        return language.value(text)
+    if depth < MAX_DEPTH and re.fullmatch(r"[\w-]+", text):
+        return language.tr(VALUES[text]) if text in VALUES else text
+    exact = language.tr(text)
+    if exact != text or depth == 0:
         return exact
-    for pieces, names, key in _templates(language.current()):
-        if all(piece in text for piece in pieces) and (match := _pattern(key).fullmatch(text)):
+    head = text.partition("; ")[0]
+    if head and head != text and language.tr(head) != head:
+        return _in_pieces(text, depth)
+    for template in _templates(language.current()):
+        if all(piece in text for piece in template.pieces) and (match := template.match(text)):
             values = {
-                name: _translated(value, depth - 1)
-                for name, value in zip(names, match.groups(), strict=True)
+                name: value if name in template.verbatim else _translated(value, depth - 1)
+                for name, value in zip(template.names, match.groups(), strict=True)
             }
-            return _filled(language.tr(key), values)
-    before, colon, after = text.partition(": ")
-    return f"{before}: {_translated(after, depth - 1)}" if colon else text
+            return _filled(language.tr(template.key), values)
+    return _in_pieces(text, depth)
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
     return PLACE.sub(lambda place: values[place[1]], text)
 
 
-@cache
-def _templates(code: str) -> list[tuple[list[str], list[str], str]]:
-    """The texts of the catalogue with places: the pieces between them, the names of the places,
-    and the text; the text with the longest pieces first."""
-    keys = [key for key in language.keys(code) if PLACE.search(key)]
-    split = [(PLACE.split(key), key) for key in keys]
-    listed = [(parts[::2], parts[1::2], key) for parts, key in split]
-    unique = [entry for entry in listed if len(set(entry[1])) == len(entry[1])]
-    return sorted(unique, key=lambda entry: -sum(map(len, entry[0])))
+def _in_pieces(text: str, depth: int) -> str:
+    """A text that is none of the catalogue: messages side by side, or one behind its place."""
+    inside = min(depth, MAX_DEPTH - 1)  # the pieces are shorter, so this ends
+    head, semicolon, tail = text.partition("; ")
+    if semicolon and not head:
+        return f"{NO_BREAK}; {_content(tail, inside)}"
+    if semicolon:
+        first, others = _content(head, inside), _content(f"; {tail}", inside)
+        if first != head or others != f"{NO_BREAK}; {tail}":
+            return first + others
+    before, colon, after = text.partition(": ")
+    return f"{before}: {_translated(after, inside)}" if colon else language.value(text)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text of the catalogue with places. `pieces`: the text between them; `names`: theirs;
+    `verbatim`: those whose values are code or a version, and are never translated."""
+
+    key: str
+    pieces: Sequence[str]
+    names: Sequence[str]
+    verbatim: frozenset[str]
+
+    def match(self, text: str) -> re.Match[str] | None:
+        """None also if a value repeats a long piece: then the text is a list of such texts."""
+        match = self._pattern.fullmatch(text)
+        long = [piece for piece in self.pieces if len(piece) > MIN_LONG]
+        is_list = match and any(piece in value for piece in long for value in match.groups())
+        return None if is_list else match
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        parts = PLACE.split(self.key)
+        return re.compile("(.*?)".join(map(re.escape, parts[::2])), re.DOTALL)
 
 
 @cache
-def _pattern(key: str) -> re.Pattern[str]:
-    parts = PLACE.split(key)
-    return re.compile("(.+?)".join(map(re.escape, parts[::2])), re.DOTALL)
+def _templates(code: str) -> list[Template]:
+    """The texts of the catalogue with places; the text with the longest pieces first."""
+    split = [(key, PLACE.split(key)) for key in language.keys(code) if PLACE.search(key)]
+    templates = [
+        Template(key, [piece for piece in parts[::2] if piece], parts[1::2], _verbatim(key))
+        for key, parts in split
+        if len(set(parts[1::2])) == len(parts[1::2])
+        and sum(map(str.isalpha, "".join(parts[::2]))) > 2  # "{a}: {b} of {c}" is like any text
+    ]
+    return sorted(templates, key=lambda template: -sum(map(len, template.pieces)))
+
+
+def _verbatim(key: str) -> frozenset[str]:
+    """The places that stand in code, behind an option, or behind the word version."""
+    code = re.findall(r"`[^`]*`|'[^' ]*'|--[a-z-]+ \{\w+\}|[Vv]ersions? \{\w+\}", key)
+    return frozenset(name for text in code for name in PLACE.findall(text))

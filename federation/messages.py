@@ -13,13 +13,27 @@ from federation.study import Study
 
 
 class TaskId(NamedTuple):
-    """An analysis of the study, over all nodes together or (in split results) at one node."""
+    """An analysis of the study, over all nodes together or (in split results) at one node. `steps`:
+    of the people whom the first so many steps of a cascade link; 0 for everyone."""
 
     analysis: str
     node: str = ""
+    steps: int = 0
+
+    @property
+    def parts(self) -> tuple[str, str] | tuple[str, str, int]:
+        """Without `steps` where it is about everyone, as in the names of earlier versions."""
+        return self if self.steps else (self.analysis, self.node)
 
     def __str__(self) -> str:
+        if self.steps:
+            return f"{self.analysis} ({steps_label(self.steps)})"
         return f"{self.analysis}@{self.node}" if self.node else self.analysis
+
+
+def steps_label(steps: int) -> str:
+    """The first so many steps of a cascade, in words."""
+    return "step 1" if steps == 1 else f"steps 1 to {steps}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -244,18 +244,21 @@ def _failure(send: Send, notices: Sequence[Notice]) -> str:
 # -- the thread that follows the log
 @dataclass
 class Channel:
-    """`seq`: of the last entry that was sent or passed over. `wait_s`: after a failure."""
+    """`seq`: of the last entry that was sent or passed over. `wait_s`: after a failure. `has_more`:
+    whether there may be entries after it."""
 
     name: str
     send: Send
     seq: int
     wait_s: float = 0.0
     again_at: float = 0.0
+    has_more: bool = True
 
 
 @dataclass
 class Notifier:
-    """Follows the audit log `path` of `party`. `clock`: seconds of any origin."""
+    """Follows the audit log `path` of `party`. `clock`: seconds of any origin. `last`: the file of
+    the log and its size at the last step."""
 
     notify: Notify
     party: str
@@ -265,13 +268,12 @@ class Notifier:
     senders: Mapping[str, Send]
     clock: Callable[[], float] = time.monotonic
     channels: list[Channel] = field(default_factory=list)
-    _size: int = -1
-    _entries: list[Mapping[str, Any]] = field(default_factory=list)
+    last: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         """A channel that is new begins at the end of the log."""
         stored = self._stored()
-        last = max((entry["seq"] for entry in audit.entries(self.path)), default=0)
+        last, _ = audit.head(self.path)
         self.channels = [
             Channel(name, send, stored.get(name, last)) for name, send in self.senders.items()
         ]
@@ -290,20 +292,25 @@ class Notifier:
 
     def step(self) -> None:
         """Sends what is new over the channels whose turn it is."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size != self._size:
-            least = min(channel.seq for channel in self.channels)
-            self._entries = [entry for entry in audit.entries(self.path) if entry["seq"] > least]
-            self._size = size
+        if (here := self._here()) != self.last:
+            self.last = here
+            for channel in self.channels:
+                channel.has_more = True
         for channel in self.channels:
-            if self.clock() >= channel.again_at:
+            if channel.has_more and self.clock() >= channel.again_at:
                 self._send_new(channel)
 
+    def _here(self) -> tuple[int, int]:
+        if not self.path.exists():
+            return 0, 0
+        stat = self.path.stat()
+        return stat.st_ino, stat.st_size
+
     def _send_new(self, channel: Channel) -> None:
-        new = [entry for entry in self._entries if entry["seq"] > channel.seq]
+        """Sends one batch. The entries stay in the log, however long a receiver is away."""
         notices: list[Notice] = []
         last = channel.seq
-        for entry in new:
+        for entry in audit.after(self.path, channel.seq):
             notice = notice_of(entry, self.party, self.is_hub)
             if notice is not None and notice.event in self.notify.events:
                 notices.append(notice)
@@ -320,8 +327,10 @@ class Notifier:
                 failure,
                 channel.wait_s,
             )
-        elif last != channel.seq:
-            channel.seq, channel.wait_s = last, 0.0
+            return
+        channel.wait_s, channel.has_more = 0.0, len(notices) == MAX_BATCH
+        if last != channel.seq:
+            channel.seq = last
             self._store()
 
     def _stored(self) -> dict[str, int]:

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation import credentials, limits
+from federation import chains, credentials, limits
 from federation.messages import Query
 from federation.secagg import keys
 from federation.tickets import RunTicket, ticket
@@ -244,11 +243,9 @@ def _hub(
 ) -> list[str]:
     hub = receipt.get("hub") or {}
     try:
-        certificate = x509.load_pem_x509_certificate(str(hub.get("certificate", "")).encode())
-        certificate.verify_directly_issued_by(
-            x509.load_pem_x509_certificate(authority or str(receipt.get("authority", "")).encode())
-        )
-        key = certificate.public_key()
+        issuer = authority or str(receipt.get("authority", "")).encode()
+        certificate = chains.leaf_of(str(hub.get("certificate", "")).encode(), issuer)
+        key = certificate.public_key() if certificate is not None else None
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(
             _hex(hub.get("signature")), document_content(document), ec.ECDSA(hashes.SHA256())

@@ -223,13 +223,15 @@ class Privacy(Frozen):
 
 class AnalysisEntry(Frozen):
     """One entry of `analyses`. `run` names the analysis. `version`, if given, is the version of the
-    analysis that the study needs. `budget` is its weight beside the other analyses in mode dp. All
-    other keys are options, which the analysis checks."""
+    analysis that the study needs. `budget` is its weight beside the other analyses in mode dp.
+    `results`: of all nodes together (combine), of each node by itself (split), both, or by_step: of
+    all people of a link by a cascade, and of those whom its first steps link. All other keys are
+    options, which the analysis checks."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="allow")
     run: Annotated[str, pydantic.StringConstraints(max_length=60)]
     version: int | None = pydantic.Field(None, ge=1)
-    results: Literal["combine", "split", "both"] = "combine"
+    results: Literal["combine", "split", "both", "by_step"] = "combine"
     budget: float = pydantic.Field(1.0, gt=0)
 
     @property
@@ -288,13 +290,43 @@ class Study(Frozen):
 
     @pydantic.model_validator(mode="after")
     def _secure_sums_are_of_all_nodes(self) -> Study:
-        per_node = [name for name, entry in self.analyses.items() if entry.results != "combine"]
+        per_node = [
+            name for name, entry in self.analyses.items() if entry.results in ("split", "both")
+        ]
         if self.privacy.secure_sum and per_node:
             raise ValueError(
                 f"analyses.{per_node[0]}: a secure sum hides the results of single nodes; write "
                 "results: combine, or leave out secure_sum"
             )
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _results_by_step_are_of_a_cascade(self) -> Study:
+        by_step = [name for name, entry in self.analyses.items() if entry.results == "by_step"]
+        if by_step and (reason := self._no_results_by_step()):
+            raise ValueError(f"analyses.{by_step[0]}: results: by_step {reason}")
+        return self
+
+    def _no_results_by_step(self) -> str:
+        """The reason why the study has none; empty if it may have them."""
+        if self.link is None or len(self.link.cascade) < 2:
+            return "needs a `link` by a `cascade` of two steps or more; write results: combine"
+        if self.link.keep == "all":
+            return (
+                "is about the people whom each step links, and keep: all adds those whom none does;"
+                " write keep: linked"
+            )
+        if self.privacy.mode == "dp":
+            return (
+                "is for mode exact, since the results of each step would need a budget of their"
+                " own; in mode dp use `by: [link_step]`, or write results: combine"
+            )
+        if self.privacy.secure_sum:
+            return (
+                "does not go with secure_sum, under which a node with one small step would leave"
+                " all results; write results: combine, or leave out secure_sum"
+            )
+        return ""
 
     @cached_property
     def hash(self) -> str:
@@ -311,6 +343,11 @@ class Study(Frozen):
     def other_parties(self) -> int:
         """The right holder and the helper of a link, who take part beside the nodes that answer."""
         return 0 if self.link is None else 2
+
+    @property
+    def steps(self) -> int:
+        """The number of steps of a cascade; 0 without one."""
+        return 0 if self.link is None else len(self.link.cascade)
 
     @property
     def min_answers(self) -> int:

@@ -91,10 +91,12 @@ def _admit(
 
 def _is_asked(study: Study, task_id: TaskId, node: str) -> bool:
     """Whether the study has this task here: of an analysis over all nodes, of one at each node by
-    itself, or both."""
-    entry = study.analyses[task_id.analysis]
-    return entry.results in (
-        ("split", "both") if task_id.node else ("combine", "both")
+    itself, or both; and of the steps of a cascade."""
+    results = study.analyses[task_id.analysis].results
+    if task_id.steps:
+        return results == "by_step" and not task_id.node and task_id.steps < study.steps
+    return results in (
+        ("split", "both") if task_id.node else ("combine", "both", "by_step")
     ) and task_id.node in ("", node)
 
 
@@ -104,7 +106,7 @@ def _refusal(task_id: TaskId, why: str) -> Refusal:
 
 def _key(query: Query, task_id: TaskId) -> str:
     return hashlib.sha256(
-        json.dumps([query.study.hash, query.contract_hash, *task_id]).encode()
+        json.dumps([query.study.hash, query.contract_hash, *task_id.parts]).encode()
     ).hexdigest()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from federation.cohort import Cohort, Fetch, Values
+from federation.cohort import Cache, Cohort, Fetch, Values
 from federation.contract import Contract
 from federation.expression import quote_name
 from federation.schema import Field, Schema
@@ -29,6 +29,7 @@ from nodes import (
 )
 from nodes.cohort_table import Order
 from nodes.contract_sql import Check, Finding
+from nodes.kept_cohorts import KeptCohorts
 from nodes.row_limit import Limited, Words
 from nodes.site import Dataset, Storage
 
@@ -125,11 +126,26 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
 @dataclass(frozen=True)
 class Opened:
     """A cohort; the contract's rules that the columns in use break (the cohort must not be used
-    then); and the hash of the person of each row (n_rows,), where rows are read."""
+    then); and the hash of the person of each row (n_rows,), where rows are read. `held`: as in
+    kept_cohorts."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
     hashes: Words | None = None
+    held: frozenset[str] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return self.cohort.people_in_dataset if self.hashes is None else len(self.hashes)
+
+    def anew(self) -> Opened:
+        """The same rows for a study, without what another one derived from them."""
+        if self.hashes is None:
+            return self
+        cohort = self.cohort
+        everyone = None if cohort.everyone is None else replace(cohort.everyone, cache=Cache())
+        fetch = _handed_on(cohort.fetch)
+        return replace(self, cohort=replace(cohort, fetch=fetch, cache=Cache(), everyone=everyone))
 
 
 def open_checked(
@@ -141,29 +157,54 @@ def open_checked(
     *,
     only_counts: bool = False,
     remembered: Iterable[str] = (),
+    open_cohorts: KeptCohorts[Opened] | None = None,
 ) -> Opened:
     """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
     where every row is a unit of its own, they are counted in the source itself. `remembered`:
     contract columns of earlier conditions on such rows, which are counted again beside those of
-    this study."""
-    contract = dataset.contract
-    in_place = only_counts and contract.person is None
+    this study. `open_cohorts`: the cohorts of earlier studies."""
     more = [schema.fields[name] for name in remembered if name in schema.fields]
-    connection, used, is_fixed = _connect(dataset, storage, schema, [*fields, *more], where)
-    if in_place:
-        tallies.group(connection, used)
-    else:
-        cohort_table.hold_source(connection)
-    counts, findings = (_examine_grouped if in_place else _examine)(connection, contract, used)
+    used = _used(schema, [*fields, *more], where)
+    if only_counts and dataset.contract.person is None:
+        return _open_in_place(dataset, storage, schema, used, where)
+
+    def read(others: Iterable[str]) -> Opened:
+        return _open_rows(dataset, storage, schema, sorted({*used, *others}), where)
+
+    if open_cohorts is None:
+        return read(()).anew()
+    condition = schema.express(where).sql if where else None
+    return open_cohorts.opened(dataset, storage, condition, used, read).anew()
+
+
+def _open_in_place(
+    dataset: Dataset, storage: Storage, schema: Schema, used: Sequence[str], where: str | None
+) -> Opened:
+    contract = dataset.contract
+    connection, _ = _connect(dataset, storage, used)
+    tallies.group(connection, used)
+    counts, findings = _examine_grouped(connection, contract, used)
     if findings:
         return Opened(_no_one(contract), findings)
     read = _read_checked(connection, contract, used, counts)
     condition = schema.express(where).sql if where else None
-    if in_place:
-        source = tallies.TallySource(
-            connection, dataset, schema, read, condition, None, "", grouped=True
-        )
-        return Opened(_counted_in_place(source, counts))
+    source = tallies.TallySource(
+        connection, dataset, schema, read, condition, None, "", grouped=True
+    )
+    return Opened(_counted_in_place(source, counts))
+
+
+def _open_rows(
+    dataset: Dataset, storage: Storage, schema: Schema, used: Sequence[str], where: str | None
+) -> Opened:
+    contract = dataset.contract
+    connection, is_fixed = _connect(dataset, storage, used)
+    cohort_table.hold_source(connection)
+    counts, findings = _examine(connection, contract, used)
+    if findings:
+        return Opened(_no_one(contract), findings)
+    read = _read_checked(connection, contract, used, counts)
+    condition = schema.express(where).sql if where else None
     table = CheckedTable(connection, contract, read, used, is_fixed)
     everyone = _everyone(table, sorted(schema.columns_of(where))) if where else None
     return _tabulated(table, condition, _people(contract, counts), everyone)
@@ -239,10 +280,13 @@ def _tabulated(
         limited.people,
         in_dataset,
         contract.rows_per_person,
-        _handed_on(column_arrays.fetcher(connection, order.places[limited.rows])),
+        column_arrays.fetcher(connection, order.places[limited.rows]),
         everyone=everyone,
     )
-    return Opened(cohort, (), order.hashes[0][limited.rows])
+    # Without people and an order of its own, a row's hash depends on the columns that are read.
+    can_keep = contract.person is not None or table.is_fixed
+    held = frozenset(table.used) if can_keep else None
+    return Opened(cohort, (), order.hashes[0][limited.rows], held)
 
 
 def _everyone(table: CheckedTable, named: Sequence[str]) -> Cohort:
@@ -301,7 +345,8 @@ def keys(
     """The keys of the people of a cohort that `open_checked` has opened, in the order of their
     numbers. For the producer's eyes."""
     contract = dataset.contract
-    connection, used, is_fixed = _connect(dataset, storage, schema, fields, where)
+    used = _used(schema, fields, where)
+    connection, is_fixed = _connect(dataset, storage, used)
     raw_types, names = _raw_types(connection), needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name]) for name in names
@@ -313,27 +358,21 @@ def keys(
     return cohort_table.person_keys(connection, contract)
 
 
+def _used(schema: Schema, fields: Iterable[Field], where: str | None) -> list[str]:
+    """The contract columns in use."""
+    chosen = schema.columns_of(where) if where else set()
+    return sorted({*chosen, *(name for field in fields for name in schema.columns_of(field.name))})
+
+
 def _connect(
-    dataset: Dataset,
-    storage: Storage,
-    schema: Schema,
-    fields: Iterable[Field],
-    where: str | None,
-    bucketed: bool = False,
-) -> tuple[duckdb.DuckDBPyConnection, list[str], bool]:
-    """The source's rows, the contract columns in use, and whether the source always has one order;
-    if `bucketed`, with the number of each person's rows."""
-    used = sorted(
-        {column for field in fields for column in schema.columns_of(field.name)}
-        | (schema.columns_of(where) if where else set())
-    )
+    dataset: Dataset, storage: Storage, used: Sequence[str], bucketed: bool = False
+) -> tuple[duckdb.DuckDBPyConnection, bool]:
+    """The source's rows, and whether the source always has one order; if `bucketed`, with the
+    number of each person's rows."""
     connection = connectors.connect_to(dataset, storage)
-    is_fixed = connectors.open_rows(
-        connection,
-        dataset,
-        [*needed(dataset.contract, used), *([buckets.ROWS] if bucketed else [])],
-    )
-    return connection, used, is_fixed
+    more = [buckets.ROWS] if bucketed else []
+    columns = [*needed(dataset.contract, used), *more]
+    return connection, connectors.open_rows(connection, dataset, columns)
 
 
 def _no_one(contract: Contract) -> Cohort:
@@ -355,9 +394,9 @@ def open_clipped(
     own, and different for every study. `only_counts`: only combinations of categories will be
     needed, and rows are counted in the source itself."""
     contract = dataset.contract
-    fields = list(fields)
-    connection, used, is_fixed = _connect(
-        dataset, storage, schema, fields, where, only_counts and buckets.are_whole(dataset)
+    used = _used(schema, fields, where)
+    connection, is_fixed = _connect(
+        dataset, storage, used, only_counts and buckets.are_whole(dataset)
     )
     raw_types, names = _raw_types(connection), needed(contract, used)
     typed = {

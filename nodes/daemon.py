@@ -63,6 +63,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     from nodes import hub_stream, parcels
     from nodes.flower import client as flower_client
     from nodes.flower import client_app
+    from nodes.kept_cohorts import KeptCohorts
     from nodes.link_service import LinkService
 
     state = site.state
@@ -72,7 +73,7 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
     stop, pace = threading.Event(), flower_client.Pace()
     _end_on_signals(stop, pace.woken)
     approvals = Approvals(state / APPROVALS)
-    context = NodeContext(site, approvals=approvals)
+    context = NodeContext(site, approvals=approvals, open_cohorts=KeptCohorts())
     links = LinkService(context, lambda: parcels.HubRelay(enrolment))
     pace.is_needed = lambda: links.is_needed
     stream = hub_stream.HubStream(context, approvals, enrolment, pace.wake, stop, ended=links.end)

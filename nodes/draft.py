@@ -16,15 +16,18 @@ from typing import Any
 
 import duckdb
 
+from federation import text
 from federation.contract import Column, Contract
 from federation.expression import quote_name
 from federation.terminologies import TERMINOLOGIES
 from nodes import connectors, contract_sql, odd_values, recognition, samples
+from nodes.connectors import formats
+from nodes.connectors.statistical import Label
 from nodes.reading import Reading
 from nodes.samples import Sample, slug
 from nodes.site import Dataset, Storage
 
-MAX_LEVELS, RARE_ROWS = 40, 11
+MAX_LEVELS, RARE_ROWS, MAX_WORDS = 40, 11, 10
 MOST = 0.95  # the share of the values that have to look alike; the check tells about the others
 PERSON_WORDS = (
     "nir",
@@ -73,8 +76,8 @@ class Draft:
 
 def of_source(name: str, source: Dataset, storage: Storage, today: date) -> Draft:
     """`source`: a dataset of which the contract is `placeholder()`."""
-    sample = samples.take(source, storage)
-    guesses = _guesses(sample)
+    sample, labels = samples.take(source, storage), formats.labels(source)
+    guesses = [_labelled(guess, sample, labels) for guess in _guesses(sample)]
     contract = _contract(name, guesses)
     keys = recognition.recognise(replace(source, contract=contract), storage, today).keys
     if renamed := {guess.name: guess.header for guess in guesses if guess.name != guess.header}:
@@ -125,6 +128,31 @@ def _guesses(sample: Sample) -> list[Guess]:
             notes = [*notes, f"{', '.join(map(repr, absent))} taken for codes of absence"]
         guesses.append(Guess(name, header, keys, notes, absent))
     return guesses
+
+
+def _labelled(guess: Guess, sample: Sample, labels: Mapping[str, Label]) -> Guess:
+    """With what the file says of the column. If each of its values has a word, it is a category."""
+    label = labels.get(text.canonical(guess.header))
+    if label is None:
+        return guess
+    keys, notes = dict(guess.keys), list(guess.notes)
+    if label.words and keys["type"] in ("number", "integer", "category"):
+        notes.append(f"the file says {_some(label.words)}")
+        if {value for _, value in sample.column(guess.header)} <= set(label.words):
+            keys = {"type": "category"}
+            notes.append("`read: {labels: true}` gives these words as levels")
+        else:
+            notes.append("list a code of absence among `missing`")
+    if label.text:
+        keys["description"] = {"fr": label.text}
+        notes.append("the description is the file's")
+    return replace(guess, keys=keys, notes=notes)
+
+
+def _some(words: Mapping[str, str]) -> str:
+    listed = [f"{code} = {word}" for code, word in words.items()]
+    more = [f"and {len(listed) - MAX_WORDS} more"] if len(listed) > MAX_WORDS else []
+    return ", ".join([*listed[:MAX_WORDS], *more])
 
 
 def _free(name: str, used_names: Iterable[str]) -> str:
@@ -226,7 +254,9 @@ def _refined(connection: duckdb.DuckDBPyConnection, contract: Contract, guess: G
     raw_type = next(str(row[1]) for row in described if row[0] == guess.name)
     value = contract_sql.typed(guess.name, column, raw_type)
     if guess.keys["type"] == "category":
-        return _with_levels(connection, guess, value)
+        is_number = raw_type in ("DOUBLE", "FLOAT")
+        levels = samples.as_text(guess.name, raw_type) if is_number else value
+        return _with_levels(connection, guess, levels)
     if guess.keys["type"] in ("number", "integer", "date"):
         return _with_range(connection, guess, value)
     return guess
@@ -248,7 +278,7 @@ def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str
             f"in fewer than {RARE_ROWS} rows: {', '.join(rare)}; the contract is public, so keep a "
             "level only if it may be known, or merge it"
         )
-    keys = {"type": "category", "levels": [str(level) for level, _ in rows]}
+    keys = {**guess.keys, "levels": [str(level) for level, _ in rows]}
     return replace(guess, keys=keys, notes=[*guess.notes, *notes])
 
 

@@ -63,7 +63,7 @@ def _columns(draft: Draft) -> Iterator[str]:
 
 
 def _keys(guess: Guess) -> str:
-    keys = dict(guess.keys)
+    keys = dict(sorted(guess.keys.items(), key=lambda item: item[0] == "description"))
     if guess.missing:
         keys["missing"] = [_Code(code) for code in guess.missing]
     if "levels" in keys:

@@ -42,6 +42,7 @@ def question(study: Study, contract: Contract, task: AnyTask) -> str:
     entry = study.analyses[task.name].model_dump(mode="json")
     cohort = study.cohort.model_dump(mode="json")
     asked = [study.coordinator, study.dataset, contract.hash, entry, cohort]
+    asked += [task.chosen.sql] if task.chosen else []
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,7 +87,8 @@ def forecast(
     numbers = Counter[str]()
     for task in tasks.values():
         columns = where.union(*(schema.columns_of(field.name) for field in task.fields))
-        numbers.update(dict.fromkeys(columns, of_task(task, people, rules.min_cell)))
+        answers = of_task(task, people, rules.min_cell) * (1 + len(task.by_step))
+        numbers.update(dict.fromkeys(columns, answers))
     most = max(numbers.values(), default=0)
     return _too_many("one study") if most > rules.max_parameters_per_person * people else None
 

@@ -24,13 +24,12 @@ import duckdb
 from federation import errors, terminologies
 from federation.contract import Column, Contract
 from federation.expression import quote_name, quote_text
-from nodes import cohorts, connectors, contract_sql, engines
+from nodes import cohorts, connectors, contract_sql, engines, mapping_sql
 from nodes.connectors import dicom
 from nodes.contract_sql import Finding
 from nodes.site import Dataset, RawSource, Storage, TableMapping, dataset_of, located
 
 MANIFEST, ROWS = "manifest.json", "rows.parquet"
-TEXT_OF_ERROR = (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)
 CIM_10 = terminologies.TERMINOLOGIES["cim-10"]
 
 
@@ -76,7 +75,7 @@ def run(dataset: Dataset, storage: Storage, now: datetime) -> Mapped:
     part = mapping.folder.with_name(f".{mapping.folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
-    rows = _write(connection, dataset, text, part / ROWS)
+    rows = mapping_sql.write(connection, dataset, text, part / ROWS)
     connection.close()
     manifest = Manifest(
         dataset.contract.dataset,
@@ -250,48 +249,3 @@ def _within(name: str, listed: Sequence[str]) -> str:
         for first, last in ranges
     ]
     return f"({' OR '.join(conditions)})"
-
-
-# -- the SQL
-def _write(connection: duckdb.DuckDBPyConnection, dataset: Dataset, text: str, path: Path) -> int:
-    """The contract's columns of the last statement, by person. How many rows they are."""
-    name, contract = dataset.contract.dataset, dataset.contract
-    *steps, last = _statements(name, text)
-    try:
-        for step in steps:
-            connection.execute(step)
-        connection.execute(f"CREATE TEMP VIEW mapped AS {last}")
-        described = connection.execute("DESCRIBE mapped").fetchall()
-        connectors.require(dataset, list(contract.columns), [str(row[0]) for row in described])
-        listed = ", ".join(map(quote_name, contract.columns))
-        order = f" ORDER BY {quote_name(contract.person)}" if contract.person else ""
-        connection.execute(
-            f"COPY (SELECT {listed} FROM mapped{order}) TO {quote_text(str(path))} (FORMAT parquet)"
-        )
-        ((rows,),) = connection.execute(
-            f"SELECT count(*) FROM read_parquet({quote_text(str(path))})"
-        ).fetchall()
-    except TEXT_OF_ERROR as reason:  # its words hold the SQL, and no row
-        raise errors.DataError(f"dataset {name!r}, its mapping: {reason}") from None
-    except duckdb.Error as reason:
-        raise errors.DataError(
-            f"dataset {name!r}, its mapping: a value does not fit the SQL "
-            f"({type(reason).__name__}): use TRY_CAST, and look for the values in the source"
-        ) from None
-    return int(rows)
-
-
-def _statements(name: str, text: str) -> list[str]:
-    """CREATE statements and, at the end, one SELECT."""
-    try:
-        parsed = duckdb.extract_statements(text)
-    except duckdb.Error as reason:
-        raise errors.DataError(f"dataset {name!r}, its mapping: {reason}") from None
-    kinds = [statement.type for statement in parsed]
-    create, select = duckdb.StatementType.CREATE, duckdb.StatementType.SELECT
-    if not kinds or kinds[-1] != select or any(kind != create for kind in kinds[:-1]):
-        raise errors.DataError(
-            f"dataset {name!r}, its mapping: write CREATE TEMP TABLE, VIEW or MACRO, and one "
-            "SELECT at the end"
-        )
-    return [statement.query.strip().rstrip(";") for statement in parsed]

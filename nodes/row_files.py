@@ -2,7 +2,7 @@
 
 A copy of a source is a file without a name, which the kernel frees with its process. The files of
 the query engine need names: they lie in a private folder of its process, encrypted, and the next
-process removes what a killed one has left."""
+process removes what a killed one has left. So do the data frames of a simulation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pathlib import Path
 
 from federation import lock
 
-PREFIX, NEW, LOCK = "hdh-engine-", ".hdh-new-", "in-use"
+PREFIX, NEW, LOCK = "hdh-rows-", ".hdh-new-", "in-use"
+_SWEPT: set[Path] = set()  # the folders that this process has swept
+_LOCKS: dict[Path, int] = {}  # descriptors of the locks, by private folder
 
 
 # -- copies of a source
@@ -52,23 +54,37 @@ def _free(copies: Path) -> None:
             os.close(int(path.readlink().name))
 
 
-# -- files of the query engine
-def of_engine(parent: Path) -> Path:
-    """A new private folder in `parent` for the files of an engine, removed when this process ends.
-    First removes the folders of processes that were killed."""
+# -- files with names
+def private_folder(parent: Path) -> Path:
+    """A new folder in `parent` that only this account can enter, removed when this process ends.
+    The first of a process removes the folders of those that were killed."""
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sweep(parent)
+    if parent not in _SWEPT:
+        sweep(parent)
+        _SWEPT.add(parent)
     new = Path(tempfile.mkdtemp(dir=parent, prefix=NEW))  # 0700
     descriptor = os.open(new / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # until this process and those forked from it end
-    engine = new.with_name(PREFIX + new.name.removeprefix(NEW))
-    new.rename(engine)  # from now on it has a lock, and others may look at it
-    atexit.register(shutil.rmtree, engine, ignore_errors=True)
-    return engine
+    ours = new.with_name(PREFIX + new.name.removeprefix(NEW))
+    new.rename(ours)  # from now on it has a lock, and others may look at it
+    _LOCKS[ours] = descriptor
+    return ours
+
+
+def remove(ours: Path) -> None:
+    """Removes a private folder of this process before its end."""
+    shutil.rmtree(ours, ignore_errors=True)
+    os.close(_LOCKS.pop(ours))
+
+
+@atexit.register
+def _remove_all() -> None:
+    for ours in _LOCKS:
+        shutil.rmtree(ours, ignore_errors=True)
 
 
 def sweep(parent: Path) -> int:
-    """Removes the folders of engines whose process has ended. Returns their number."""
+    """Removes the folders of processes that have ended. Returns their number."""
     ended = []
     for path in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):  # another account's, or just removed

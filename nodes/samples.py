@@ -89,10 +89,23 @@ def _of_rows(dataset: Dataset, storage: Storage) -> Sample:
     names = sorted(filter(None, connectors.column_names(raw, storage)))
     connection = connectors.connect(storage)
     connectors.open_rows(connection, raw, names)
-    listed = ", ".join(f"CAST({quote_name(name)} AS VARCHAR)" for name in names)
+    described = connection.execute("DESCRIBE source").fetchall()
+    types = {str(row[0]): str(row[1]) for row in described}
+    listed = ", ".join(as_text(name, types[name]) for name in names)
     rows = connection.execute(f"SELECT {listed} FROM source LIMIT {MAX_ROWS}").fetchall()
     first = 2 + dataset.read.skip
     return Sample(names, [(number, row) for number, row in enumerate(rows, first)])
+
+
+def as_text(name: str, raw_type: str) -> str:
+    """A whole number without the `.0` of its type: statistical packages have no other numbers."""
+    value = quote_name(name)
+    if raw_type not in ("DOUBLE", "FLOAT"):
+        return f"CAST({value} AS VARCHAR)"
+    return (
+        f"CASE WHEN {value} = trunc({value}) AND abs({value}) < 1e15 "
+        f"THEN CAST(CAST({value} AS BIGINT) AS VARCHAR) ELSE CAST({value} AS VARCHAR) END"
+    )
 
 
 def _file_keys(dataset: Dataset) -> dict[str, object]:

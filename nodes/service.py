@@ -21,10 +21,10 @@ from nodes import (
     extension_rules,
     ledger,
     noised_answer,
+    results_by_step,
     secure_sum,
     source_checks,
     study_opening,
-    support,
 )
 from nodes.admission import Book
 from nodes.ledger import Ledger
@@ -428,7 +428,7 @@ def compute(
     return (
         noised(task_id, state, task, session, query, context, now)
         if query.study.privacy.mode == "dp"
-        else support.checked_part(task, state, session)
+        else results_by_step.answer(task_id, state, session)
     )
 
 

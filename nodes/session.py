@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from federation import audit
 from federation.cohort import Cohort
@@ -24,6 +24,10 @@ from nodes.ledger import Ledger
 from nodes.pending_sums import PendingSum
 from nodes.site import Site
 from strategies.protocol import AnyTask
+
+if TYPE_CHECKING:
+    from nodes.cohorts import Opened
+    from nodes.kept_cohorts import KeptCohorts
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class NodeContext:
     `approvals`: None in a simulation, where no person decides. `side_by_side`: the contexts of
     studies of several datasets, by study and joint contract. `versions`: the contexts of other
     versions of datasets, by contract. `base`: the context whose ledger and secrets this one
-    uses."""
+    uses. `open_cohorts`: those of earlier exact studies, or None where each study opens its own."""
 
     site: Site
     sessions: dict[str, StudySession] = field(default_factory=dict)
@@ -62,6 +66,7 @@ class NodeContext:
     side_by_side: dict[tuple[str, str], NodeContext] = field(default_factory=dict, repr=False)
     versions: dict[str, NodeContext] = field(default_factory=dict, repr=False)
     base: NodeContext | None = field(default=None, repr=False)
+    open_cohorts: KeptCohorts[Opened] | None = field(default=None, repr=False)
 
     @cached_property
     def ledger(self) -> Ledger:

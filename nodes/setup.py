@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from federation import contract as contracts
-from federation import errors, systemd
+from federation import errors, language, systemd
 from federation.contract import Contract
 from nodes import reading, state_folder
 from nodes import site as sites
@@ -80,7 +80,7 @@ def init(folder: Path, name: str) -> Path:
             " underscores, and start with a letter"
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.write_text(TEMPLATE.format(name=name), encoding="utf-8")
+    path.write_text(language.tr(TEMPLATE).format(name=name), encoding="utf-8")
     state_folder.public_identity(state_folder.create(folder / "state"))
     return path
 

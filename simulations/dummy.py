@@ -2,7 +2,8 @@
 access.
 
 Every value is drawn by the contract's types, levels and ranges, each column by itself: nothing real
-is in them, and no result says anything about people.
+is in them, and no result says anything about people. Identifiers follow from a person's number, so
+that the made-up people of two contracts with an identifier of one name can be linked.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from federation.arrays import Ints
 from federation.contract import Column, Contract
 from federation.expression import quote_text
 
@@ -35,21 +37,24 @@ CODES: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class _Draw:
-    """What a column is drawn from. `place`: which of how many nodes the rows are of."""
+    """What a column is drawn from. `place`: which of how many nodes the rows are of. `people`
+    (n_rows,): the number of each row's person among those of all nodes."""
 
     rng: np.random.Generator
     rows: int
     place: tuple[int, int]
+    people: Ints
 
 
 def write(contract: Contract, people: int, nodes: int, folder: Path, seed: int) -> list[Path]:
     """A Parquet file for each node, with about the same number of people."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, first = [], 0
     for place in range(nodes):
         count = people // nodes + (place < people % nodes)
         rng = np.random.default_rng([seed, place])
-        frame = rows(contract, count, rng, (place, nodes))
+        frame = rows(contract, count, rng, (place, nodes), first)
+        first += count
         path = folder / f"node-{place + 1}.parquet"
         with duckdb.connect() as connection:
             connection.register("frame", frame)
@@ -59,20 +64,27 @@ def write(contract: Contract, people: int, nodes: int, folder: Path, seed: int) 
 
 
 def rows(
-    contract: Contract, people: int, rng: np.random.Generator, place: tuple[int, int] = (0, 1)
+    contract: Contract,
+    people: int,
+    rng: np.random.Generator,
+    place: tuple[int, int] = (0, 1),
+    first: int = 0,
 ) -> Any:
     """A data frame of the contract's columns. Each person has at most `rows_per_person` rows, and
-    at most five."""
+    at most five. `first`: the number of the first person, from which identifiers follow."""
     import pandas
 
     of = np.arange(people)
     if contract.rows_per_person > 1:
         most = min(contract.rows_per_person, MAX_ROWS)
         of = np.repeat(of, rng.integers(1, most, people, endpoint=True))
-    draw = _Draw(rng, len(of), place)
+    draw = _Draw(rng, len(of), place, first + of)
+    identifiers = {each.column: (name, each.form) for name, each in contract.identifiers.items()}
     columns = {}
     for name, column in contract.columns.items():
-        if name == contract.person:
+        if name in identifiers:
+            columns[name] = _identifiers(*identifiers[name], column, draw)
+        elif name == contract.person:
             columns[name] = np.array([f"p{place[0] + 1}-{number:06d}" for number in of], object)
         else:
             columns[name] = _with_missing(column, _KINDS[column.type](column, draw), draw)
@@ -130,6 +142,36 @@ def _arrays(column: Column, draw: _Draw) -> Any:
     size = math.prod(column.shape)
     values = draw.rng.uniform(low, high, (draw.rows, size)).clip(low, high)
     return [list(map(float, row)) for row in values]
+
+
+def _identifiers(name: str, form: str, column: Column, draw: _Draw) -> Any:
+    """One for each person, of the form in which identifiers are compared, whatever the contract.
+    There is no month 40 to 49, so that a NIR is nobody's."""
+    numbers = draw.people.tolist()
+    if column.levels:
+        return np.array([column.levels[each % len(column.levels)] for each in numbers], object)
+    if column.type == "date":
+        low, high = column.range or DAYS
+        assert isinstance(low, date) and isinstance(high, date)
+        span = (high - low).days + 1
+        return np.array([low + timedelta(1009 * each % span) for each in numbers], object)
+    of_form: Mapping[str, Callable[[int], str]] = {
+        "nir13": lambda each: (
+            f"{1 + each % 2}{each // 10**6 % 100:02}4{each % 10}99{each % 10**6:06}"
+        ),
+        "date": lambda each: (DAYS[0] + timedelta(1009 * each % 2900)).isoformat(),
+        "text": lambda each: f"{name} {_letters(each)}",
+    }
+    return np.array([of_form[form](each) for each in numbers], object)
+
+
+def _letters(number: int) -> str:
+    """0 as A, 25 as Z, 26 as AA: a name has no digits."""
+    letters = ""
+    while number >= 0:
+        number, letter = number // 26 - 1, chr(ord("A") + number % 26)
+        letters = letter + letters
+    return letters
 
 
 _KINDS: Mapping[str, Callable[[Column, _Draw], Any]] = {

@@ -21,6 +21,7 @@ from federation.study import Study
 from federation.yaml_source import Source
 from nodes.site import Site
 from simulations import local, workers
+from strategies.protocol import Estimates
 
 Say = Callable[[str], Any]
 
@@ -33,7 +34,8 @@ class Simulation:
     leaves its checkpoint. processes: the number of processes that share the nodes; None means one
     per core for trainings, else one. notes: copied into the result. contracts: of each dataset of a
     study of several, where the sites have them as their holders do. ask: of sites that have
-    answered the study before, and still have its rows open."""
+    answered the study before, or still have rows of an earlier one open. starts: by analysis, the
+    coefficients near which its fit may begin."""
 
     study: Study
     contract: Contract
@@ -45,6 +47,7 @@ class Simulation:
     notes: Sequence[str] = ()
     contracts: Mapping[str, Contract] = field(default_factory=dict)
     ask: Ask | None = None
+    starts: Mapping[str, Estimates] = field(default_factory=dict)
 
 
 Engine = Callable[[Simulation, Say], Document]
@@ -84,6 +87,7 @@ def in_process(simulation: Simulation, say: Say) -> Document:
             source=simulation.source,
             watch=watch,
             resume=saved.runs if saved else None,
+            starts=simulation.starts,
         )
     file.unlink(missing_ok=True)
     finished = datetime.now(UTC)

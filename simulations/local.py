@@ -24,6 +24,8 @@ from federation.privacy.noise import Entropy
 from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
+from nodes.cohorts import Opened
+from nodes.kept_cohorts import KeptCohorts
 from nodes.session import NodeContext
 from nodes.site import Dataset, Policy, Site, Storage, View, dataset_of
 from simulations.workers import Workers, trains_here
@@ -41,11 +43,13 @@ SIMULATED = Policy(
 )
 
 
-def ask_of(sites: Sequence[Site], now: datetime) -> Ask:
+def ask_of(
+    sites: Sequence[Site], now: datetime, open_cohorts: KeptCohorts[Opened] | None = None
+) -> Ask:
     """An `ask` whose nodes answer one after the other, in the order of their names, and through
-    secure sums if the study asks for them."""
+    secure sums if the study asks for them. `open_cohorts`: the cohorts of earlier studies."""
     return secure_sum.ask_of(
-        send_of(contexts_of(sites), now),
+        send_of(contexts_of(sites, open_cohorts=open_cohorts), now),
         lambda study: registry.plan(study, sites[0].datasets[study.dataset].contract),
     )
 
@@ -64,12 +68,20 @@ def asking(
         )
 
 
-def contexts_of(sites: Sequence[Site], entropy: Entropy = os.urandom) -> list[NodeContext]:
+def contexts_of(
+    sites: Sequence[Site],
+    entropy: Entropy = os.urandom,
+    open_cohorts: KeptCohorts[Opened] | None = None,
+) -> list[NodeContext]:
     """Nodes that have accepted one roster of their identities, which are created when a secure sum
     first needs them."""
     roster = _Roster()
     contexts = [
-        NodeContext(site if site.roster else replace(site, roster=roster), entropy=entropy)
+        NodeContext(
+            site if site.roster else replace(site, roster=roster),
+            entropy=entropy,
+            open_cohorts=open_cohorts,
+        )
         for site in sorted(sites, key=lambda site: site.name)
     ]
     roster.contexts = {context.site.name: context for context in contexts}

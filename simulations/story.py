@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from federation import errors, loopback
+from federation import errors, language, loopback, message_texts
 from simulations import flower
 from simulations.pilots import dialysis
 
@@ -32,6 +32,7 @@ class Story:
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def scene(self, text: str) -> None:
+        text = message_texts.translated(text)
         print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
 
     def says(self, who: str, command: str, *, shown: str | None = None, quiet: bool = False) -> str:
@@ -94,10 +95,11 @@ def tell(folder: Path) -> None:
         _tell(story, data)
     finally:
         story.stop()
-    print(
+    ended = (
         f"\nThe whole story took {time.monotonic() - started:.0f} s. Its files are in {folder};"
         f" the report is {folder / 'coordinator' / 'out' / 'report.html'}"
     )
+    print(message_texts.translated(ended))
 
 
 def _tell(story: Story, data: dict[str, Path]) -> None:
@@ -185,8 +187,9 @@ def _wait_for_nodes(story: Story, number: int) -> None:
 
 
 if __name__ == "__main__":
+    language.use(language.of(os.environ))
     try:
         tell(Path(sys.argv[1] if len(sys.argv) > 1 else "out/federation").resolve())
     except errors.HdhError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {message_texts.translated(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)

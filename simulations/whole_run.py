@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,32 +13,47 @@ from aggregator.rounds import Ask
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
+from nodes.cohorts import Opened
+from nodes.kept_cohorts import KeptCohorts
 from nodes.site import Policy, Site
-from simulations import answering, engines, local, workers
+from simulations import answering, engines, local, warm_starts, workers
 from simulations.answering import Holders
 from strategies import registry
+from strategies.protocol import Estimates
 
 STRICT = Policy(min_nodes=1, modes=("exact", "dp"))  # as careful as real nodes are by default
 
 
 class OpenNodes:
-    """The nodes of the last exact study. They answer the same study again without a second reading
-    of their rows, which must not have changed."""
+    """What a session of studies on the same nodes, whose rows must not change, keeps from one exact
+    study to the next: the opened cohorts, the nodes of the last study, which answer it again
+    without a second reading, and released coefficients, near which the next fit begins. Ledgers
+    and the admission of studies begin anew with each study, as in a single run."""
 
     def __init__(self) -> None:
         self._name: tuple[Any, ...] = ()
         self._ask: Ask | None = None
+        self._kept: KeptCohorts[Opened] = KeptCohorts(settled=0.0)
+        self._starts = warm_starts.Starts()
 
     def ask_of(self, study: Study, sites: Sequence[Site], now: datetime) -> Ask | None:
-        """None for a study whose nodes begin anew at each run: with noise, with masks of a secure
-        sum, over linked people, or in several processes."""
-        private = study.privacy.mode == "dp" or study.privacy.secure_sum is not None
-        if private or study.datasets or workers.wanted(study, len(sites)) > 1:
+        """None for a study whose nodes begin anew at each run: with noise, over linked people, of
+        several datasets, or in several processes."""
+        is_private = study.privacy.mode == "dp"
+        if is_private or study.datasets or workers.wanted(study, len(sites)) > 1:
             return None
+        if study.privacy.secure_sum is not None:  # its masks belong to one run
+            return local.ask_of(sites, now, self._kept)
         name = (study.hash, now.date())
         if self._ask is None or name != self._name:
-            self._name, self._ask = name, local.ask_of(sites, now)
+            self._name, self._ask = name, local.ask_of(sites, now, self._kept)
         return self._ask
+
+    def starts(self, study: Study) -> Mapping[str, Estimates]:
+        return self._starts.of(study)
+
+    def learn(self, study: Study, document: Document) -> None:
+        self._starts.learn(study, document)
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,9 @@ def run(
             settings.notes,
             holders.contracts if as_held else {},
             settings.nodes.ask_of(study, answer.sites, now) if settings.nodes else None,
+            settings.nodes.starts(study) if settings.nodes else {},
         )
         document = engines.ENGINES[settings.engine](simulation, say)
+    if settings.nodes is not None:
+        settings.nodes.learn(study, document)
     return answer.complete(document)

@@ -187,11 +187,12 @@ def zero(task: AnyTask, state: State) -> Part:
     """The part of an empty cohort: the names, shapes, types and sensitivities of every part of the
     round. Computed once for a state object, since all nodes of a simulation see the same one."""
     by_task = _ZEROS.setdefault(state, {})
-    if task.name not in by_task:
+    name = f"{task.name} {task.chosen.sql}" if task.chosen else task.name
+    if name not in by_task:
         nobody = cohorts.empty(task.fields, task.rows_per_person)
         part = task.analysis.local(nobody, task, state)
-        by_task[task.name] = part if task.roles is None else support.with_counts(part, nobody, task)
-    return by_task[task.name]
+        by_task[name] = part if task.roles is None else support.with_counts(part, nobody, task)
+    return by_task[name]
 
 
 def check(study: Study, task: AnyTask) -> None:

@@ -13,10 +13,12 @@ against the protocols below and names the member that is missing or has another 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from federation.arrays import Floats, Ints, Sum
 from federation.cohort import Cohort
@@ -27,6 +29,7 @@ from federation.messages import Part, State
 from federation.results import Result, Row
 from federation.schema import Field, Schema
 from strategies.admissible import Limits
+from strategies.grids import Grid
 
 O = TypeVar("O", bound=Frozen)
 P = TypeVar("P")
@@ -46,6 +49,17 @@ class RowWeights(NamedTuple):
     least: float = 0.0
 
 
+class Reached(NamedTuple):
+    """People behind a number of a task.
+
+    of: what they are counted for, alike in all tasks that can be compared. choice: the options that
+    chose them. mask (n_rows,): their rows among those of the cohort."""
+
+    of: str
+    choice: str
+    mask: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Roles:
     """The role of each column of a task, for the rules of disclosure in exact mode. Nodes refuse a
@@ -56,8 +70,11 @@ class Roles:
     them. `groups`: divide people into the cells of a table or curve, whose counts are in the Part.
     `strata`: divide people into strata that the Part does not show. `conditions`: on rows, from
     options such as a landmark. `apart`: each column is summed over the rows that have it, not over
-    the rows that have all columns. `steered(cohort, task, state)`: the weights that a state gives
-    to rows; None at a step where all weights are equal."""
+    the rows that have all columns. `grids`: columns that the task cuts into cells of the study's
+    choice. `reached(cohort, task)`: people whom options choose without a condition on columns.
+    `choice`: options that cut what the task computes, such as scores, and all of its other options.
+    `steered(cohort, task, state)`: the weights that a state gives to rows; None at a step where all
+    weights are equal."""
 
     terms: tuple[Term, ...] = ()
     amounts: tuple[Field, ...] = ()
@@ -66,9 +83,12 @@ class Roles:
     strata: tuple[Field, ...] = ()
     conditions: tuple[Piece, ...] = ()
     apart: bool = False
+    grids: tuple[Grid, ...] = ()
+    reached: Callable[[Cohort, AnyTask], Iterable[Reached]] | None = None
+    choice: tuple[str, str] | None = None
     steered: Steered | None = None
 
-    @property
+    @cached_property
     def fields(self) -> frozenset[Field]:
         factors = [factor.field for term in self.terms for factor in term.factors]
         return frozenset((*factors, *self.amounts, *self.weights, *self.groups, *self.strata))
@@ -92,7 +112,9 @@ class Task(Generic[O_co, P_co]):
 
     `private`: the protocol under differential privacy, in mode dp only. `training`: the same module
     if it trains on samples. `where`: the pieces of the condition that selects the cohort, and
-    `roles`: of the columns; both in exact mode only."""
+    `roles`: of the columns; both in exact mode only. `by_step`: for each step of a cascade but the
+    last, the condition that it or an earlier one links a person, if the study wants results by
+    step. `chosen`: one of these conditions, if the task is about such people only."""
 
     name: str
     analysis: AnyAnalysis
@@ -104,9 +126,20 @@ class Task(Generic[O_co, P_co]):
     training: AnyPrivateTraining | None = None
     where: tuple[Piece, ...] = ()
     roles: Roles | None = None
+    by_step: tuple[Field, ...] = ()
+    chosen: Field | None = None
+
+    def of_steps(self, steps: int) -> Task[O_co, P_co]:
+        """The task about the people of the cohort whom the first so many steps of a cascade link; 0
+        for all of it."""
+        if not steps:
+            return self
+        chosen = self.by_step[steps - 1]
+        return replace(self, chosen=chosen, where=chosen.pieces)
 
 
 AnyTask = Task[Any, Any]
+Estimates = Mapping[str, float]  # released coefficients, by term
 Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
 
 
@@ -176,6 +209,10 @@ def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
     return None
 
 
+def _as_it_is(task: AnyTask, state: State, estimates: Estimates) -> State:
+    return state
+
+
 @dataclass(frozen=True)
 class Traits:
     """The properties of an analysis on which the framework acts, with their defaults.
@@ -185,7 +222,8 @@ class Traits:
     each node, if the hub may see it. `only_counts`: `local` asks its cohort for combinations of
     categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
     that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
-    written, or None."""
+    written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
+    coefficients that an earlier study released; the result is the same to 1e-9."""
 
     version: int = 1
     tolerant: bool = False
@@ -193,6 +231,7 @@ class Traits:
     only_counts: bool = False
     share_asked: Callable[[AnyTask, State], float] = _every_node
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
+    warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is
 
 
 # -- required members

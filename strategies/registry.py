@@ -17,7 +17,8 @@ from federation import errors, extensions, formula_parser, yaml_source
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.expression import ExpressionError, Piece
-from federation.schema import DeriveError, Schema
+from federation.linkage.table import STEP
+from federation.schema import DeriveError, Field, Schema
 from federation.study import AnalysisEntry, Study
 from federation.yaml_source import Source
 from strategies import budget
@@ -347,6 +348,7 @@ def plan(study: Study, contract: Contract, source: Source | None = None) -> dict
                 is_private=study.privacy.mode == "dp",
                 secure_sum=study.privacy.secure_sum is not None,
                 where=_pieces_of(study.cohort.where, schema),
+                by_step=_steps(study, entry, schema),
             )
             budget.check(study, tasks[name])
         except errors.StudyError as error:
@@ -395,6 +397,15 @@ def _pieces_of(where: str | None, schema: Schema) -> tuple[Piece, ...]:
     return () if where is None else schema.express(where).pieces
 
 
+def _steps(study: Study, entry: AnalysisEntry, schema: Schema) -> tuple[Field, ...]:
+    """As in Task."""
+    if entry.results != "by_step":
+        return ()
+    steps = [str(step) for step in range(1, study.steps)]
+    chosen = [", ".join(f"'{step}'" for step in steps[: n + 1]) for n in range(len(steps))]
+    return tuple(schema.field(f"{STEP} in ({listed})") for listed in chosen)
+
+
 def task(
     name: str,
     entry: AnalysisEntry,
@@ -404,6 +415,7 @@ def task(
     is_private: bool = False,
     secure_sum: bool = False,
     where: tuple[Piece, ...] = (),
+    by_step: tuple[Field, ...] = (),
 ) -> AnyTask:
     """StudyError with the line and the culprit if the entry cannot be run on these columns."""
     key = ("analyses", name)
@@ -434,7 +446,7 @@ def task(
     return (
         prepared
         if is_private
-        else replace(prepared, where=where, roles=modules.exact.roles(prepared))
+        else replace(prepared, where=where, roles=modules.exact.roles(prepared), by_step=by_step)
     )
 
 

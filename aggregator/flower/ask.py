@@ -60,14 +60,13 @@ def _wave(
     waiting = dict(post.push(queries))
     begun = time.monotonic()
     replies = []
-    away_for: dict[str, Away] = {}  # by name
+    away: dict[str, Away] = {}  # by name, at the last look
     while waiting and time.monotonic() < begun + patience.timeout_s:
-        away = []
+        away = {}
         for message_id, reply in post.pull(list(waiting)):
             name = waiting.pop(message_id)
             if isinstance(reply, Away):
-                away.append(name)
-                away_for[name] = reply
+                away[name] = reply
             elif isinstance(reply, str):
                 note(f"{name}: {reply}")
             elif reply.node != name:
@@ -80,6 +79,6 @@ def _wave(
         if waiting:
             time.sleep(patience.poll_s)
     for name in waiting.values():
-        why = f" ({away_for[name]})" if name in away_for else ""
+        why = f" ({away[name]})" if name in away else ""
         note(f"{name} did not answer within {patience.timeout_s:g} s{why}")
     return replies

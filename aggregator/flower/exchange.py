@@ -3,25 +3,27 @@
 Over Flower's routes a query or a reply takes five requests: its header, three objects, and a
 confirmation; and a receiver asks again and again until there is something. Here a node asks `take`
 once, which waits for a query and returns it whole, and sends its reply whole with `give`. The hub's
-ServerApp has `push` and `pull`. The handlers and the state behind these routes are Flower's, so
-that a message may come by one kind of route and leave by the other. Objects that do not fit into a
-request go one by one over Flower's routes. This module uses private names of Flower;
-tests/unit/aggregator/test_flower_contract.py guards them.
+ServerApp has `push` and `pull`. Such messages lie in the Mailbox, in memory. A message that does
+not fit into a request lies in Flower's store, and its objects go one by one over Flower's routes.
+This module uses private names of Flower; tests/unit/aggregator/test_flower_contract.py guards them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from flwr.app.message import remove_content_from_message
 from flwr.common.constant import Status
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     PullMessagesRequest,
     PullMessagesResponse,
@@ -34,10 +36,19 @@ from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PullAppMessagesResponse,
     PushAppMessagesRequest,
+    PushAppMessagesResponse,
 )
+from flwr.server.superlink.linkstate.utils import create_message_error_unavailable_res_message
 from flwr.server.superlink.utils import check_abort
+from flwr.server.utils.validator import validate_message
+from flwr.supercore.constant import NodeStatus
+from flwr.supercore.date import now
 from flwr.supercore.dependencies.runtime import RuntimeStateDependency, TaskDependency
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
 from flwr.supercore.protobuf import translation
 from flwr.supercore.protobuf.routing import ProtobufRoute
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_DEPENDENCY
@@ -47,14 +58,14 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
+from aggregator.flower.mailbox import MAX_DELIVERIES, MAX_PARTS, HeldMessage, Mailbox, Query, whole
 from federation.exchange import FITS, GIVE, PULL, PUSH, TAKE, fitting
 from federation.rpc.exchange_pb2 import Bundle, Part
 
+log = logging.getLogger("hdh.superlink")
 MAX_WAIT_S = 20.0  # below the timeout of Flower's clients
 MAX_REMEMBERED = 10_000  # replies that the ServerApp has not asked for
-MAX_PARTS = 64  # of a message that goes in one request
-MAX_RUNS = 100  # whose last replies are kept; fewer run at one time
-MAX_DELIVERIES = 2  # of a query to a node that does not say that it has received it
+TIDY_S = 5.0  # between two looks for runs that have ended, while there are messages
 
 
 async def _connection(request: Request) -> Request:
@@ -67,7 +78,7 @@ Connection = Annotated[Request, Depends(_connection)]
 
 @dataclass
 class Delivery:
-    """A query that was sent to a node, which may not have received it."""
+    """A large query that was sent to a node, which may not have received it."""
 
     response: PullMessagesResponse
     times: int = 1
@@ -81,14 +92,26 @@ class Delivery:
 @dataclass
 class News:
     """What the routes tell each other. `events`: set when there may be something for a node (by its
-    id) or a run. `answered`: the queries whose replies have come. `delivered`: by node. `handed`:
-    by run, the last replies, which its ServerApp may not have received; Flower gives them once."""
+    id) or a run. `answered`: the queries whose replies have come. `handed`: by run, the last
+    replies, which its ServerApp may not have received. Of large queries, by node: `delivered`,
+    `stored` how often there may have been new ones, and `looked` at which of those times the node
+    found no more."""
 
+    factory: Any
+    mailbox: Mailbox = field(default_factory=Mailbox)
     events: dict[int, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     answered: dict[str, None] = field(default_factory=dict)
     delivered: dict[int, Delivery] = field(default_factory=dict)
+    stored: Counter[int] = field(default_factory=Counter)
+    looked: dict[int, int] = field(default_factory=dict)
     handed: dict[int, Bundle] = field(default_factory=dict)
     pulls: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    tidying: asyncio.Task[None] | None = None
+
+    @property
+    def runs(self) -> set[int]:
+        """The runs of which anything is kept here."""
+        return {*self.mailbox.runs, *self.handed, *self.pulls}
 
     def lost(self, run_id: int, received: str) -> Bundle | None:
         """The last replies to a run, if it does not say that it has received them."""
@@ -96,14 +119,9 @@ class News:
         return None if bundle is None or bundle.received == received else bundle
 
     def hand(self, run_id: int, bundle: Bundle) -> None:
-        """Keeps these replies in place of the last ones."""
-        self.handed.pop(run_id, None)
+        """Keeps these replies in place of the last ones, as long as the run goes on."""
         bundle.received = secrets.token_hex(8)
         self.handed[run_id] = bundle
-        while len(self.handed) > MAX_RUNS:
-            run_id = next(iter(self.handed))
-            del self.handed[run_id]
-            self.pulls.pop(run_id, None)
 
     def answer(self, message_id: str, run_id: int) -> None:
         self.answered[message_id] = None
@@ -118,14 +136,48 @@ class News:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.events[key].wait(), left)
 
+    def keep_tidy(self) -> None:
+        """Starts to look after the runs that have ended, unless that is under way."""
+        if self.tidying is None or self.tidying.done():
+            self.tidying = asyncio.create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        while runs := self.runs:
+            await asyncio.sleep(TIDY_S)
+            try:
+                ended = await run_in_threadpool(_ended, self.factory.state(), runs)
+            except Exception:  # of Flower's database; the next look may succeed
+                log.exception("a look for ended runs failed")
+                continue
+            self.forget(ended)
+
+    def forget(self, runs: Set[int]) -> None:
+        """Forgets everything about runs that have ended."""
+        self.mailbox.forget(runs)
+        for run_id in runs:
+            self.handed.pop(run_id, None)
+            self.events.pop(run_id, None)
+            if run_id in self.pulls and not self.pulls[run_id].locked():
+                del self.pulls[run_id]
+
+
+def _ended(state: Any, runs: Set[int]) -> set[int]:
+    statuses = state.get_run_status(set(runs))
+    return {
+        run_id
+        for run_id in runs
+        if run_id not in statuses or statuses[run_id].status == Status.FINISHED
+    }
+
 
 def mount(app: FastAPI) -> None:
     """Adds the routes to Flower's application, behind its authentication of nodes and of apps."""
-    news = News()
+    news = News(app.state.linkstate_factory)
     for path in (TAKE, GIVE, PUSH, PULL):
         translation.PROTOBUF_REQUEST_TYPES["POST", path] = Bundle
     app.include_router(_fleet(news))
     app.include_router(_runtime(news))
+    app.state.hdh_news = news
 
 
 def _until(request: Bundle) -> float:
@@ -146,7 +198,10 @@ def _fleet(news: News) -> APIRouter:
             if await http.is_disconnected():  # another process of the node may ask by now
                 news.events[node_id].set()  # and what woke this one was meant for it
                 return Bundle()
-            taken = await run_in_threadpool(_take, news, state, request)
+            taken = _taken(news, request)
+            if taken is None and news.looked.get(node_id, -1) != (times := news.stored[node_id]):
+                taken = await run_in_threadpool(_take, news, state, request)
+                news.looked[node_id] = times if taken is None else -1
             if taken is not None or time.monotonic() >= until:
                 return taken or Bundle()
             await news.wait(node_id, until, news.events[node_id].is_set)
@@ -155,6 +210,17 @@ def _fleet(news: News) -> APIRouter:
     async def hdh_give(request: BundleRequest, state: LinkStateDependency) -> Bundle:
         pushed = _own_reply(request)
         message = pushed.messages_list[0].metadata
+        query = news.mailbox.queries.get(message.reply_to_message_id)
+        if query is not None:
+            _check_asked(query, pushed)
+            reply = whole(pushed.messages_list[0], pushed.message_object_trees[0], request.parts)
+            if query.reply is None and reply is not None:
+                news.mailbox.answer(message.reply_to_message_id, reply)
+                news.answer(message.reply_to_message_id, message.run_id)
+            if query.reply is not None:
+                return Bundle(flower=PushMessagesResponse().SerializeToString())
+            await run_in_threadpool(_move_to_store, state, query.held)
+            news.mailbox.queries.pop(message.reply_to_message_id, None)
         response = await run_in_threadpool(_give, state, pushed, request.parts)
         if response is None:
             return Bundle(flower=PushMessagesResponse().SerializeToString())
@@ -179,9 +245,35 @@ def _own_reply(request: Bundle) -> PushMessagesRequest:
     return pushed
 
 
+def _taken(news: News, request: Bundle) -> Bundle | None:
+    """The node's next query of the mailbox."""
+    held = news.mailbox.next(request.node.node_id, request.received)
+    if held is None:
+        return None
+    response = PullMessagesResponse(messages_list=[held.message], message_object_trees=[held.tree])
+    return Bundle(flower=response.SerializeToString(), parts=held.parts)
+
+
+def _check_asked(query: Query, pushed: PushMessagesRequest) -> None:
+    """403 if a query of the mailbox was another node's, or of another run."""
+    asked, replied = query.held.metadata, pushed.messages_list[0].metadata
+    if asked.dst_node_id != pushed.node.node_id or asked.run_id != replied.run_id:
+        raise HTTPException(403, "the query was asked of another node")
+
+
+def _move_to_store(state: Any, held: HeldMessage) -> None:
+    """Puts a query that its node has received into Flower's store, where its large reply goes."""
+    delivered = "UPDATE message_ins SET delivered_at = :at WHERE message_id = :message_id"
+    with state.session():
+        session_id = state.start_session(held.metadata.run_id)
+        state.store_message_and_object_tree(message_from_proto(held.message), held.tree, session_id)
+        values = {"at": now().isoformat(), "message_id": held.metadata.message_id}
+        state.query(delivered, values)  # else the node would be sent it again
+
+
 def _take(news: News, state: Any, request: Bundle) -> Bundle | None:
-    """The node's next query with its objects. A query that the node does not say it has received is
-    sent again: its process or its connection may have ended on the way."""
+    """The node's next large query. One that the node does not say it has received is sent again:
+    its process or its connection may have ended on the way."""
     node_id = request.node.node_id
     with state.session():
         delivery = _undelivered(news, state, request)
@@ -262,28 +354,95 @@ def _runtime(news: News) -> APIRouter:
         request: BundleRequest, state: RuntimeStateDependency, task: TaskDependency
     ) -> Bundle:
         pushed = PushAppMessagesRequest.FromString(request.flower)
-        response = await run_in_threadpool(_push, state, task, pushed, request.parts)
+        held_messages = _held_messages(pushed, request.parts, task)
+        if held_messages is None:
+            response = await run_in_threadpool(_push, state, task, pushed, request.parts)
+        else:
+            response = PushAppMessagesResponse(
+                message_ids=[held.metadata.message_id for held in held_messages]
+            )
+        for held in held_messages or ():
+            news.mailbox.put(held)
         for message in pushed.messages_list:
+            news.stored[message.metadata.dst_node_id] += held_messages is None
             news.events[message.metadata.dst_node_id].set()
+        news.keep_tidy()
         return Bundle(flower=response.SerializeToString())
 
     @router.post(PULL)
     async def hdh_pull(
         request: BundleRequest, state: RuntimeStateDependency, task: TaskDependency
     ) -> Bundle:
-        pulled = PullAppMessagesRequest.FromString(request.flower)
-        wanted = set(pulled.message_ids)
+        wanted = set(PullAppMessagesRequest.FromString(request.flower).message_ids)
         async with news.pulls[task.run_id]:  # a request that was given up may still be under way
             if (lost := news.lost(task.run_id, request.received)) is not None:
                 return lost
             await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
-            bundle = await run_in_threadpool(_pull, state, task, pulled)
+            bundle = await _replies(news, state, task, wanted)
             news.hand(task.run_id, bundle)
-            for message_id in wanted:
-                news.answered.pop(message_id, None)
+            news.keep_tidy()
         return bundle
 
     return router
+
+
+def _held_messages(
+    pushed: PushAppMessagesRequest, parts: Sequence[Part], task: Any
+) -> Sequence[HeldMessage] | None:
+    """The messages for the mailbox; None if they do not fit there. 400 for a message that Flower
+    would not accept."""
+    held_messages = []
+    for message, tree in zip(pushed.messages_list, pushed.message_object_trees, strict=True):
+        refused = validate_message(message_from_proto(message), is_reply_message=False)
+        if refused or message.metadata.run_id != task.run_id:
+            raise HTTPException(400, "not a query of this run")
+        held_messages.append(whole(message, tree, parts))
+    return None if None in held_messages else [held for held in held_messages if held]
+
+
+async def _replies(news: News, state: Any, task: Any, wanted: Set[str]) -> Bundle:
+    """The replies to these queries that have come, and Flower's words about those that will have
+    none."""
+    stored = sorted(wanted - news.mailbox.queries.keys())
+    held_messages = news.mailbox.take_out(wanted, FITS)
+    if unanswered := news.mailbox.unanswered(wanted):
+        away = await run_in_threadpool(_away, state, unanswered)
+        for held in away:
+            news.mailbox.queries.pop(held.metadata.reply_to_message_id, None)
+        held_messages += away
+    left = FITS - sum(held.size for held in held_messages)
+    response, parts = PullAppMessagesResponse(), list[Part]()
+    if stored:
+        request = PullAppMessagesRequest(message_ids=stored)
+        response, parts = await run_in_threadpool(_pull, state, task, request, left)
+    for held in held_messages:
+        response.messages_list.append(held.message)
+        response.message_object_trees.append(held.tree)
+        parts += held.parts
+    for message_id in (*stored, *(m.metadata.reply_to_message_id for m in held_messages)):
+        news.answered.pop(message_id, None)
+    return Bundle(flower=response.SerializeToString(), parts=parts)
+
+
+def _away(state: Any, unanswered: Sequence[HeldMessage]) -> list[HeldMessage]:
+    """What Flower says of the queries whose nodes are not online."""
+    nodes = {held.metadata.dst_node_id for held in unanswered}
+    now_s = now().timestamp()
+    online = {
+        node.node_id
+        for node in state.get_node_info(node_ids=sorted(nodes))
+        if node.online_until >= now_s and node.status != NodeStatus.UNREGISTERED
+    }
+    return [_unavailable(held) for held in unanswered if held.metadata.dst_node_id not in online]
+
+
+def _unavailable(held: HeldMessage) -> HeldMessage:
+    asked = message_from_proto(held.message).metadata
+    message = create_message_error_unavailable_res_message(asked, "node_unavail")
+    objects = get_all_nested_objects(message)
+    parts = [Part(id=key, content=part.deflate()) for key, part in objects.items()]
+    header = message_to_proto(remove_content_from_message(message))
+    return HeldMessage(header, get_object_tree(message), parts)
 
 
 def _push(state: Any, task: Any, pushed: PushAppMessagesRequest, parts: Iterable[Part]) -> Any:
@@ -293,20 +452,23 @@ def _push(state: Any, task: Any, pushed: PushAppMessagesRequest, parts: Iterable
     return response
 
 
-def _pull(state: Any, task: Any, pulled: PullAppMessagesRequest) -> Bundle:
-    """The replies that have come, with the objects of those that are whole."""
+def _pull(
+    state: Any, task: Any, pulled: PullAppMessagesRequest, left: int
+) -> tuple[PullAppMessagesResponse, list[Part]]:
+    """Of Flower's store, the replies that have come, and the objects of those that are whole and
+    fit into `left` bytes."""
     with state.session():
         response: PullAppMessagesResponse = runtime_handlers.pull_messages(pulled, state, task)
-        bundle, left = Bundle(flower=response.SerializeToString()), FITS
+        held: list[Part] = []
         for message, tree in zip(
             response.messages_list, response.message_object_trees, strict=True
         ):
             n_objects = sum(1 for _ in iterate_object_tree(tree))
             if n_objects > MAX_PARTS:
                 continue
-            parts = fitting(_stored(state, task.run_id, tree), left)
+            parts = fitting(_stored(state, task.run_id, tree), max(0, left))
             if len(parts) == n_objects:
-                bundle.parts.extend(parts)
+                held += parts
                 left -= sum(len(part.content) for part in parts)
                 state.object_store.delete(message.metadata.message_id)
-    return bundle
+    return response, held

@@ -16,6 +16,7 @@ ANALYSES = (  # whose results have a table that `drawable` finds
 )  # fmt: skip
 FIGURES = (*ANALYSES, "cumulative_incidence", "describe", "kaplan_meier", "train")  # of the report
 FOLLOW = ("meta", "leave_one_out")  # tables over nodes
+BY_STEP = "_by_step"  # the end of the names of tables over the steps of a cascade
 NOT_DRAWN = ("time", "probability", "from")  # columns of curves, quantiles and baselines
 
 
@@ -52,7 +53,7 @@ def drawable(tables: Mapping[str, Sequence[Row]]) -> tuple[str, list[Row]]:
     its rows that have one; ("", []) if there is no such table."""
     for name in sorted(tables, key=lambda name: name != "coefficients"):
         rows = [row for row in tables[name] if of(row) and not set(NOT_DRAWN) & set(row)]
-        if rows and name not in FOLLOW:
+        if rows and name not in FOLLOW and not name.endswith(BY_STEP):
             return name, rows
     return "", []
 

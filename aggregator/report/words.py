@@ -11,6 +11,7 @@ from federation.language import plural, tr
 from strategies.options import FIXED_LEVEL
 
 SHARES = ("row_share", "share_low", "share_high")
+OURS = ("(all)", "yes", "no")  # levels that no contract has written
 AS_WRITTEN = ("time", "probability", "width", "median")
 USUAL = f"{100 * FIXED_LEVEL:g} %"
 
@@ -25,7 +26,7 @@ def say(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")
     if not isinstance(value, float):
-        return str(value)
+        return tr(value) if value in OURS else str(value)
     return language.number(_written(name, value))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
@@ -51,15 +50,19 @@ class Simulation:
         processes: int | None = None,
     ) -> None:
         from federation.api import frames as tables
+        from nodes import row_files
+        from simulations import whole_run  # here, so that the first study need not wait for it
 
         listed = contract if isinstance(contract, list | tuple) else [contract]
         self.contracts = {loaded.dataset: loaded for loaded in map(contract_of, listed)}
         self.strict, self.processes = strict, processes
-        self._folder = Path(tempfile.mkdtemp(prefix="hdh-"))
-        self._remove = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = row_files.private_folder(Path(tempfile.gettempdir()))
+        self._remove = weakref.finalize(self, row_files.remove, self._folder)
         self.datasets = tables.datasets(frames, self.contracts, self._folder)
         self._are_copies = tables.are_copies(self.datasets.values(), self._folder)
         self._open: OpenNodes | None = None
+        if self._are_copies and processes in (None, 1):
+            self._open = whole_run.OpenNodes()
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -78,7 +81,7 @@ class Simulation:
                 Path(scratch),
                 strict=self.strict,
                 processes=self.processes,
-                nodes=self._open_nodes(),
+                nodes=self._open,
             )
             document = whole_run.run(holders, source, settings, say)
         return Result(document.model_dump(mode="json"))
@@ -92,13 +95,6 @@ class Simulation:
         holders = self._holders(checked, source)
         nodes = sizes.planned(holders, strict=self.strict)
         return StudyPlan(planning.of(checked, holders.contract, nodes))
-
-    def _open_nodes(self) -> OpenNodes | None:
-        from simulations.whole_run import OpenNodes
-
-        if self._open is None and self._are_copies and self.processes in (None, 1):
-            self._open = OpenNodes()
-        return self._open
 
     def _holders(self, study: studies.Study, source: Source) -> Holders:
         from federation import datasets

@@ -24,6 +24,16 @@ Hours = Annotated[
     ),
 ]
 
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        metavar="URI",
+        help="Make and keep the authority's key on a PKCS#11 token: "
+        "pkcs11:token=LABEL;object=LABEL?module-path=FILE.so",
+    ),
+]
+
 
 @app.command(
     "init",
@@ -57,11 +67,12 @@ def init(
     listen: Annotated[
         str, typer.Option("--listen", metavar="ADDRESS", help="The address to listen on.")
     ] = "0.0.0.0",
+    token: Token = "",
 ) -> None:
     """Create a hub: its certificate authority, keys, database and configuration."""
     from federation.cli.actions import parties
 
-    parties.init(folder, host or [], port, database, listen)
+    parties.init(folder, host or [], port, database, listen, token)
 
 
 @app.command("run", examples=["hdh hub run /srv/hub --log-format json"])
@@ -157,15 +168,53 @@ def rotate(
             "--authority", help="Replace the hub's authority; everyone is then invited anew."
         ),
     ] = False,
+    intermediate: Annotated[
+        bool,
+        typer.Option(
+            "--intermediate",
+            help="Let a new intermediate authority sign, so that the root's key can be offline.",
+        ),
+    ] = False,
+    certificate: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="With --intermediate: its certificate, from `hdh hub certify`.",
+        ),
+    ] = None,
+    token: Token = "",
     hub_dir: HubDir = Path(),
 ) -> None:
-    """Replace the key of a node or a coordinator by a new invitation, or the hub's server key."""
+    """Replace the key of a node or a coordinator by a new invitation, or a key of the hub."""
     from federation.cli.actions import parties
 
     if authority:
-        parties.renew_authority(hub_dir)
+        parties.renew_authority(hub_dir, token)
+    elif intermediate:
+        parties.renew_intermediate(hub_dir, certificate, token)
     else:
         parties.rotate(hub_dir, name, hours)
+
+
+@app.command(
+    "certify",
+    examples=["hdh hub certify intermediate.csr --authority /media/root --out intermediate.crt"],
+)
+def certify(
+    request: Annotated[
+        Path, typer.Argument(metavar="REQUEST", help="From `hdh hub rotate --intermediate`.")
+    ],
+    authority: Annotated[
+        Path,
+        typer.Option("--authority", metavar="DIR", help="The folder of ca.crt and the root's key."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The new certificate.")],
+) -> None:
+    """Sign an intermediate authority, on the machine where the root's key is."""
+    from federation.cli.actions import parties
+
+    parties.certify(request, authority, out)
 
 
 @audit_app.callback()

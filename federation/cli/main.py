@@ -44,6 +44,7 @@ def main() -> None:
     _use_one_thread_per_process()
     output.prepare(sys.argv)
     language.use(language.of(os.environ))
+    language.use_for_libraries()
     try:
         app(prog_name="hdh")
     except errors.HdhError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from federation.disclosure import suppression
+from federation.disclosure import differing, subjects, suppression
 from federation.results import Result, Row, Table
 
 Shown = dict[str, list[Row]]
@@ -54,6 +54,35 @@ def clear(results: Mapping[str, Result], k: int, *, beside: bool = False) -> dic
             )
             cleared[node] = Cleared(reason)
     return cleared
+
+
+def clear_by_step(results: Sequence[Result], k: int) -> list[Cleared]:
+    """Clears the results of one analysis over fewer and fewer of its people: the first is shown as
+    if it were alone, and each other one as far as its difference from all those before it would be.
+    """
+    first = clear({"": results[0]}, k)[""]
+    cleared = [first]
+    shown = [] if first.withheld else [results[0]]
+    for result in results[1:]:
+        next_ = _cleared_beside(result, shown, k) if shown else Cleared(NOTHING_BESIDE)
+        cleared.append(next_)
+        shown += [] if next_.withheld else [result]
+    return cleared
+
+
+NOTHING_BESIDE = "the result over all steps is withheld"
+
+
+def _cleared_beside(result: Result, wider: Sequence[Result], k: int) -> Cleared:
+    differences = [differing.of(other, result) for other in wider]
+    scarce = [name for apart in (result, *differences) for name in _scarce(apart, k)]
+    if scarce:
+        return Cleared(
+            f"fewer than {k} {' and '.join(dict.fromkeys(scarce))} in these steps, or in those that"
+            " wider results have more"
+        )
+    together = {"": result} | {f"{i}": apart for i, apart in enumerate(differences)}
+    return clear(together, k)[""]
 
 
 def _scarce(result: Result, k: int) -> list[str]:
@@ -107,14 +136,16 @@ def _blank(row: Mapping[str, Any], why: str, keep: Sequence[str] = ()) -> Row:
 
     Numbers and the words in FINDINGS become null. Other words, and the columns in `keep`, stay."""
     return {
-        name: value if (isinstance(value, str) and name not in FINDINGS) or name in keep else None
+        name: value
+        if (isinstance(value, str) and name not in subjects.FINDINGS) or name in keep
+        else None
         for name, value in row.items()
         if name != BEYOND
     } | {"suppressed": why}
 
 
 def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
-    keys = [[_key(row) for row in table.rows] for table in tables]
+    keys = [[subjects.of(row) for row in table.rows] for table in tables]
     small, few_missing = set(), set()
     extreme: dict[tuple[Any, ...], set[str]] = {}
     for table, names in zip(tables, keys, strict=True):
@@ -138,25 +169,12 @@ def _estimates(tables: Sequence[Table], k: int) -> list[list[Row]]:
 
 # the entry of a row that counts, for each of its order statistics, the people on the emptier side
 BEYOND = "beyond"
-# columns of words that are findings, where other words tell the subject of a row
-FINDINGS = ("alarm", "position", "signal_prr", "signal_ic")
-# columns of numbers that tell the subject of a row
-SUBJECTS = ("probability", "week")
-
-
-def _key(row: Row) -> tuple[Any, ...]:
-    """The subject of a row: its words, the probability of a quantile, the week of a count."""
-    return tuple(
-        value
-        for name, value in row.items()
-        if (isinstance(value, str) and name not in FINDINGS) or name in SUBJECTS
-    )
 
 
 def _estimate(row: Row, extreme: set[str], small: bool, few_missing: bool, k: int) -> Row:
     if small:
         few = min(row.get("n", k), row.get(BEYOND, {}).get("estimate", k)) < k
-        return _blank(row, f"<{k}" if few else "withheld", keep=SUBJECTS)
+        return _blank(row, f"<{k}" if few else "withheld", keep=subjects.SUBJECTS)
     shown = {
         name: None if name in extreme else value for name, value in row.items() if name != BEYOND
     }
@@ -277,8 +295,8 @@ def _group(row: Row) -> tuple[Any, ...]:
 
 def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:
     """Leaves out, at all nodes, the rows that stand on too few people at one node."""
-    small = {_key(row) for table in tables for row in table.rows if row["n"] < k}
-    return [[dict(row) for row in table.rows if _key(row) not in small] for table in tables]
+    small = {subjects.of(row) for table in tables for row in table.rows if row["n"] < k}
+    return [[dict(row) for row in table.rows if subjects.of(row) not in small] for table in tables]
 
 
 def _why(row: Row, k: int) -> str:

@@ -66,11 +66,7 @@ def check_part(part: Part, rules: Rules) -> Refusal | None:
         )
     if rules.hub_sees_cells:
         return None
-    small = [
-        name
-        for name, counts in part.cells.items()
-        if name not in TOTALS and is_small(counts, k).any()
-    ]
+    small = small_cells(part, k)
     if not small:
         return None
     return Refusal(
@@ -79,3 +75,12 @@ def check_part(part: Part, rules: Rules) -> Refusal | None:
         "write `secure_sum: true` in the study's privacy, use mode dp, merge levels, coarsen the "
         "grid, or keep strata within nodes",
     )
+
+
+def small_cells(part: Part, k: int) -> list[str]:
+    """The names of the counts of a part in which a cell is small."""
+    return [
+        name
+        for name, counts in part.cells.items()
+        if name not in TOTALS and is_small(counts, k).any()
+    ]

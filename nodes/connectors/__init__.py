@@ -47,7 +47,7 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
         ":memory:",
         config={"autoinstall_known_extensions": False, "autoload_known_extensions": False},
     )
-    directory = row_files.of_engine(storage.temp_directory or Path(tempfile.gettempdir()))
+    directory = row_files.private_folder(storage.temp_directory or Path(tempfile.gettempdir()))
     connection.execute(f"SET memory_limit = {quote_text(storage.memory_limit)}")
     connection.execute(f"SET temp_directory = {quote_text(str(directory))}")
     connection.execute(

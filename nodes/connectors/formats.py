@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,15 @@ def _workbook(opening: Opening) -> Source:
     return workbook.read(
         opening.connection, opening.dataset, opening.paths[0], only_names=opening.only_names
     )
+
+
+def labels(dataset: Dataset) -> Mapping[str, statistical.Label]:
+    """What a file says of its columns, by canonical name; nothing where its format has no labels,
+    or where the labels are read in place of the codes."""
+    if "://" in dataset.source or dataset.read.labels:
+        return {}
+    chosen, paths = of(dataset)
+    return statistical.labels(dataset, paths[0]) if "labels" in chosen.keys else {}
 
 
 def _statistical(opening: Opening) -> Source:

@@ -4,15 +4,18 @@ with the types of the file and their codes or labels."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from federation import text
 from nodes.connectors.source import Source, by_name, lacks_extra, unreadable
 from nodes.site import Dataset
 
 BATCH_ROWS = 100_000
+MAX_LABEL = 120  # characters
 READERS: Mapping[str, str] = {
     ".sas7bdat": "read_sas7bdat",
     ".xpt": "read_xport",
@@ -42,6 +45,35 @@ def read(
     raw = {given: f"c{i}" for i, given in enumerate(wanted)}
     raws = {name: raw[given] for name, given in present.items() if given in raw}
     return Source("records", raws, is_temporary=True, records=count)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a file says of a column. `words`: by code, as the file shows it."""
+
+    text: str
+    words: Mapping[str, str]
+
+
+def labels(dataset: Dataset, path: Path) -> dict[str, Label]:
+    """By canonical name, of the columns that have a label or labelled codes."""
+    _, file = _call(dataset, path, metadataonly=True)
+    labelled = {}
+    for name in file.column_names:
+        words = file.variable_value_labels.get(name, {})
+        label = _line(file.column_names_to_labels.get(name) or "")
+        if label or words:
+            by_code = {_code(code): _line(word) for code, word in words.items()}
+            labelled[text.canonical(name)] = Label(label, by_code)
+    return labelled
+
+
+def _line(words: Any) -> str:
+    return " ".join(text.canonical(str(words)).split())[:MAX_LABEL]
+
+
+def _code(code: Any) -> str:
+    return str(int(code)) if isinstance(code, float) and code.is_integer() else str(code)
 
 
 def _fill(

@@ -19,9 +19,11 @@ from federation.arrays import Floats, Ints
 from federation.cohort import Values
 from federation.formula import Term
 from strategies.numerics import newton
+from strategies.numerics.arrow import Arrow
 from strategies.numerics.newton import Scaling
 
 MANY = 16  # levels from which codes are faster than columns
+ELIMINATED = 100  # levels of the largest factor from which the square of their number is avoided
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,31 @@ class Design:
                 gram[np.ix_(other.at, factor.at)] = crossed.T
         return gram
 
+    def arrow_of(self, dense: Floats, weights: Floats, levels: Ints) -> Arrow:
+        """The same cross-products, without the square of the columns `levels` (n_levels,) of one
+        factor, which have a scale of 1 and no centre."""
+        (factor,) = (f for f in self.factors if np.array_equal(f.at, levels))
+        rest = self._without(factor)
+        other = np.setdiff1d(np.arange(self.n_columns), levels)
+        across = np.empty((len(levels), len(other)))
+        for place, column in zip(rest.at, rest.dense.T, strict=True):
+            across[:, place] = factor.products(weights * column)
+        for crossed in rest.factors:
+            across[:, crossed.at] = factor.gram_with(crossed, weights)
+        return Arrow(
+            other, levels, rest.with_gram(dense, weights), across, factor.products(weights)
+        )
+
+    def _without(self, factor: Levels) -> Design:
+        """The design of the other columns, which move up."""
+        places = np.cumsum(np.isin(np.arange(self.n_columns), factor.at, invert=True)) - 1
+        others = (
+            Levels(places[f.at], f.codes, f.centre, f.scale)
+            for f in self.factors
+            if f is not factor
+        )
+        return Design(self.dense, places[self.at], tuple(others))
+
     def with_cells(self, dense: Floats, cell: Ints, weights: Floats) -> Floats:
         """(n_cells, 1 + n_columns): the sums over the rows of each cell of weight * (1, x), from
         those of the dense columns (n_cells, 1 + n_dense). cell, weights (n_rows,)."""
@@ -199,6 +226,16 @@ def large_factors(terms: Sequence[Term]) -> dict[str, list[int]]:
             places.setdefault(factor.field.name, {}).setdefault(factor.level, place)
     large = {name: by_level for name, by_level in places.items() if len(by_level) >= MANY}
     return {name: list(by_level.values()) for name, by_level in large.items()}
+
+
+def eliminated(terms: Sequence[Term], first: int = 0) -> Ints:
+    """(n_levels,): the places in the design, after `first` other columns, of the factor whose
+    levels are eliminated: the largest, if it is large enough and its columns lie together."""
+    places: list[int] = max(large_factors(terms).values(), key=len, default=[])
+    lie_together = bool(places) and places == list(range(places[0], places[0] + len(places)))
+    if len(places) < ELIMINATED or not lie_together:
+        return np.empty(0, np.int64)
+    return np.array(places, np.int64) + first
 
 
 def codes_of(terms: Sequence[Term], columns: Mapping[str, Values], rows: Any) -> Ints:

@@ -3,15 +3,15 @@ table of coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.arrays import Floats
+from federation.arrays import Floats, Ints
 from federation.errors import ModelError
 from federation.expression import ExpressionError
 from federation.formula import Term
@@ -20,7 +20,8 @@ from federation.lazy_scipy import special
 from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
-from strategies.numerics import normal, predictors
+from strategies.numerics import arrow, normal, predictors
+from strategies.numerics.arrow import Arrow, Covariance
 from strategies.numerics.predictors import Columns
 
 BLOCK = 4096  # rows: with 20 columns, a block of float64 fits a core's cache
@@ -73,6 +74,13 @@ def scaling(terms: Sequence[Term], *, centred: bool, levels: bool = True) -> Sca
     return Scaling(centre, scale, predictors.columns_of(terms))
 
 
+def as_they_are(scaling: Scaling, places: Ints) -> Scaling:
+    """The scaling without centres and scales at `places` (n,), those of columns of 0 and 1."""
+    centre, scale = scaling.centre.copy(), scaling.scale.copy()
+    centre[places], scale[places] = 0.0, 1.0
+    return replace(scaling, centre=centre, scale=scale)
+
+
 def row_norm(terms: Sequence[Term], intercept: bool) -> float:
     """The largest L2 norm of a scaled row, whose columns lie in [-1, 1]; infinite if the contract
     does not bound every term."""
@@ -117,16 +125,20 @@ def gram(X: Floats, weights: Floats) -> Floats:
 @dataclass(frozen=True)
 class Step:
     """A Newton step. `decrement`: score' information^-1 score, twice the expected gain in
-    log-likelihood."""
+    log-likelihood. `covariance` (p, p); with an eliminated factor only `blocks` of it."""
 
     beta: Floats
     decrement: float
     covariance: Floats
     aliased: Mask
+    blocks: Covariance | None = None
 
 
-def newton(score: Floats, information: Floats, aliased: Mask) -> Step:
+def newton(score: Floats, information: Floats | Arrow, aliased: Mask) -> Step:
     """Newton's step; aliased columns have step 0 and no variance, as in R's `glm` and `coxph`."""
+    if isinstance(information, Arrow):
+        beta, blocks = arrow.solve(information, score, aliased)
+        return Step(beta, float(beta @ score), np.empty((0, 0)), aliased, blocks)
     fitted = ~aliased
     step, covariance = np.zeros(len(score)), np.full(information.shape, np.nan)
     if fitted.any():
@@ -171,16 +183,21 @@ class Identified:
     separated."""
 
     aliased: Mask
-    first: Floats
+    first: Floats | Arrow
 
-    def unbounded(self, information: Floats, *, relative: bool) -> Floats | None:
+    def unbounded(self, information: Floats | Arrow, *, relative: bool) -> Floats | None:
         """(p,): the direction that has lost almost all of the first round's information, or None.
         `relative`: compare with the direction that has kept the largest share, for counts whose
         mean may be far from 1."""
         fitted = np.flatnonzero(~self.aliased)
         if not len(fitted):
             return None
-        if not relative and _keeps(self, fitted, information):
+        if isinstance(self.first, Arrow) or isinstance(information, Arrow):
+            assert isinstance(self.first, Arrow) and isinstance(information, Arrow)
+            return arrow.lost_direction(
+                self.first, information, self.aliased, LOST, relative=relative
+            )
+        if not relative and _keeps(self.first, fitted, information):
             return None
         root = np.linalg.cholesky(self.first[np.ix_(fitted, fitted)])
         half = np.linalg.solve(root, information[np.ix_(fitted, fitted)])
@@ -192,27 +209,31 @@ class Identified:
         return direction
 
 
-def _keeps(design: Identified, fitted: NDArray[np.intp], information: Floats) -> bool:
+def _keeps(first: Floats, fitted: NDArray[np.intp], information: Floats) -> bool:
     """Whether every direction clearly keeps more than the share LOST. This is a Cholesky
     factorisation, many times as fast as the eigenvalues that tell how much it keeps."""
     some = np.ix_(fitted, fitted)
     try:
-        np.linalg.cholesky(information[some] - CLEARLY * design.first[some])
+        np.linalg.cholesky(information[some] - CLEARLY * first[some])
     except np.linalg.LinAlgError:
         return False
     return True
 
 
-def identify(gram: Floats, sensitivity: float, size: Floats | None = None) -> Identified:
+def identify(gram: Floats | Arrow, sensitivity: float, size: Floats | None = None) -> Identified:
     """Finds the aliased columns in a weighted cross-product of the design, `gram` (p, p), or in the
     first round's information, which has the same null space. size (p,): sums of squares, if the
     information is a small difference of larger sums. sensitivity: of `gram`."""
     share, floor = (ALIASED, ROUNDED * sensitivity) if isfinite(sensitivity) else (ROUGH, 0.0)
+    if isinstance(gram, Arrow):
+        find = partial(find_aliased, share=share, floor=floor)
+        return Identified(arrow.find_aliased(gram, find, lambda squares: squares <= floor), gram)
     return Identified(find_aliased(gram, size, share=share, floor=floor), gram)
 
 
 # The arrays that `climb` keeps in a state.
-MEMORY = frozenset({"last", "best", "rounds", "null", "aliased", "first"})
+FIRST = ("first", "first_across", "first_levels", "first_at", "first_places")
+MEMORY = frozenset({"last", "best", "rounds", "null", "aliased", *FIRST})
 # The message for coefficients that diverge along a direction (p,).
 Diverged = Callable[[Floats], str]
 
@@ -267,7 +288,7 @@ def move(
     last: Floats,
     best: float,
     score: Floats,
-    information: Floats,
+    information: Floats | Arrow,
     log_lik: float,
     identified: Identified,
 ) -> Move:
@@ -296,7 +317,7 @@ def settled(moved: Move, beta: Floats, last: Floats) -> bool:
 def climb(
     state: State,
     score: Floats,
-    information: Floats,
+    information: Floats | Arrow,
     log_lik: float,
     diverged: Diverged,
     *,
@@ -315,7 +336,7 @@ def climb(
     what is aliased. Raises ModelError(diverged) when the rows do not bound a coefficient."""
     values = _counted(state, diverged, max_rounds)
     settled_before = identified(state) or design or identify(information, sensitivity, size)
-    values |= {"aliased": settled_before.aliased.astype(np.float64), "first": settled_before.first}
+    values |= _remembered(settled_before)
     beta, best = state["beta"], float(values["best"][0])
     moved = move(beta, values["last"], best, score, information, log_lik, settled_before)
     if moved.step is None:
@@ -334,7 +355,21 @@ def identified(state: State) -> Identified | None:
     """The outcome of the first round, from the state of a later round."""
     if "aliased" not in state.values:
         return None
-    return Identified(state["aliased"] > 0, state["first"])
+    aliased = state["aliased"] > 0
+    if "first_at" not in state.values:
+        return Identified(aliased, state["first"])
+    at, places = (state[name].astype(np.int64) for name in ("first_at", "first_places"))
+    return Identified(aliased, arrow.from_values("first", state.values, at, places))
+
+
+def _remembered(design: Identified) -> dict[str, Floats]:
+    """The outcome of the first round as arrays of a state."""
+    values = {"aliased": design.aliased.astype(np.float64)}
+    if not isinstance(design.first, Arrow):
+        return values | {"first": design.first}
+    at = {"first_at": design.first.at, "first_places": design.first.levels}
+    places = {name: array.astype(np.float64) for name, array in at.items()}
+    return values | arrow.to_values("first", design.first) | places
 
 
 def within(
@@ -353,7 +388,11 @@ def within(
 
 
 def refuse_unbounded(
-    identified: Identified, information: Floats, diverged: Diverged, *, relative: bool = False
+    identified: Identified,
+    information: Floats | Arrow,
+    diverged: Diverged,
+    *,
+    relative: bool = False,
 ) -> None:
     direction = identified.unbounded(information, relative=relative)
     if direction is not None:
@@ -364,13 +403,30 @@ def jump(state: State, to: Floats, log_lik: float, design: Identified, diverged:
     """The state of the second round at the coefficients `to`, which the first round's sums give in
     closed form. `log_lik`: that of the first round."""
     values = _counted(state, diverged) | {
-        "aliased": design.aliased.astype(np.float64),
-        "first": design.first,
+        **_remembered(design),
         "null": np.array([log_lik]),
         "best": np.array([log_lik]),
         "last": state["beta"],
     }
     return State("newton", values | {"beta": to})
+
+
+def warmed(
+    state: State, estimates: Mapping[str, float], names: Sequence[str], scaling: Scaling
+) -> State:
+    """The state after the first Newton step, at released coefficients instead, if the model has all
+    of their terms; its other terms are at 0. Without a term that mattered, the others would lie
+    farther from the optimum than the first step. An overshoot goes back to the coefficients of the
+    first round, as after any step."""
+    if state.values.get("rounds", np.zeros(1))[0] != 1 or not estimates.keys() <= set(names):
+        return state
+    beta = np.array([estimates.get(name, 0.0) for name in names])
+    slopes = beta[len(names) - len(scaling.scale) :]
+    if len(slopes) < len(names):
+        beta[0] += scaling.centre @ slopes
+    slopes *= scaling.scale
+    beta[state["aliased"] > 0] = 0.0
+    return replace(state, values={**state.values, "beta": beta})
 
 
 def retreat(state: State, log_lik: float, diverged: Diverged, *, again: str) -> State | None:
@@ -432,6 +488,25 @@ def unscale(names: Sequence[str], scaling: Scaling, intercept: bool) -> Floats:
     return L
 
 
+def unscaled(
+    names: Sequence[str], scaling: Scaling, intercept: bool, top: Top
+) -> tuple[Floats, Floats]:
+    """(p,) each: the estimates and their variances, in the units of the columns. The columns of an
+    eliminated factor have a scale of 1 and no centre, so theirs stay."""
+    if (blocks := top.step.blocks) is None:
+        L = unscale(names, scaling, intercept)
+        return L @ top.beta, np.diag(spread(L, top.step)).copy()
+    places = blocks.at[int(intercept) :] - int(intercept)
+    others = Scaling(scaling.centre[places], scaling.scale[places], scaling.columns)
+    L = unscale([names[place] for place in blocks.at], others, intercept)
+    aliased = top.step.aliased[blocks.at]
+    step = Step(top.beta[blocks.at], 0.0, blocks.others, aliased)
+    beta, variances = top.beta.copy(), np.empty(len(names))
+    beta[blocks.at] = L @ top.beta[blocks.at]
+    variances[blocks.at], variances[blocks.places] = np.diag(spread(L, step)), blocks.levels
+    return beta, variances
+
+
 def coefficients(
     names: Sequence[str],
     beta: Floats,
@@ -442,15 +517,16 @@ def coefficients(
     statistic: str = "normal",
     df: int = 0,
 ) -> list[Row]:
-    """Tidy rows; aliased terms are null. `exponentiate`: the name of the column of exp(estimate),
-    such as `hazard_ratio`."""
+    """Tidy rows; aliased terms are null. `covariance` (p, p), or its diagonal (p,).
+    `exponentiate`: the name of the column of exp(estimate), such as `hazard_ratio`."""
 
     def p_value(ratio: float) -> float:
         if statistic == "normal":
             return normal.two_sided(ratio)
         return float(2 * special.stdtr(df, -abs(ratio)))
 
-    terms = zip(names, beta, np.diag(covariance), strict=True)
+    variances = covariance if covariance.ndim == 1 else np.diag(covariance)
+    terms = zip(names, beta, variances, strict=True)
     return [
         _coefficient(name, estimate, sqrt(variance), z, exponentiate, p_value)
         if variance > 0

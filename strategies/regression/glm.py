@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from federation import cohort as cohorts
 from federation import errors, formula
-from federation.arrays import Floats
+from federation import limits as limits_of
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -27,13 +28,13 @@ from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import counting, designs, firth, newton, normal
+from strategies.numerics import arrow, counting, designs, firth, newton, normal
+from strategies.numerics.arrow import Arrow
 from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import Estimates, Prepared, Roles, Task, Total, Traits
 
-TRAITS = Traits()
 FAR_INTERCEPT = 5.0  # of a Poisson model with an offset, on the log scale: five of Newton's steps
 EXACT = 1e-24  # the share of the squares of a response below which residuals are rounding errors
 FIRST_ROWS, ENOUGH_VARIANCE = 50_000, 25.0  # rows whose variance shows that no row weighs much
@@ -65,10 +66,28 @@ class Plan:
     names: tuple[str, ...]
     norm: float
     can_penalise: bool = True  # not as a stage of another analysis, whose study cannot ask for it
+    eliminated: Ints = field(default_factory=lambda: np.empty(0, np.int64))  # places of levels
 
 
-def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
-    model = formula.compile(options.model, schema)
+def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
+    plan, fields = as_stage(options, schema, eliminates=options.penalty is None)
+    model, first = plan.model, int(plan.model.intercept)
+    levels = designs.eliminated(model.terms, first)
+    if options.penalty or not len(levels):
+        return Prepared(plan, fields)
+    if len(levels) * (len(plan.names) - len(levels)) > limits_of.MAX_COLUMNS**2:
+        raise ExpressionError(
+            f"{options.model!r} has too many columns beside its largest factor; merge levels, or"
+            " leave out interactions"
+        )
+    scaled = newton.as_they_are(plan.scaling, levels - first)
+    return Prepared(replace(plan, scaling=scaled, eliminated=levels), fields)
+
+
+def as_stage(options: Shared, schema: Schema, *, eliminates: bool = False) -> Prepared[Plan]:
+    """The plan for an analysis that makes more of the sums: information is a whole matrix, unless
+    the caller `eliminates` a factor."""
+    model = formula.compile(options.model, schema, eliminates=eliminates)
     if isinstance(options, Options) and options.penalty and options.family == "gaussian":
         raise ExpressionError(
             "penalty: a gaussian model has a finite estimate without one; leave it out"
@@ -115,6 +134,17 @@ def _check_response(model: Model, options: Shared) -> None:
         )
 
 
+def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> State:
+    """Not under a penalty, towards whose estimate steps converge slowly, nor for a gaussian model,
+    which one step fits."""
+    if task.options.penalty or task.options.family == "gaussian":
+        return state
+    return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
+
+
+TRAITS = Traits(warmed=_warmed)
+
+
 def start(task: Task[Options, Plan]) -> State:
     return State("moments", {"beta": np.zeros(len(task.plan.names))})
 
@@ -145,8 +175,9 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         sums["moments"] = cohort.once(Key("glm moments", task.name), lambda: _moments(rows))
         sensitivity["moments"] = _moment_sensitivity(task)
         if task.plan.model.offset is not None:
-            sums["gram"] = cohort.once(Key("glm gram", task.name), lambda: _gram(rows))
-            sensitivity["gram"] = max_weight(task) * task.plan.norm**2
+            sums |= cohort.once(Key("glm gram", task.name), lambda: _gram(rows, task))
+            of_gram = max_weight(task) * task.plan.norm**2
+            sensitivity |= {name: of_gram for name in arrow.names_of("gram") if name in sums}
     return Part(sums, rows.cells, sensitivity, parameters=len(beta))
 
 
@@ -176,10 +207,29 @@ def _fit_sums(rows: Rows, task: Task[Options, Plan], beta: Floats) -> dict[str, 
             third += firth.third_moments(X, _SLOPES[task.options.family](mu, variance))
     sums = {
         "score": rows.X.with_products(score, residuals),
-        "information": rows.X.with_gram(information, variances),
+        **_squares("information", rows, task, information, variances),
         "deviance": np.array([deviance]),
     }
     return sums if third is None else sums | {"third": third}
+
+
+def _squares(
+    name: str, rows: Rows, task: Task[Options, Plan], dense: Floats, weights: Floats
+) -> dict[str, Floats]:
+    """The weighted cross-products of the design, whole, or by blocks beside an eliminated factor.
+    dense (n_dense, n_dense): those of the dense columns."""
+    if not len(task.plan.eliminated):
+        return {name: rows.X.with_gram(dense, weights)}
+    return arrow.to_values(name, rows.X.arrow_of(dense, weights, task.plan.eliminated))
+
+
+def _matrix(total: Total, name: str, task: Task[Options, Plan]) -> Floats | Arrow:
+    """The sum of these cross-products over the nodes."""
+    levels = task.plan.eliminated
+    if not len(levels):
+        return total.sums[name]
+    others = np.setdiff1d(np.arange(len(task.plan.names)), levels)
+    return arrow.from_values(name, total.sums, others, levels)
 
 
 def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
@@ -220,9 +270,9 @@ def _null_sensitivity(task: Task[Options, Plan], intercept: float) -> float:
     return max_weight(task) * math.hypot(1.0, 0.25, 2 * (farthest + math.log(2)))
 
 
-def _gram(rows: Rows) -> Floats:
+def _gram(rows: Rows, task: Task[Options, Plan]) -> dict[str, Floats]:
     weights = rows.weights if rows.weights is not None else np.ones(len(rows.y))
-    return rows.X.gram(weights)
+    return _squares("gram", rows, task, newton.gram(rows.X.dense, weights), weights)
 
 
 def _moments(rows: Rows) -> Floats:
@@ -324,10 +374,10 @@ def _sensitivity(task: Task[Options, Plan], beta: Floats) -> dict[str, float]:
     else:
         residual, variance = max(high - y_low, y_high - low), 1.0
         deviance = residual**2
-    norm_squared = norm * norm
+    names = arrow.names_of("information")[: 3 if len(plan.eliminated) else 1]
     return {
         "score": heaviest * residual * norm,
-        "information": heaviest * variance * norm_squared,
+        **dict.fromkeys(names, heaviest * variance * norm * norm),
         "deviance": heaviest * deviance,
     }
 
@@ -360,17 +410,17 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         state = State(state.step, {**state.values, **values})
     if has_null_rounds(task):
         state = State(state.step, {**state.values, **_null_step(total, state)})
-    score, information = total.sums["score"], total.sums["information"]
+    score, information = total.sums["score"], _matrix(total, "information", task)
     log_lik = -float(total.sums["deviance"][0]) / 2
     diverged = _diverged(task)
     if state.step == "moments" and task.plan.model.offset is not None:
         _refuse_offset(total, task)
         if (intercept := _intercept_of_offset(total, task)) is not None:
             to = np.concatenate([[intercept], state["beta"][1:]])
-            return newton.jump(state, to, log_lik, _identified(total), diverged)
+            return newton.jump(state, to, log_lik, _identified(total, task), diverged)
     if task.options.penalty:
-        identified = newton.identified(state) or _identified(total)
-        penalty = firth.penalty(information, total.sums["third"], identified.aliased)
+        identified = newton.identified(state) or _identified(total, task)
+        penalty = firth.penalty(total.sums["information"], total.sums["third"], identified.aliased)
         score, log_lik = score + penalty.score, log_lik + penalty.log_lik
     climbed = newton.climb(
         state,
@@ -378,7 +428,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         information,
         log_lik,
         diverged,
-        design=_identified(total) if state.step == "moments" else None,
+        design=_identified(total, task) if state.step == "moments" else None,
         relative=task.options.family == "poisson",
         rules=limits(task).steps["newton"].rules,
         max_rounds=max_rounds(task),
@@ -424,7 +474,8 @@ def _refuse_offset(total: Total, task: Task[Options, Plan]) -> None:
     offset, family = task.plan.model.offset, task.options.family
     assert offset is not None, "only a model with an offset is asked"
     if family == "binomial":
-        lost = _identified(total).unbounded(total.sums["information"], relative=False) is not None
+        information = _matrix(total, "information", task)
+        lost = _identified(total, task).unbounded(information, relative=False) is not None
     elif family == "poisson" and task.plan.model.intercept:
         lost = not abs(_log_ratio(total)) <= admissible.MAX_PREDICTOR
     else:
@@ -464,11 +515,11 @@ def max_rounds(task: Task[Options, Plan]) -> int:
     return firth.MAX_ROUNDS if task.options.penalty else newton.MAX_ROUNDS
 
 
-def _identified(total: Total) -> newton.Identified:
+def _identified(total: Total, task: Task[Options, Plan]) -> newton.Identified:
     """The aliased columns. With an offset, rows have very different weights from the first round
     on, so the unweighted cross-product of the design decides."""
     name = "gram" if "gram" in total.sums else "information"
-    return newton.identify(total.sums[name], total.sensitivity[name])
+    return newton.identify(_matrix(total, name, task), total.sensitivity[name])
 
 
 def _result(top: newton.Top, total: Total, task: Task[Options, Plan], state: State) -> Result:
@@ -505,13 +556,13 @@ def _coefficients(
     top: newton.Top, task: Task[Options, Plan], dispersion: float, df: int
 ) -> list[Row]:
     plan, family = task.plan, task.options.family
-    L = newton.unscale(plan.names, plan.scaling, plan.model.intercept)
+    beta, variances = newton.unscaled(plan.names, plan.scaling, plan.model.intercept, top)
     level = (1 + task.options.conf_level) / 2
     z = float(special.stdtrit(df, level)) if family == "gaussian" else normal.quantile(level)
     return newton.coefficients(
         plan.names,
-        L @ top.beta,
-        newton.spread(L, top.step) * dispersion,
+        beta,
+        variances * dispersion,
         z=z,
         exponentiate={"binomial": "odds_ratio", "poisson": "rate_ratio", "gaussian": ""}[family],
         statistic="t" if family == "gaussian" else "normal",

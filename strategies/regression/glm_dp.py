@@ -49,7 +49,7 @@ class Options(glm.Shared):
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
-    plan, fields = glm.prepare(options, schema)
+    plan, fields = glm.as_stage(options, schema)
     if plan.weights is not None:
         raise ExpressionError(
             f"weights: {options.weights!r}: weights are not offered by glm in mode dp;"

@@ -68,7 +68,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             " leave them out"
         )
     glm_options = glm.Options(**options.model_dump(include=set(glm.Shared.model_fields)))
-    glm_plan, fields = glm.prepare(glm_options, schema)
+    glm_plan, fields = glm.as_stage(glm_options, schema)
     impute = tuple(schema.field(name) for name in dict.fromkeys(options.impute))
     for field in impute:
         if field.kind != "number":

@@ -35,12 +35,12 @@ from strategies.numerics import counting, designs, firth, newton
 from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import Estimates, Prepared, Roles, Task, Total, Traits
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
-TRAITS = Traits()
+NUMBERS = 2  # of the result for each coefficient: the estimate and its error
 
 
 class Options(Frozen):
@@ -122,6 +122,15 @@ def _strata(model: Model, options: Options, schema: Schema) -> tuple[Field, ...]
             )
         formula.refuse_outcome(field.name, model.response, schema, where="in `strata`")
     return tuple(strata)
+
+
+def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> State:
+    if task.options.penalty or state.step not in ("fit", "risk"):
+        return state
+    return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
+
+
+TRAITS = Traits(warmed=_warmed)
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -620,6 +629,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         weights,
         strata=plan.strata,
         conditions=written,
+        grids=time_grid.coarse(response[:-1], plan.grid, NUMBERS * len(plan.names)),
         steered=row_weights,
     )
 

@@ -99,7 +99,7 @@ def _children_of(deployment: Deployment) -> list[str]:
             "pgrep",
             "-f",
             "aggregator.flower.superlink"
-            f" {deployment.hub.folder}|flower-superexec.*{deployment.hub.pki}",
+            f" {deployment.hub.folder}|aggregator.flower.executor {deployment.hub.folder}",
         ],
         capture_output=True,
         text=True,

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from federation import audit, errors, language, message_texts
 from federation import study as studies
+from federation.cli import screen
 from federation.cli.actions import mappings, node_setup, tables
+from federation.cli.screen import Console, print
 from federation.language import tr
 from federation.privacy import accounting
 from federation.study import Study
@@ -47,7 +48,7 @@ def show_all(path: Path, output: str) -> None:
             }
             for study in studies
         ]
-        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        screen.document(documents)
         return
     console = Console(highlight=False)
     if not studies:
@@ -112,7 +113,8 @@ def show(path: Path, name: str) -> None:
         print(f"# {message_texts.translated(line)}")
     for line in costs(study, opened, len(proposed.ticket.nodes)):
         print(f"# {line}")
-    print(yaml.safe_dump(json.loads(proposed.written), sort_keys=False, allow_unicode=True), end="")
+    study = json.loads(proposed.written)
+    screen.verbatim(yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
     _show_sides(study, opened)
     _show_given(study, opened)
 
@@ -203,7 +205,7 @@ def _show_sides(study: Study, site: Site) -> None:
 
 
 def _people(expression: Sides) -> str:
-    counts = ", ".join(f"{n:,} {tr(side)}" for side, n in expression.people.items())
+    counts = ", ".join(f"{tables.number(n)} {tr(side)}" for side, n in expression.people.items())
     if expression.share is None:
         return counts
     share = tr("one person gives at most {share} % of the sum")

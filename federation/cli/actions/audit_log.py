@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
 from federation import audit
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console, print
 
 CHAIN = ("seq", "at", "event", "prev", "hash")  # the keys of an entry that are not its details
 EMPTY: tuple[object, ...] = ("", None, [], {}, 0)
@@ -20,14 +22,12 @@ HASH_DIGITS, SHORT_HASH_DIGITS = 64, 12
 def show(path: Path, output: str, max_entries: int) -> None:
     entries = list(audit.entries(path))[-max_entries:]
     if output == "json":
-        print(json.dumps(entries, indent=2, ensure_ascii=False))
+        screen.document(entries)
         return
     console = Console(highlight=False, soft_wrap=True)
     for entry in entries:
-        at = entry["at"][:19].replace("T", " ")
-        console.print(
-            f"{entry['seq']:>5}  {at}  {entry['event']:<20} {_details(entry)}", markup=False
-        )
+        at, event = screen.shown(entry["at"][:19].replace("T", " ")), screen.shown(entry["event"])
+        console.print(Text(f"{entry['seq']:>5}  {at}  {event:<24} {_details(entry)}"))
     if not entries:
         console.print("The audit log is empty.")
 

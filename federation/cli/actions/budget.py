@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from federation import errors
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console, print
 from federation.privacy import accounting
 from nodes import ledger, state_folder
 from nodes import site as sites
@@ -35,7 +35,7 @@ def show(path: Path, output: str) -> None:
     balances = list(accounts.values())
     if output == "json":
         document = {"accounts": balances, "entries": [_document(entry) for entry in entries]}
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        screen.document(document)
         return
     console = Console(highlight=False)
     if not accounts:
@@ -76,8 +76,9 @@ def _balance(budget_ledger: Ledger, account: Account) -> dict[str, Any]:
 
 def _accounts(balances: Sequence[dict[str, Any]]) -> Table:
     table = tables.plain("dataset", "unit", "year", title="Budgets, in epsilon")
-    for name in ("granted", "charged", "left", "left, rho"):
-        table.add_column(name, justify="right", style="dim" if "rho" in name else "")
+    for name in ("granted", "charged", "remaining"):
+        table.add_column(name, justify="right")
+    table.add_column("remaining, rho", justify="right", style="dim")
     for balance in balances:
         table.add_row(
             balance["dataset"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from federation import errors, notices
+from federation.cli.screen import print
 from federation.notices import Notify
 
 

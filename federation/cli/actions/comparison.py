@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-from rich.console import Console
 
 from aggregator.report import words
 from federation.api.comparison import compare
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 
 MAX_LINES = 200
 
@@ -17,7 +16,7 @@ MAX_LINES = 200
 def show(a: Path, b: Path, output: str) -> None:
     rows = compare(a, b).rows
     if output == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        screen.document(rows)
         return
     console = Console(highlight=False)
     if not rows:

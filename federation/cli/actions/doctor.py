@@ -17,19 +17,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
+from rich.text import Text
 
 from federation import __version__, audit, credentials, errors
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 from federation.credentials import Credentials
+from federation.language import tr
 
 MIN_DAYS, MIN_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0
 FLOWER = "1.41.0"
-MARKS = {
-    "ok": "[green]ok   [/green]",
-    "note": "[yellow]note [/yellow]",
-    "wrong": "[red]WRONG[/red]",
-}
+STYLES = {"ok": "green", "note": "yellow", "wrong": "red"}
+WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG"}
 PORTS = ("fleet", "api", "enrol", "admin", "metrics")
 
 
@@ -52,8 +52,8 @@ def run(folder: Path) -> None:
         )
     console = Console(highlight=False, soft_wrap=True)
     for check in checks:
-        console.print(f"{MARKS[check.level]} {check.subject:<22} ", end="")
-        console.print(check.text, markup=False)
+        console.print(f"{tr(WORDS[check.level]):<5}", style=STYLES[check.level], end=" ")
+        console.print(Text(f"{screen.shown(check.subject):<22}"), check.text, markup=False)
     wrong = [check.subject for check in checks if check.level == "wrong"]
     if wrong:
         failed = tables.counted(len(wrong), "check", "checks")
@@ -79,6 +79,9 @@ def _hub(folder: Path) -> Iterator[Check]:
     yield _certificate(
         "authority", hub.pki / "ca.crt", "an authority cannot be renewed: create a new hub"
     )
+    if (intermediate := hub.pki / "intermediate.crt").exists():
+        renewal = f"hdh hub rotate --intermediate --hub-dir {folder}"
+        yield _certificate("intermediate authority", intermediate, renewal)
     yield _certificate(
         "server certificate",
         hub.pki / "hub.crt",

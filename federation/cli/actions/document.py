@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from aggregator import report
 from aggregator.document import AnalysisDocument, Document, reasons
 from aggregator.report import words
-from federation import errors
+from federation import errors, language
 from federation.cli.actions import curves, tables
+from federation.cli.screen import Console
 
 Rows = Sequence[Mapping[str, Any]]
 MAX_ROWS = 12
+FILES = {"Report:": "report.html", "Result:": "result.json", "Tables:": "tables"}
 WITHHELD = "·"
 # tables that are drawn, or are in the report only
 NOT_PRINTED = ("histogram", "curve", "leave_one_out", "trees", "overlap", "lorenz")
@@ -156,9 +157,9 @@ def show(document: Document, folder: Path, console: Console) -> None:
     console.print(f"\n{_protection(document)}")
     _show_events(document, console)
     rounds, seconds = document.provenance["rounds"], document.provenance["seconds"]
-    console.print(f"Study of {rounds} round{'s' if rounds != 1 else ''} in {seconds:.2f} s.")
-    for title, file in (("Report", "report.html"), ("Result", "result.json"), ("Tables", "tables")):
-        console.print(f"{title}:  {folder / file}", soft_wrap=True)
+    console.print(f"Study of {tables.counted(rounds, 'round', 'rounds')} in {seconds:.2f} s.")
+    for title, file in FILES.items():
+        console.print(f"{language.tr(title)}  {folder / file}", soft_wrap=True)
 
 
 def _protection(document: Document) -> str:
@@ -176,15 +177,15 @@ def _protection(document: Document) -> str:
     )
     if not suppressed:
         return "Suppressed: nothing."
-    rows = "1 row holds" if suppressed == 1 else f"{suppressed} rows hold"
+    rows = tables.counted(suppressed, "row", "rows")
     return (
-        f"Suppressed: {rows} a number based on fewer than {privacy['min_cell']} people, or a "
-        "number that would reveal one."
+        f"Suppressed: {rows} with a number based on fewer than {privacy['min_cell']} people, or "
+        "with a number that would reveal one."
     )
 
 
 def _show_analysis(name: str, analysis: AnalysisDocument, console: Console) -> None:
-    exactness = f"  {analysis.exactness}" if analysis.exactness else ""
+    exactness = f"  {language.tr(analysis.exactness)}" if analysis.exactness else ""
     style = "green" if analysis.exactness == "exact" else "yellow"
     console.print(Text.assemble("\n", (name, "bold"), f"  {analysis.run}", (exactness, style)))
     if analysis.reason:
@@ -248,11 +249,11 @@ def _show_crosstab(rows: Rows, console: Console) -> None:
     columns = list(dict.fromkeys(row["column"] for row in rows))
     table = tables.plain("")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(Text(words.say("column", column)), justify="right")
     for level in dict.fromkeys(row["row"] for row in rows):
         cells = {row["column"]: row for row in rows if row["row"] == level}
         counts = (_count(cells[column]) if column in cells else "" for column in columns)
-        table.add_row(level, *counts)
+        table.add_row(Text(words.say("row", level)), *counts)
     console.print(table)
 
 

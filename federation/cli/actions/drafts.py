@@ -7,8 +7,9 @@ import re
 from datetime import date
 from pathlib import Path
 
-from federation import errors
+from federation import errors, message_texts
 from federation.cli.actions import tables
+from federation.cli.screen import print
 from nodes import draft as drafts
 from nodes import draft_yaml, samples, table_schema
 from nodes import site as sites
@@ -32,7 +33,8 @@ def write(source: str | None, table: str | None, schema: Path | None, out: Path)
         draft, origin = table_schema.draft(schema, name), schema.name
     else:
         draft, origin = _of_source(name, str(source), table, today), Path(str(source)).name
-    out.write_text(draft_yaml.contract(draft, origin, today), encoding="utf-8")
+    contract = message_texts.comments(draft_yaml.contract(draft, origin, today))
+    out.write_text(contract, encoding="utf-8")
     print(
         f"{out}: {tables.counted(len(draft.columns), 'column', 'columns')}. Read every note in it."
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from federation.api.result import Result
+from federation.cli.actions import tables
+from federation.cli.screen import print
 
 Form = Literal["xlsx", "csv", "csv-fr", "svg", "png"]
 
@@ -16,4 +18,4 @@ def write(result: Path, out: Path, form: Form) -> None:
         files = content.figures(out, form)
     else:
         files = content.export(out, form)
-    print(f"{len(files)} file{'s' if len(files) != 1 else ''} in {out}" if form != "xlsx" else out)
+    print(f"{tables.counted(len(files), 'file', 'files')} in {out}" if form != "xlsx" else out)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
+from federation.cli import screen
+from federation.cli.screen import print
 from federation.extensions import Extension
 from strategies import installed
 
@@ -14,7 +14,7 @@ def show(output: str) -> None:
     extensions = installed.every()
     if output == "json":
         documents = [{name: getattr(each, name) for name in SHOWN} for each in extensions]
-        print(json.dumps(documents, indent=2, ensure_ascii=False))
+        screen.document(documents)
         return
     if not extensions:
         print("No network, analysis or strategy is installed here beside those of hdh.")

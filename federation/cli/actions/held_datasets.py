@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from rich.console import Console
+from rich.text import Text
 
 from federation import client, errors
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 from federation.client import Held
 from federation.contract import Contract
 
@@ -31,8 +32,8 @@ def show(keys: Path | None, out: Path | None) -> None:
             holding.contract.dataset,
             holding.contract.hash[:12],
             holding.node,
-            str(holding.contract.version),
-            f"{holding.people:,}" if holding.people else "",
+            Text(str(holding.contract.version)),
+            tables.number(holding.people) if holding.people else "",
             "yes" if holding.online else "no",
         )
     console.print(table)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rich.console import Console
-
 from federation import audit, errors
 from federation.cli.actions import node_data
+from federation.cli.screen import Console, print
 from nodes import mapping, source_checks, state_folder
 from nodes import site as sites
 from nodes.mapping import Mapped

@@ -10,12 +10,14 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from federation import errors
 from federation import study as studies
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console, print
 from nodes import (
     buckets,
     cohorts,
@@ -57,7 +59,7 @@ def check(path: Path, only: str | None, output: str) -> None:
         for report in reports:
             _record(site.state, report.dataset, not report.findings)
     if output == "json":
-        print(json.dumps([_document(report) for report in reports], indent=2))
+        screen.document([_document(report) for report in reports])
     else:
         for report in reports:
             show(report, console)
@@ -127,8 +129,8 @@ def _observation(seen: Seen) -> str:
         part for part in (f"line {seen.line}" if seen.line else "", seen.column) if part
     )
     value = f"{seen.value!r}: " if seen.value else ""
-    key = f": write `{seen.key}`" if seen.key else ""
-    return f"{where}: {value}{seen.meaning}{key}"
+    observed = f"{where}: {value}{seen.meaning}"
+    return f"{observed}: write `{seen.key}`" if seen.key else observed
 
 
 def _block(keys: Mapping[str, Any]) -> str:
@@ -188,14 +190,14 @@ def show(report: DatasetReport, console: Console) -> None:
 def _columns(report: DatasetReport) -> Table:
     table = tables.plain("column", "type", "missing", "broken rule", "rows", "remedy")
     for column, rule in report.dataset.contract.columns.items():
-        missing = f"{report.counts[column, 'missing']:,}"
+        names = Text(column), Text(rule.type)
+        missing = tables.number(report.counts[column, "missing"])
         findings = [finding for finding in report.explained if finding.column == column]
         for finding in findings:
-            table.add_row(
-                column, rule.type, missing, finding.rule, f"{finding.rows:,}", finding.remedy
-            )
+            rows = tables.number(finding.rows)
+            table.add_row(*names, missing, finding.rule, rows, finding.remedy)
         if not findings:
-            table.add_row(column, rule.type, missing, "", "", "")
+            table.add_row(*names, missing, "", "", "")
     return table
 
 

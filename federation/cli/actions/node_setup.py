@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from federation import __version__, audit, credentials, errors
+from federation.cli import screen
 from federation.cli.actions import channels, node_data, tables
+from federation.cli.screen import print
 from nodes import backups, daemon, setup, state_folder
 from nodes import site as sites
 from nodes.approvals import Approvals, Proposed
@@ -117,7 +118,7 @@ def _audit_dataset(site: Site, event: str, dataset: Dataset) -> None:
 
 def print_unit(path: Path, user: str) -> None:
     site_and_state(path)
-    print(setup.unit(path, user), end="")
+    screen.verbatim(setup.unit(path, user))
 
 
 # -- identities
@@ -185,11 +186,13 @@ def show_status(path: Path, output: str) -> None:
     if output == "json":
         hashes = [study.study_hash for study in waiting]
         document = status | {"node": site.name, "enrolled": enrolled, "waiting": hashes}
-        print(json.dumps(document, indent=2))
+        screen.document(document)
         return
     running = "running" if status["running"] else "not running"
-    print(f"node {site.name}: {running}{'' if enrolled else ', not enrolled'}")
-    if enrolled:
+    if not enrolled:
+        print(f"node {site.name}: {running}, not enrolled")
+    else:
+        print(f"node {site.name}: {running}")
         party = credentials.load(state / state_folder.HUB)
         days = credentials.days_left(party.certificate)
         print(f"  hub {party.api}: the node's certificate expires in {days:.0f} days")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from rich.console import Console
 from rich.table import Table
 
 from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
 from aggregator.settings import HubSettings
 from federation import audit, errors, systemd
+from federation.cli import screen
 from federation.cli.actions import channels, tables
+from federation.cli.screen import Console, print
 
 MAX_SILENCE_S = 15  # a node heard of within this time is online
 
 
-def init(folder: Path, hosts: list[str], port: int, database: str | None, listen: str) -> None:
-    hub = settings.init(folder, hosts or ["localhost", "127.0.0.1"], port, database, listen)
+def init(
+    folder: Path, hosts: list[str], port: int, database: str | None, listen: str, token: str
+) -> None:
+    hosts = hosts or ["localhost", "127.0.0.1"]
+    hub = settings.init(folder, hosts, port, database, listen, token=token)
     fingerprint = pki.fingerprint(hub.pki).hex()[:16]
     print(
         f"Hub created in {folder}, with its own certificate authority (SHA-256 {fingerprint}...)."
@@ -57,7 +60,7 @@ def print_unit(folder: Path, user: str) -> None:
         memory="16G",
         after=["postgresql.service"],
     )
-    print(systemd.unit(daemon, user), end="")
+    screen.verbatim(systemd.unit(daemon, user))
 
 
 def test_notices(folder: Path) -> None:
@@ -73,7 +76,7 @@ def show_all(folder: Path, output: str) -> None:
     parties = databases.dataset_holders(engine, "node", "coordinator", "operator")
     invited = databases.open_invitations(engine, time.time())
     if output == "json":
-        print(json.dumps(_document(parties, invited), indent=2))
+        screen.document(_document(parties, invited))
         return
     console = Console(highlight=False)
     if not parties and not invited:
@@ -158,7 +161,42 @@ def rotate(folder: Path, name: str | None, hours: float) -> None:
     print("\nThe old key stays valid until the invitation is used.")
 
 
-def renew_authority(folder: Path) -> None:
+def renew_intermediate(folder: Path, certificate: Path | None, token: str) -> None:
+    """A new intermediate authority: at once where the root's key is here, otherwise in two steps,
+    with `certify` in between on the machine of the root's keeper."""
+    hub, _ = _open(folder)
+    if certificate is None:
+        csr = pki.request_intermediate(hub.pki, token=token)
+        if not pki.has_key(hub.pki, pki.ROOT):
+            _print_request(folder, hub.pki / "intermediate.csr", csr)
+            return
+        text = pki.sign_intermediate(hub.pki, csr)
+    else:
+        text = certificate.read_text(encoding="utf-8", errors="replace")
+    pki.install_intermediate(hub.pki, text, list(hub.file.hosts))
+    audit.write(hub.audit, "intermediate renewed")
+    print("An intermediate authority signs from now on. The hub's server key is new: restart the")
+    print("hub. Nodes and coordinators need to do nothing.")
+    if (hub.pki / "ca.key").exists():
+        print(f"Move {hub.pki / 'ca.key'} to where it is kept offline.")
+
+
+def _print_request(folder: Path, request: Path, csr: str) -> None:
+    request.write_text(csr)
+    print(f"The root's key is not here. Take {request} to it, and there run:\n")
+    print("  hdh hub certify intermediate.csr --authority DIR --out intermediate.crt\n")
+    print("Bring the certificate back:\n")
+    print(f"  hdh hub rotate --intermediate --certificate FILE --hub-dir {folder}")
+
+
+def certify(request: Path, authority: Path, out: Path) -> None:
+    """Signs the request of an intermediate, beside the root's certificate and key."""
+    text = pki.sign_intermediate(authority, request.read_text(encoding="utf-8", errors="replace"))
+    out.write_text(text)
+    print(f"{out}: the certificate of an intermediate authority. Bring it to the hub.")
+
+
+def renew_authority(folder: Path, token: str = "") -> None:
     """A new authority; every party then needs a new certificate. SetupError while the hub runs,
     RefusalError while studies are open, whose tickets name the present authority."""
     hub, engine = _open(folder)
@@ -167,7 +205,7 @@ def renew_authority(folder: Path) -> None:
     if under_way := databases.in_states(engine, "waiting", "running"):
         named = ", ".join(str(study.number) for study in under_way[:20])
         raise errors.RefusalError(f"studies are open: {named}; wait for their end, or cancel them")
-    former = pki.renew_authority(hub.pki, list(hub.file.hosts))
+    former = pki.renew_authority(hub.pki, list(hub.file.hosts), token=token)
     audit.write(hub.audit, "authority renewed", authority=pki.fingerprint(hub.pki).hex())
     print(f"The hub has a new authority. The former certificate is {former}: keep it, since the")
     print("receipts of earlier results name it. Start the hub, and invite everyone anew:\n")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from aggregator import report
 from federation import errors
+from federation.cli import screen
 from federation.cli.actions import tables
+from federation.cli.screen import Console
+from federation.language import tr
 from simulations.pilots import running
 from simulations.pilots.common import Size
 
@@ -37,7 +38,7 @@ def show_all() -> None:
     console = Console(highlight=False)
     for name in running.names():
         variants = ", ".join(running.variants(name))
-        console.print(f"[bold]{name}[/bold]  {running.title(name)}  [dim]({variants})[/dim]")
+        console.print(f"[bold]{name}[/bold]  {tr(running.title(name))}  [dim]({variants})[/dim]")
     console.print(
         "Run one with `hdh simulate NAME [--variant private]`, or all with `hdh pilots run --all`.",
         style="dim",
@@ -62,7 +63,7 @@ def run(names: Sequence[str], *, size: Size, seed: int, out: Path | None, output
             if out is not None:
                 report.write(finished.document, out / f"{name}-{variant}")
     if output == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        screen.document(rows)
     else:
         _show(rows, console)
     failed = [
@@ -106,7 +107,7 @@ def _cells(row: Row) -> list[str]:
     return [
         row["pilot"] + ("" if row["study"] == "study" else f" {row['study']}"),
         str(row["nodes"]),
-        "" if row["people"] is None else f"{row['people']:,}",
+        "" if row["people"] is None else tables.number(row["people"]),
         str(row["rounds"]),
         row["exactness"],
         "" if row["epsilon"] is None else f"{row['epsilon']:g}",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from federation import client, credentials, datasets
+from federation.cli import screen
 from federation.cli.actions import plan_tables, study_files
+from federation.cli.screen import Console
 from simulations import planning
 from simulations.planning import PlannedNode
 from strategies import registry
@@ -39,7 +38,7 @@ def plan(
     ]
     planned = planning.of(study, contract, nodes)
     if output == "json":
-        print(json.dumps(planning.document(planned), indent=2, ensure_ascii=False))
+        screen.document(planning.document(planned))
     else:
         plan_tables.show(planned, Console(highlight=False))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from aggregator.report import words
 from federation import message_texts
 from federation.cli.actions import tables
+from federation.cli.screen import Console
 from federation.language import tr
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import audit, client, credentials, errors, receipts
+from federation.cli.screen import print
 from federation.privacy.accounting import PICO
 from nodes import site as sites
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
-from rich.console import Console
 
 from aggregator import database, report
 from aggregator.document import Document
 from aggregator.report import folder as folders
 from federation import datasets as joint
 from federation import errors
+from federation.cli import screen
 from federation.cli.actions import document as documents
 from federation.cli.actions import study_files
+from federation.cli.screen import Console
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source
@@ -93,7 +93,7 @@ def run(
             )
     _write(document, out)
     if output == "json":
-        print(json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        screen.document(document.model_dump(mode="json"))
     else:
         documents.show(document, out, console)
     documents.raise_failures(document, shorten=output == "text")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
-from rich.console import Console
 
 from federation import client, credentials, datasets, influence
 from federation import study as studies
+from federation.cli import screen
+from federation.cli.screen import Console
 from federation.contract import Contract
+from federation.language import tr
 from federation.study import Study
 from federation.yaml_source import Source
 
@@ -41,7 +42,9 @@ def check(path: Path, contract_path: Path | None) -> None:
     console.print(f"{path}: study {study.study!r} is valid ({_hash(study)})")
     for name, task in tasks.items():
         fields = ", ".join(field.name for field in task.fields)
-        console.print(f"  {name}: {study.analyses[name].run} of {fields}")
+        text = tr("{analysis}: {run} of {fields}")
+        text = text.format(analysis=name, run=study.analyses[name].run, fields=fields)
+        console.print(f"  {text}", markup=False)
     if study.link is not None:
         from nodes import link_words, links
 
@@ -96,7 +99,7 @@ def _show_expressions(
 
 
 def print_schema(document: str) -> None:
-    print(json.dumps(schema(document), indent=2, ensure_ascii=False))
+    screen.document(schema(document))
 
 
 def schema(document: str) -> dict[str, object]:
@@ -134,7 +137,7 @@ def _analysis(name: str) -> dict[str, Any]:
         private = registry.private(name).Options.model_json_schema()
     common = {
         "run": {"const": name},
-        "results": {"enum": ["combine", "split", "both"], "default": "combine"},
+        "results": {"enum": ["combine", "split", "both", "by_step"], "default": "combine"},
         "budget": {"type": "number", "default": 1},
     }
     properties = common | private.get("properties", {}) | options.get("properties", {})

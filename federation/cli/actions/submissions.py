@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from aggregator import report
 from aggregator.document import Document
 from federation import __version__, client, credentials, errors
+from federation.cli import screen
 from federation.cli.actions import document as documents
 from federation.cli.actions import progress, study_files, tables
+from federation.cli.screen import Console, print
 from federation.client import NodeState, Run, Status
 
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -83,7 +83,7 @@ def show_all(keys: Path | None, output: str) -> None:
         statuses = hub.list()
     if output == "json":
         documents_ = [_document(status) for status in statuses]
-        print(json.dumps(documents_, indent=2, ensure_ascii=False))
+        screen.document(documents_)
         return
     console = Console(highlight=False)
     if not statuses:
@@ -106,7 +106,7 @@ def show_status(name: str, keys: Path | None, output: str) -> None:
     with client.connect(keys) as hub:
         status = hub.run(name).status()
     if output == "json":
-        print(json.dumps(_document(status), indent=2, ensure_ascii=False))
+        screen.document(_document(status))
         return
     console = Console(highlight=False)
     console.print(
@@ -156,7 +156,7 @@ def show_result(name: str, keys: Path | None, out: Path | None, output: str) -> 
         run = hub.run(name)
         if output == "json":
             document = run.result().document
-            print(json.dumps(document, indent=2, ensure_ascii=False))
+            screen.document(document)
             documents.raise_failures(Document.model_validate(document))
         else:
             _show_result(run, out, Console(highlight=False))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from federation import language
+
 
 def plain(*columns: str, title: str | None = None) -> Table:
     """A table without a frame, with a bold header and the title in italics above it."""
@@ -19,5 +21,11 @@ def plain(*columns: str, title: str | None = None) -> Table:
 
 
 def counted(number: int, singular: str, plural: str) -> str:
-    """A number with its noun, such as `1 entry` or `2 entries`."""
-    return f"{number:,} {singular if number == 1 else plural}"
+    """A number with its noun, such as `1 entry` or `2 entries`; in the reader's language."""
+    text = language.plural(f"{{n}} {singular}", f"{{n}} {plural}", number)
+    return text.format(n=language.number(f"{number:,}"))
+
+
+def number(value: int) -> str:
+    """A count for a cell of a table."""
+    return language.number(f"{value:,}")

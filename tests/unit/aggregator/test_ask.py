@@ -58,3 +58,23 @@ def test_a_node_that_stays_away_for_the_whole_round_is_left_out_with_its_reason(
     nodes = Nodes({"brest": 0, "nice": 10**9})
     note = "nice did not answer within 0.05 s (not here)"
     assert asked(nodes, timeout_s=0.05) == (["brest"], [note])
+
+
+@dataclass
+class BackAgain(Nodes):
+    """A node that was away, is there again, and says nothing."""
+
+    def pull(self, message_ids: Iterable[str]) -> Iterable[tuple[str, Reply | str]]:
+        for message_id, reply in super().pull(message_ids):
+            if isinstance(reply, Away):
+                yield message_id, reply
+
+
+def test_the_reason_of_an_earlier_absence_is_not_told_of_a_node_that_came_back() -> None:
+    nodes = BackAgain({"brest": 10**9, "nice": 2})
+    replied, notes = asked(nodes, timeout_s=0.05)
+    assert replied == []
+    assert sorted(notes) == [
+        "brest did not answer within 0.05 s (not here)",
+        "nice did not answer within 0.05 s",
+    ]

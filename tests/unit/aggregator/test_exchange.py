@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from flwr.app import Message, Metadata
 from flwr.app.message import make_message
+from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
@@ -341,3 +342,97 @@ def test_nobody_without_a_key_or_a_token_is_answered(superlink: SuperLink, path:
     bundle = Bundle(node=exchange_pb2.Node(node_id=node.node_id))
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         stranger._unary_unary(path=path, rpc_method=path, request=bundle, response_type=Bundle)
+
+
+@pytest.mark.parametrize("size", [10, exchange.FITS + 1])
+def test_a_small_query_is_asked_once_however_large_its_reply_is(
+    superlink: SuperLink, size: int
+) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"small")])
+    assert answer(node, bytes(size)) == b"small"
+    assert node.take(0.0) is None
+    box, replies = Inbox(grid), {}
+    while not replies:
+        replies = box.pull(ids)
+    assert wire.reply_of(replies[ids[0]])[0] == bytes(size)
+    assert node.take(0.0) is None
+
+
+def test_large_and_small_queries_of_one_node_all_arrive(superlink: SuperLink) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    contents = [b"a", bytes(exchange.FITS + 1), b"b", bytes(exchange.FITS + 2)]
+    for content in contents:
+        outbox.push(grid, [query(node, grid, content)])
+    assert sorted(answer(node, b"r") for _ in contents) == sorted(contents)
+    assert node.take(0.0) is None
+
+
+def test_a_round_touches_no_table_of_messages(
+    superlink: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's store costs several transactions a message: 40 ms a reply under load."""
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+
+    node, grid = superlink.node(), superlink.grid()
+    assert node.take(0.0) is None  # the first look after the SuperLink's start
+
+    def unexpected(*_: Any, **__: Any) -> None:
+        raise AssertionError("Flower's store was used")
+
+    for name in ("store_message_and_object_tree", "get_message_ins", "get_message_res"):
+        monkeypatch.setattr(SqlLinkState, name, unexpected)
+    box = Inbox(grid)
+    for _ in range(3):
+        ids = outbox.push(grid, [query(node, grid, b"query")])
+        answer(node, b"reply")
+        assert box.pull(ids).keys() == set(ids)
+
+
+def test_a_node_that_goes_offline_is_told_of_and_its_query_forgotten(
+    superlink: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "WAIT_S", 0.01)
+    node, other, grid = superlink.node(), superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"q"), query(other, grid, b"q")])
+    superlink.state.deactivate_node(node.node_id)
+    answer(other, b"reply")
+    replies = Inbox(grid).pull(ids)
+    assert replies[ids[0]].error.code == ErrorCode.NODE_UNAVAILABLE
+    assert wire.reply_of(replies[ids[1]])[0] == b"reply"
+    assert node.take(0.0) is None
+
+
+def test_what_a_restarted_superlink_has_forgotten_is_told_to_the_hub(
+    superlink: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "WAIT_S", 0.01)
+    node, grid = superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"q")])
+    superlink.app.state.hdh_news.mailbox.queries.clear()
+    replies = Inbox(grid).pull(ids)
+    assert replies[ids[0]].error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert node.take(0.0) is None
+
+
+def test_nothing_of_a_run_that_has_ended_stays_in_memory(
+    superlink: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last replies, a query that nobody answered, and one that nobody took."""
+    monkeypatch.setattr(routes, "TIDY_S", 0.01)
+    news = superlink.app.state.hdh_news
+    node, grid, other = superlink.node(), superlink.grid(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"first")])
+    answer(node, b"reply")
+    Inbox(grid).pull(ids)
+    outbox.push(grid, [query(node, grid, b"second"), query(node, grid, b"third")])
+    left = outbox.push(other, [query(node, other, b"of another run")])
+    node.take(0.0)
+    run_id = grid.run.run_id
+    assert run_id in news.handed and run_id in news.runs
+    (task,) = [task for task in superlink.state.get_tasks() if task.run_id == run_id]
+    assert superlink.state.finish_task(task.task_id, SubStatus.COMPLETED, "")
+    wait_until(lambda: run_id not in news.runs)
+    assert run_id not in news.handed and run_id not in news.pulls and run_id not in news.events
+    assert left[0] in news.mailbox.queries  # and the other run goes on
+    assert answer(node, b"reply") == b"of another run"

@@ -127,7 +127,7 @@ def test_the_grid_and_the_way_its_replies_are_pulled_are_as_our_inbox_takes_them
 
 def test_the_routes_of_our_own_find_the_handlers_and_the_state_that_they_use() -> None:
     """What a round takes of it is shown by test_exchange.py, over Flower's own application."""
-    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.server.superlink.linkstate.sql_linkstate import MessageInsModel, SqlLinkState
     from flwr.server.superlink.utils import check_abort
     from flwr.supercore.protobuf.client import ProtobufClient
     from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
@@ -149,10 +149,31 @@ def test_the_routes_of_our_own_find_the_handlers_and_the_state_that_they_use() -
     assert names(SqlLinkState.store_object)[1:] == stored
     assert names(SqlLinkState.get_object)[1:] == ["run_id", "object_id"]
     assert callable(SqlLinkState.session)
+    assert names(SqlLinkState.query) == ["self", "query", "data"]
+    assert "node_ids" in inspect.signature(SqlLinkState.get_node_info).parameters
+    columns = MessageInsModel.__table__.columns.keys()
+    assert MessageInsModel.__tablename__ == "message_ins" and "delivered_at" in columns
     # what Flower does with an object that it is given or asked for, and we do too
     assert "state.store_object" in inspect.getsource(fleet_handlers.push_object)
     assert "state.get_object" in inspect.getsource(fleet_handlers.pull_object)
     assert "store.delete" in inspect.getsource(fleet_handlers.confirm_message_received)
+
+
+def test_the_executor_asks_for_runs_and_starts_them_as_flowers_superexec_does() -> None:
+    from flwr.supercore.constant import TASK_TYPE_TO_APPIO_API_ADDRESS_ARG, TaskType
+    from flwr.supercore.superexec import run_superexec
+    from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+
+    from aggregator.flower import executor
+
+    source = inspect.getsource(run_superexec.run_superexec)
+    assert "client.AcquireTask(" in source and "SuperExecAuthHttpInterceptor(" in source
+    assert frozenset({executor.ACQUIRE}) == run_superexec._SUPEREXEC_AUTH_METHODS
+    launch = inspect.getsource(SubprocessExecutor.launch)
+    address = TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[TaskType.SERVER_APP]
+    options = [each for each in executor.arguments("a", Path(), "t") if each.startswith("--")]
+    assert options == [address, "--root-certificates", "--token", "--parent-pid"]
+    assert all(f'"{option}"' in launch for option in options[1:])
 
 
 def test_the_bundle_is_the_one_that_nodes_know_and_holds_what_lies_beside_it() -> None:

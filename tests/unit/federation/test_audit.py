@@ -189,3 +189,40 @@ def test_a_crash_in_the_middle_of_a_rotation_loses_no_entry(
     monkeypatch.setattr(audit, "MAX_LOG", 2000)
     assert audit.verify(long) == audit.head(long) == last
     assert len(list(audit.entries(long))) == last[0]
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 2**16])
+def test_what_comes_after_an_entry_is_found_wherever_it_lies(
+    long: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(audit, "CHUNK", chunk)
+    entries = list(audit.entries(long))
+    for seq in range(len(entries) + 2):
+        assert list(audit.after(long, seq)) == entries[seq:]
+
+
+def test_what_comes_after_an_entry_is_found_beside_a_line_that_a_crash_cut_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "CHUNK", 1)
+    path.write_bytes(path.read_bytes() + b'{"seq": 6, "at"')
+    assert [entry["seq"] for entry in audit.after(path, 3)] == [4, 5]
+    assert list(audit.after(path, 5)) == []
+
+
+def test_reading_on_opens_no_former_file_and_little_of_the_last(
+    long: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_LOG", 2**30)
+    for _ in range(1000):
+        audit.write(long, "x", text="t" * 1000)
+    monkeypatch.setattr(audit, "CHUNK", 4096)
+    parsed: list[object] = []
+    parse = audit._parse
+    monkeypatch.setattr(audit, "_parse", lambda line: parsed.append(line) or parse(line))
+    last, _ = audit.head(long)
+    for former in audit.files(long)[:-1]:
+        former.write_text("not even an entry\n")
+    parsed.clear()
+    assert [entry["seq"] for entry in audit.after(long, last - 2)] == [last - 1, last]
+    assert len(parsed) < 30  # of 1,000 lines: about 9 steps of the bisection, and those of a chunk

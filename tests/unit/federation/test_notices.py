@@ -283,3 +283,19 @@ def test_a_password_goes_in_the_clear_to_this_machine_alone() -> None:
     assert notices.Email.model_validate({**sent, "host": "localhost"})
     with pytest.raises(ValueError, match="write starttls"):
         notices.Email.model_validate({**sent, "host": "smtp.example.org"})
+
+
+def test_a_new_entry_costs_no_look_at_what_was_told_already(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MAX_LOG", 1000)
+    for number in range(1, 20):
+        submit(tmp_path, number)
+    following = notifier(tmp_path, receiver, Clock())
+    following.step()
+    for former in audit.files(tmp_path / "audit.jsonl")[:-1]:
+        former.write_text("not even an entry\n")
+    submit(tmp_path, 20)
+    following.step()
+    following.step()
+    assert [each["number"] for body in receiver.bodies for each in body["notices"]] == [20]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from federation import errors
 from federation import study as studies
 from federation.api import yaml_text
 from federation.cli.main import app
-from nodes import study_opening
+from nodes import row_files, study_opening
 from strategies import registry
 
 CONTRACT: dict[str, Any] = {
@@ -277,7 +278,7 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
 def test_the_copies_of_the_rows_are_private_and_removed() -> None:
     nodes = fed.simulate(FRAMES, CONTRACT)
     folder = nodes._folder
-    assert folder.stat().st_mode & 0o077 == 0 and len(list(folder.iterdir())) == 3
+    assert folder.stat().st_mode & 0o077 == 0 and len(list(folder.glob("*.parquet"))) == 3
     nodes.close()
     assert not folder.exists()
 
@@ -427,3 +428,16 @@ def test_the_import_alone_loads_no_analysis_no_frame_and_no_network() -> None:
         command = [sys.executable, "-c", code.format(verb=verb, heavy=heavy)]
         shown = subprocess.run(command, capture_output=True, text=True, check=True)
         assert shown.stdout.strip() == "[]", verb
+
+
+def test_data_frames_of_a_killed_process_are_removed_by_the_next_one(tmp_path: Path) -> None:
+    holds = (
+        "import os, signal, pandas, federation as fed\n"
+        "from tests.unit.federation.test_python_interface import CONTRACT, FRAMES\n"
+        "nodes = fed.Simulation(FRAMES, CONTRACT)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", holds], env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert {path.suffix for path in tmp_path.glob("*/*.parquet")} == {".parquet"}
+    row_files.sweep(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas
+import pyreadstat
 import pytest
 import yaml
 from hypothesis import given
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from federation import contract as contracts
 from federation import errors
 from federation.cli.actions import drafts, node_setup, simulate
-from nodes import draft, draft_yaml, setup, site
+from nodes import cohorts, draft, draft_yaml, setup, site
 from nodes.draft import Draft
 from nodes.site import Storage
 
@@ -163,6 +164,50 @@ def test_other_sources_are_drafted_too(tmp_path: Path) -> None:
         "b": "boolean",
     }
     assert not draft_.read
+
+
+@pytest.mark.parametrize("suffix", [".sav", ".zsav", ".dta"])
+def test_what_a_statistical_file_says_of_its_columns_is_in_the_draft(
+    suffix: str, tmp_path: Path
+) -> None:
+    """Their numbers have one type: whole ones are integers, labelled codes a category without
+    `.0`. A label of some codes only, as of an absence, makes no category."""
+    path = tmp_path / f"t{suffix}"
+    write = {
+        ".sav": pyreadstat.write_sav,
+        ".dta": pyreadstat.write_dta,
+        ".zsav": pyreadstat.write_sav,
+    }
+    table = pandas.DataFrame(
+        {
+            "ipp": [f"P{i:04}" for i in range(N)],
+            "sexe": np.arange(N) % 2 + 1.0,
+            "age": np.where(np.arange(N) % 50 == 0, 999.0, 20.0 + np.arange(N) % 60),
+            "imc": 18 + np.arange(N) / 8,
+        }
+    )
+    words = {"sexe": {1: "Homme", 2: "Femme"}, "age": {999: "Refus # de répondre"}}
+    labels = ["Identifiant", "Sexe", "Âge à l'inclusion", ""]
+    write[suffix](table, str(path), variable_value_labels=words, column_labels=labels)
+    drafted_ = draft.of_source(
+        "t", site.dataset_of(draft.placeholder(), str(path)), Storage(), TODAY
+    )
+    text = draft_yaml.contract(drafted_, path.name, TODAY)
+    (tmp_path / "t.yaml").write_text(text)
+    columns = contracts.load(tmp_path / "t.yaml").columns
+    assert {name: column.type for name, column in columns.items()} == {
+        "age": "integer",
+        "imc": "number",
+        "ipp": "string",
+        "sexe": "category",
+    }
+    assert columns["sexe"].levels == ("1", "2") and columns["sexe"].description.fr == "Sexe"
+    assert (
+        columns["age"].description.fr == "Âge à l'inclusion" and not columns["imc"].description.fr
+    )
+    assert "1 = Homme, 2 = Femme" in text and "999 = Refus # de répondre" in text
+    dataset = site.dataset_of(contracts.load(tmp_path / "t.yaml"), str(path))
+    assert not cohorts.examine(dataset, Storage(), list(columns))[1]
 
 
 SCHEMA = {

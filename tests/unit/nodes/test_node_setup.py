@@ -172,7 +172,7 @@ def test_a_backup_holds_no_row(path: Path, tmp_path: Path) -> None:
     state_folder.public_identity(state)
     rows = memory_file.make(state_folder.create(state / "links") / "register.parquet")
     rows.target.write_bytes(b"rows of people")
-    (row_files.of_engine(state / "tmp") / "spilled").write_bytes(b"rows of people")
+    (row_files.private_folder(state / "tmp") / "spilled").write_bytes(b"rows of people")
     backups.write(state, tmp_path / "backup.tar.gz", path)
     rows.delete()
     with tarfile.open(tmp_path / "backup.tar.gz") as archive:

@@ -119,7 +119,7 @@ def test_no_row_goes_to_the_disk_unless_node_yaml_says_so(node: Path) -> None:
 
 
 def test_the_folder_of_an_engine_stays_as_long_as_its_process_lives(tmp_path: Path) -> None:
-    mine = row_files.of_engine(tmp_path)
+    mine = row_files.private_folder(tmp_path)
     other = tmp_path / f"{row_files.PREFIX}of-a-killed-process"
     other.mkdir()
     (other / row_files.LOCK).touch()

@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import yaml
 
+import federation as fed
 from federation import contract as contracts
 from federation import errors
 from federation.cli.actions import dummies, simulate
+from federation.linkage import forms
 from federation.terminologies import TERMINOLOGIES
 from nodes import cohorts, site
 from nodes.site import Storage
 from simulations import dummy
+from simulations.pilots import parcours_idm
+from tests import federations
 
 PILOTS = Path(__file__).parents[3] / "simulations" / "pilots"
 CONTRACTS = [
@@ -133,6 +137,39 @@ def test_a_study_runs_on_made_up_rows(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     document = json.loads((tmp_path / "out" / "result.json").read_text())
     assert {each["status"] for each in document["analyses"].values()} == {"released"}
+
+
+def test_a_linked_study_runs_on_made_up_rows_of_two_contracts() -> None:
+    """The people of both are linked by the identifier of one name, and one in ten is at the left
+    alone."""
+    pilot = Path(parcours_idm.__file__).parent
+    emust, suites = (contracts.load(pilot / f"{name}.yaml") for name in ("emust", "suites"))
+    rng = np.random.default_rng(0)
+    frames = {
+        f"samu-{k}": ("emust", dummy.rows(emust, 140, rng, (k, 5), 140 * k)) for k in range(5)
+    }
+    insured = dummy.rows(suites, 700, rng)
+    frames["cnam"] = ("suites", insured[insured["beneficiaire"].str[-1] != "3"])
+    study = fed.Study.read(pilot / "linked.yaml")
+    with fed.simulate(frames, [emust, suites]) as nodes:
+        result = study.run(nodes, progress=False)
+    assert result["modele"].content["n"]["linked"] == 630
+
+
+@pytest.mark.parametrize("form", ["nir13", "text", "date"])
+def test_identifiers_have_their_form_and_tell_people_apart(form: str) -> None:
+    contract = federations.contract_of(f"""
+dataset: d
+version: 1
+person: id
+identifiers: {{x: {{column: x, form: {form}}}}}
+columns:
+  id: {{type: string}}
+  x: {{type: string}}
+""")
+    values = dummy.rows(contract, 2500, np.random.default_rng(0))["x"]
+    assert all(forms.normalise(form, value) is not None for value in values)
+    assert values.nunique() == 2500
 
 
 def test_a_folder_in_use_is_not_written_to(tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""The process of one ServerApp: it imports what a study may need, and then waits on its standard
+input for the arguments of Flower's `flwr-serverapp`, so that the first query does not wait for
+imports. The token of a run thus stands in no list of processes. An input that ends without a line
+ends it: the executor has gone.
+
+    python -m aggregator.flower.server_process
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from flwr.superlink.cli import flwr_serverapp
+
+from aggregator.flower import server_app
+from strategies import registry
+
+
+def main() -> None:
+    registry.preload()
+    assert server_app.app
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        return
+    sys.argv = ["flwr-serverapp", *json.loads(line)]
+    flwr_serverapp()
+
+
+if __name__ == "__main__":
+    main()
