@@ -40,7 +40,7 @@ class HeldMessage:
     def size(self) -> int:
         """Bytes, with all that its sender wrote into the header and the tree."""
         content = sum(len(part.content) + len(part.id) for part in self.parts)
-        return content + self.message.ByteSize() + self.tree.ByteSize()
+        return content + int(self.message.ByteSize()) + int(self.tree.ByteSize())
 
 
 def names_of(tree: ObjectTree, at_most: int) -> list[str]:
