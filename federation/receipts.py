@@ -13,11 +13,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from federation import chains, credentials, limits
 from federation.messages import Query
@@ -245,7 +247,7 @@ def _hub(
     try:
         issuer = authority or str(receipt.get("authority", "")).encode()
         certificate = chains.leaf_of(str(hub.get("certificate", "")).encode(), issuer)
-        key = certificate.public_key() if certificate is not None else None
+        key = certificate.public_key() if _is_of_a_server(certificate) else None
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(
             _hex(hub.get("signature")), document_content(document), ec.ECDSA(hashes.SHA256())
@@ -255,6 +257,17 @@ def _hub(
             "the hub's signature is not valid: the document was changed, or another hub signed it"
         ]
     return []
+
+
+def _is_of_a_server(certificate: x509.Certificate | None) -> TypeGuard[x509.Certificate]:
+    """The authority also signs certificates of nodes and coordinators, who sign no result."""
+    if certificate is None:
+        return False
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return ExtendedKeyUsageOID.SERVER_AUTH in usage
 
 
 def _hex(text: Any) -> bytes:

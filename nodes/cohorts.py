@@ -135,8 +135,11 @@ class Opened:
     held: frozenset[str] | None = None
 
     @property
-    def n_rows(self) -> int:
-        return self.cohort.people_in_dataset if self.hashes is None else len(self.hashes)
+    def n_values(self) -> int:
+        """Rows times columns, of the cohort and of the dataset that it was chosen from."""
+        everyone = self.cohort.everyone
+        rows = self.cohort.rows + (everyone.rows if everyone is not None else 0)
+        return rows * len(self.held or ())
 
     def anew(self) -> Opened:
         """The same rows for a study, without what another one derived from them."""

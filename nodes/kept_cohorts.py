@@ -19,20 +19,22 @@ from typing import Generic, Protocol, TypeVar
 
 from federation import errors
 from nodes import source_checks
+from nodes.connectors import formats
 from nodes.site import Dataset, Storage
 
 MAX_VALUES = 50_000_000  # rows times columns of all kept cohorts: 400 MB
+MAX_COHORTS = 20
 SETTLED = 2.0  # s: a file that changed later may change once more without another time of change
 
 
 class Rows(Protocol):
     """An opened cohort. `held`: the contract columns that it can give later studies; None if it
-    cannot be kept."""
+    cannot be kept. `n_values`: all that it keeps in memory, the rest of its dataset included."""
 
     @property
     def held(self) -> frozenset[str] | None: ...
     @property
-    def n_rows(self) -> int: ...
+    def n_values(self) -> int: ...
 
 
 T = TypeVar("T", bound=Rows)
@@ -81,16 +83,19 @@ class KeptCohorts(Generic[T]):
     def _keep(self, name: str, cohort: T) -> None:
         self._kept.pop(name, None)
         self._kept[name] = cohort
-        sizes = {label: rows.n_rows * len(rows.held or ()) for label, rows in self._kept.items()}
         for oldest in list(self._kept):
-            if sum(sizes[label] for label in self._kept) <= MAX_VALUES:
+            values = sum(rows.n_values for rows in self._kept.values())
+            if values <= MAX_VALUES and len(self._kept) <= MAX_COHORTS:
                 break
             del self._kept[oldest]
 
     def _name(self, dataset: Dataset, storage: Storage, condition: str | None) -> str | None:
         """None for rows that may change without a sign: of a server, of a link, of several
-        datasets side by side, and of files that were written just now."""
+        datasets side by side, of a database file, whose view may read others and whose last changes
+        may lie beside it, and of files that were written just now."""
         if "://" in dataset.source or dataset.view is not None or dataset.is_linked:
+            return None
+        if formats.of(dataset)[0].attaches:
             return None
         files = _files(dataset.source)
         if not files or time.time() - max(changed for *_, changed in files) < self._settled:

@@ -66,10 +66,10 @@ def _close(connection: duckdb.DuckDBPyConnection, mapping: TableMapping | None, 
     sources = mapping.sources.values() if mapping else ()
     places = [Path(located(home, raw.source).split("#")[0]) for raw in sources]
     folders = [place for place in places if place.is_dir()]
-    landed = home / "mapped" / ".landed"
+    landed = [home / "mapped" / ".landed" / name for name in (mapping.sources if mapping else ())]
     files = [path, *(place for place in places if place.is_file())]
     connection.execute(f"SET allowed_paths = [{_listed(files)}]")
-    connection.execute(f"SET allowed_directories = [{_listed([*folders, landed])}]")
+    connection.execute(f"SET allowed_directories = [{_listed([*folders, *landed])}]")
     connection.execute("SET enable_external_access = false")
 
 

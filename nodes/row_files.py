@@ -18,6 +18,7 @@ from pathlib import Path
 from federation import lock
 
 PREFIX, NEW, LOCK = "hdh-rows-", ".hdh-new-", "in-use"
+FORMER_PREFIX = "hdh-engine-"
 _SWEPT: set[Path] = set()  # the folders that this process has swept
 _LOCKS: dict[Path, int] = {}  # descriptors of the locks, by private folder
 
@@ -86,7 +87,7 @@ def _remove_all() -> None:
 def sweep(parent: Path) -> int:
     """Removes the folders of processes that have ended. Returns their number."""
     ended = []
-    for path in parent.glob(f"{PREFIX}*"):
+    for path in [*parent.glob(f"{PREFIX}*"), *parent.glob(f"{FORMER_PREFIX}*")]:
         with suppress(OSError):  # another account's, or just removed
             if (path / LOCK).exists() and not lock.is_held(path / LOCK):
                 shutil.rmtree(path)

@@ -82,7 +82,7 @@ def rows(
     identifiers = {each.column: (name, each.form) for name, each in contract.identifiers.items()}
     columns = {}
     for name, column in contract.columns.items():
-        if name in identifiers:
+        if name in identifiers and column.type in ("string", "category", "date"):
             columns[name] = _identifiers(*identifiers[name], column, draw)
         elif name == contract.person:
             columns[name] = np.array([f"p{place[0] + 1}-{number:06d}" for number in of], object)

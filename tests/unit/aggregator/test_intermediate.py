@@ -175,6 +175,13 @@ def test_a_run_is_verified_over_the_intermediate_and_not_without_it(tmp_path: Pa
     assert receipts._hub(document, document["receipt"], other) != []
 
 
+def test_a_coordinator_cannot_sign_a_changed_result_in_the_hubs_place(tmp_path: Path) -> None:
+    pki.make_authority(tmp_path / "pki", ["localhost"])
+    root = (tmp_path / "pki" / "ca.crt").read_bytes()
+    changed = receipts.seal({"receipt": {}, "analyses": {}}, *coordinator(tmp_path / "pki"))
+    assert receipts._hub(changed, changed["receipt"], root) != []
+
+
 def split(shown: bytes) -> list[bytes]:
     pem = serialization.Encoding.PEM
     return [each.public_bytes(pem) for each in x509.load_pem_x509_certificates(shown)]

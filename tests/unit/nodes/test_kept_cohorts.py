@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 from aggregator import rounds
 from aggregator.rounds import Outcome
 from federation import errors
+from federation import schema as schemas
 from federation.messages import TaskId
 from federation.results import Result
 from federation.study import Study
-from nodes import connectors, kept_cohorts
+from nodes import cohorts, connectors, kept_cohorts
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
 from nodes.site import Dataset, Policy, Site, Storage
@@ -201,7 +203,7 @@ class Few:
     """A cohort of one row."""
 
     held: frozenset[str] | None
-    n_rows: int = 1
+    n_values: int = 1
 
 
 def test_what_a_kept_cohort_takes_from_the_next_study_is_given_back(tmp_path: Path) -> None:
@@ -236,12 +238,21 @@ def test_kept_cohorts_fit_their_limit(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "change",
     federations.first(
-        [{"source": "postgresql://h/d"}, {"is_linked": True}, {"source": "/none"}], 2
+        [
+            {"source": "rows.duckdb", "table": "view"},
+            {"source": "postgresql://h/d"},
+            {"is_linked": True},
+            {"source": "/none"},
+        ],
+        2,
     ),
 )
 def test_rows_that_may_change_without_a_sign_are_not_kept(
     change: dict[str, Any], tmp_path: Path
 ) -> None:
+    (tmp_path / "rows.duckdb").touch()
+    if change.get("source") == "rows.duckdb":  # its view may read other files
+        change = {**change, "source": str(tmp_path / "rows.duckdb")}
     dataset = replace(site_of(tmp_path).datasets["people"], **change)
     open_cohorts, opened = KeptCohorts[Few](settled=0.0), []
 
@@ -252,3 +263,37 @@ def test_rows_that_may_change_without_a_sign_are_not_kept(
     for _ in range(2):
         open_cohorts.opened(dataset, Storage(), None, ["age"], read)
     assert len(opened) == 2
+
+
+def test_few_cohorts_stay_and_a_large_dataset_counts_with_the_few_chosen_from_it(
+    tmp_path: Path,
+) -> None:
+    dataset, open_cohorts = site_of(tmp_path).datasets["people"], KeptCohorts[Few](settled=0.0)
+    read_again = []
+
+    def read(size: int, name: str, _: Iterable[str]) -> Few:
+        read_again.append(name)
+        return Few(frozenset(["age"]), size)
+
+    def open_all(sizes: dict[str, int]) -> None:
+        for name, size in sizes.items():
+            open_cohorts.opened(dataset, Storage(), name, ["age"], partial(read, size, name))
+
+    open_all({f"age > {i}": 1 for i in range(kept_cohorts.MAX_COHORTS + 1)})
+    read_again.clear()
+    open_all({"age > 1": 1, "age > 0": 1})
+    assert read_again == ["age > 0"]
+    read_again.clear()
+    open_all({"age < 1": kept_cohorts.MAX_VALUES, "age > 3": 1, "age < 1 ": 1})
+    assert read_again == ["age < 1", "age > 3", "age < 1 "]
+
+
+def test_the_size_of_a_kept_cohort_counts_the_dataset_that_it_was_chosen_from(
+    tmp_path: Path,
+) -> None:
+    dataset = site_of(tmp_path).datasets["people"]
+    schema = schemas.build(dataset.contract, {})
+    few = cohorts.open_checked(dataset, Storage(), schema, [schema.field("age")], "age >= 90")
+    everyone = few.cohort.everyone
+    assert everyone is not None and few.cohort.rows < everyone.rows
+    assert few.n_values == (few.cohort.rows + everyone.rows) * len(few.held or ())
