@@ -43,7 +43,8 @@ CODE = (
     r"|run, hub|\(substr|unit: person|encoding: utf|d+ mm+ y|hdh-federation (node|hub)|sign in"
     r"|\[(green|yellow)|quoted scalar|simple key|coins of|\{0\}roster:|\{0\}: \{contract: "
     r"|(but )?found |expected |cannot start any|could not find expected|mapping values are"
-    r"|sequence entries|special characters are|unknown escape|the last attempt returns)"
+    r"|sequence entries|special characters are|unknown escape|the last attempt returns"
+    r"|Cannot compare values|Function with name)"
 )
 SQL = r"\b[A-Z]{4,} |\b[A-Z]{2,}\("
 # Texts of libraries, and of values that reports and plans show.

@@ -32,6 +32,7 @@ from federation.results import Result, Row, TrainedModel
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import MAX_PREDICTOR, Array, Limits, Step, amounts
+from strategies.grids import Grid
 from strategies.learning import (
     evaluation,
     evaluation_numbers,
@@ -590,9 +591,13 @@ def _learned(outcome: Outcome, state: State) -> Row:
 
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
-    return Roles(
-        plan.terms, plan.outcome.fields, groups=() if plan.array is None else (plan.array,)
-    )
+    groups = () if plan.array is None else (plan.array,)
+    cuts = {"threshold", "recall_rates"}
+    rest = task.options.model_dump_json(exclude=cuts)
+    choice = task.options.model_dump_json(include=cuts), rest
+    fields, edges = plan.outcome.fields, plan.outcome.edges[1:]
+    grids = (Grid(fields[0], size=len(edges), side="below", at=edges),) if edges else ()
+    return Roles(plan.terms, fields, groups=groups, grids=grids, choice=choice)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:
