@@ -52,7 +52,8 @@ class Levels:
         """(n_cells, n_levels + 1): the sums of the weights by level in each cell (n_rows,)."""
         width = len(self.at) + 1
         counted = np.bincount(cell * width + self.codes, weights, n_cells * width)
-        return counted.reshape(n_cells, width)
+        by_level: Floats = counted.reshape(n_cells, width).astype(np.float64, copy=False)
+        return by_level
 
     def rows(self, some: Any) -> Levels:
         return replace(self, codes=self.codes[some])
@@ -62,7 +63,8 @@ class Levels:
         width = len(self.at) + 1
         places = self.codes + width * np.arange(len(weights))[:, None]
         counted = np.bincount(places.ravel(), weights.ravel(), width * len(weights))
-        return counted.reshape(len(weights), width)
+        by_level: Floats = counted.reshape(len(weights), width).astype(np.float64, copy=False)
+        return by_level
 
     def shifted(self, counts: Floats) -> Floats:
         """(m, n_levels): the products of the columns with m sets of weights, of which `counts` (m,
