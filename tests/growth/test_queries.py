@@ -54,7 +54,7 @@ def sites(folder: Path, n_nodes: int = 2, n_rows: int = 300, n_levels: int = 4) 
         "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
         f"  ill: {{type: boolean}}\n  site: {{type: category, levels: [{levels}]}}\n{columns}"
     )
-    made = []
+    federation = []
     for node in range(n_nodes):
         draw = np.random.default_rng(node)
         table = pandas.DataFrame(
@@ -66,8 +66,8 @@ def sites(folder: Path, n_nodes: int = 2, n_rows: int = 300, n_levels: int = 4) 
         )
         path = folder / f"n{node}-{n_rows}-{n_levels}.parquet"
         table.to_parquet(path)
-        made.append(federations.site(f"n{node}", contract, path))
-    return made
+        federation.append(federations.site(f"n{node}", contract, path))
+    return federation
 
 
 def asked(
