@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from babel.messages import mofile, pofile
@@ -346,8 +347,18 @@ def updated() -> Catalog:
     for text, places in sorted(texts().items(), key=_order):
         message = written.get(text if isinstance(text, str) else text[0])
         files = sorted({place.partition(":")[0] for place in places})
-        catalogue.add(text, message.string if message else None, [(file, None) for file in files])
+        french = _with_unbreakable_spaces(message.string) if message else None
+        catalogue.add(text, french, [(file, None) for file in files])
     return catalogue
+
+
+def _with_unbreakable_spaces(french: Any) -> Any:
+    """The French with no-break spaces before its marks, however it was typed; code stays."""
+    if not isinstance(french, str):
+        return tuple(map(_with_unbreakable_spaces, french))
+    pieces = re.split(r"(`[^`]*`)", french)
+    pieces[::2] = [re.sub(r" (?=[:;?!%»](\s|$|[,.)]))", "\u00a0", piece) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def _order(entry: tuple[Text, Sequence[str]]) -> tuple[list[str], str]:
