@@ -16,6 +16,7 @@ PARTS = (
     "sources",
     "loop",
     "regression",
+    "levels",
     "memory",
     "private",
     "secure_sum",

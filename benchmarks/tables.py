@@ -71,16 +71,15 @@ def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Stud
             if name != "id"
         }
         cohort = Cohort(
-            np.arange(len(rows)),
+            None,
             len(rows),
             len(rows),
             1,
             lambda asked, columns=columns: {field.name: columns[field.name] for field in asked},
         )  # type: ignore[misc]
         site = Site(f"n{node:03d}", {"people": Dataset(agreed, "memory")}, OPEN)
-        contexts.append(
-            NodeContext(site, {study.hash: StudySession(tasks, cohort, site.rules(1), None)})
-        )
+        session = StudySession(tasks, cohort, site.rules(1), None)
+        contexts.append(NodeContext(site, {study.hash: session}, plans={study.hash: tasks}))
     return lambda query: [service.answer(query, context, federations.NOW) for context in contexts]
 
 

@@ -93,6 +93,13 @@ class Roles:
         factors = [factor.field for term in self.terms for factor in term.factors]
         return frozenset((*factors, *self.amounts, *self.weights, *self.groups, *self.strata))
 
+    @cached_property
+    def added_up(self) -> tuple[Field, ...]:
+        """The columns whose values are added up, in a fixed order, without those that only divide
+        people."""
+        factors = (factor.field for term in self.terms for factor in term.factors)
+        return tuple(dict.fromkeys((*factors, *self.amounts, *self.weights)))
+
 
 def terms_of(fields: Iterable[Field]) -> tuple[Term, ...]:
     """One design column for each number or yes-or-no column."""

@@ -78,10 +78,8 @@ def roles_of(task: AnyTask) -> Roles:
 
 
 def own_fields(roles: Roles) -> tuple[Field, ...]:
-    """The columns whose values are added up, in a fixed order, without those that only divide
-    people."""
-    factors = [factor.field for term in roles.terms for factor in term.factors]
-    return tuple(dict.fromkeys((*factors, *roles.amounts, *roles.weights)))
+    """The columns whose values are added up, in a fixed order."""
+    return roles.added_up
 
 
 def _all_fields(task: AnyTask) -> tuple[Field, ...]:

@@ -9,7 +9,7 @@ products of a dense block are faster.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,29 @@ class Levels:
         return shifted
 
     def by_cell(self, cell: Ints, weights: Floats, n_cells: int) -> Floats:
-        """(n_cells, n_levels): the same products over the rows of each cell; cell (n_rows,)."""
+        """(n_cells, n_levels + 1): the sums of the weights by level in each cell (n_rows,)."""
         width = len(self.at) + 1
         counted = np.bincount(cell * width + self.codes, weights, n_cells * width)
-        counts = counted.reshape(n_cells, width)
-        shifted: Floats = (counts[:, :-1] - self.centre * counts.sum(1, keepdims=True)) / self.scale
-        return shifted
+        by_level: Floats = counted.reshape(n_cells, width).astype(np.float64, copy=False)
+        return by_level
+
+    def rows(self, some: Any) -> Levels:
+        return replace(self, codes=self.codes[some])
+
+    def counts_by(self, weights: Floats) -> Floats:
+        """(m, n_levels + 1): the sums of each of m sets of weights (m, n_rows) by level."""
+        width = len(self.at) + 1
+        places = self.codes + width * np.arange(len(weights))[:, None]
+        counted = np.bincount(places.ravel(), weights.ravel(), width * len(weights))
+        by_level: Floats = counted.reshape(len(weights), width).astype(np.float64, copy=False)
+        return by_level
+
+    def shifted(self, counts: Floats) -> Floats:
+        """(m, n_levels): the products of the columns with m sets of weights, of which `counts` (m,
+        n_levels + 1) are the sums by level."""
+        total = counts.sum(1, keepdims=True)
+        products: Floats = (counts[:, :-1] - self.centre * total) / self.scale
+        return products
 
     def own_gram(self, weights: Floats) -> Floats:
         """(n_levels, n_levels): the cross-products of the columns. No row has two levels."""
@@ -94,7 +111,7 @@ class Design:
 
     def rows(self, some: Any) -> Design:
         """Some of the rows."""
-        factors = (Levels(f.at, f.codes[some], f.centre, f.scale) for f in self.factors)
+        factors = (factor.rows(some) for factor in self.factors)
         return Design(self.dense[some], self.at, tuple(factors))
 
     def predictor(self, beta: Floats, some: Any = slice(None)) -> Floats:
@@ -168,16 +185,23 @@ class Design:
         )
         return Design(self.dense, places[self.at], tuple(others))
 
-    def with_cells(self, dense: Floats, cell: Ints, weights: Floats) -> Floats:
-        """(n_cells, 1 + n_columns): the sums over the rows of each cell of weight * (1, x), from
-        those of the dense columns (n_cells, 1 + n_dense). cell, weights (n_rows,)."""
+    def with_counts(self, dense: Floats, counts: Sequence[Floats]) -> Floats:
+        """(m, 1 + n_columns): m sums of weight * (1, x), from those of the dense columns (m, 1 +
+        n_dense), and by factor the sums of the weights by level (m, n_levels + 1)."""
         if not self.factors:
             return dense
         sums = np.empty((len(dense), 1 + self.n_columns))
         sums[:, 0], sums[:, self.at + 1] = dense[:, 0], dense[:, 1:]
-        for factor in self.factors:
-            sums[:, factor.at + 1] = factor.by_cell(cell, weights, len(dense))
+        for factor, by_level in zip(self.factors, counts, strict=True):
+            sums[:, factor.at + 1] = factor.shifted(by_level)
         return sums
+
+    def with_cells(self, dense: Floats, cell: Ints, weights: Floats) -> Floats:
+        """(n_cells, 1 + n_columns): the sums over the rows of each cell of weight * (1, x), from
+        those of the dense columns (n_cells, 1 + n_dense). cell, weights (n_rows,)."""
+        return self.with_counts(
+            dense, [factor.by_cell(cell, weights, len(dense)) for factor in self.factors]
+        )
 
 
 def build(
@@ -216,9 +240,26 @@ def build(
     return Design(dense, at, tuple(factors))
 
 
+# By the identity of the terms, which are held here, and MANY: the factors of the last models.
+_FACTORS: dict[tuple[int, int], tuple[Sequence[Term], dict[str, list[int]]]] = {}
+MAX_MODELS = 16
+
+
 def large_factors(terms: Sequence[Term]) -> dict[str, list[int]]:
     """The places of the columns of each factor with many levels, by its name. Interactions are not
     among them, nor is a column that repeats a level, as in `site + C(site, ref='a')`."""
+    if not isinstance(terms, tuple):  # a list may change
+        return _large_factors(terms)
+    model = id(terms), MANY
+    if (held := _FACTORS.get(model)) is None:
+        held = terms, _large_factors(terms)
+        if len(_FACTORS) >= MAX_MODELS:
+            _FACTORS.clear()
+        _FACTORS[model] = held
+    return held[1]
+
+
+def _large_factors(terms: Sequence[Term]) -> dict[str, list[int]]:
     places: dict[str, dict[int, int]] = {}
     for place, term in enumerate(terms):
         factor = term.factors[0]

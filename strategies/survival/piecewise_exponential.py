@@ -30,8 +30,9 @@ from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step, Values
-from strategies.numerics import counting, newton
+from strategies.numerics import counting, designs, newton
 from strategies.numerics.counting import Mask
+from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
 from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
@@ -189,7 +190,7 @@ class Rows:
     entry and exit. event (n_rows,). keep (n_cohort,): mask of the complete rows in the cohort.
     index (n_rows,): their places in the cohort."""
 
-    X: Floats
+    X: Design
     start: Floats
     stop: Floats
     event: Mask
@@ -217,7 +218,8 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     return Part(sums, rows.cells, sensitivity, parameters=len(plan.names))
 
 
-def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
+def read(cohort: Cohort, task: Task[Options, Plan], *, as_codes: bool = True) -> Rows:
+    """`as_codes`: whether large factors may stay codes."""
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = complete = cohorts.complete(columns)
@@ -225,9 +227,7 @@ def read(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     entry = starts[0] if starts else np.full(len(stop), plan.edges[0])
     keep = complete & (entry < stop)
     index = np.flatnonzero(keep)
-    X = cohorts.design(
-        plan.model.terms, columns, index, centre=plan.scaling.centre, scale=plan.scaling.scale
-    )
+    X = designs.build(plan.model.terms, columns, index, plan.scaling, as_codes=as_codes)
     died = (event[index] > 0) & (stop[index] <= plan.edges[-1])
     cells = counting.people(cohort, keep) | {"events": np.array([int(died.sum())])}
     cells["no_time"] = np.array([int(np.count_nonzero(complete & ~keep))])
@@ -258,29 +258,50 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
     `beta` reaches `max_hazard`. This time depends on the row's covariates only, so the score still
     has mean 0 at the true coefficients (optional stopping), and a row moves it by at most
     `max_hazard` or one event."""
-    K, p = plan.intervals, len(plan.names)
-    score, information, log_lik = np.zeros(p), np.zeros((p, p)), 0.0
-    cut = np.zeros(len(rows.stop), np.bool_)
-    for block in newton.blocks(len(rows.stop)):
-        X = rows.X[block]
+    K, n = plan.intervals, len(rows.stop)
+    by_interval, n_dense, log_lik = np.zeros((2, K)), len(rows.X.at), 0.0
+    score, squares = np.zeros(n_dense), np.zeros((n_dense, n_dense))
+    crossed = np.zeros((K, 1 + n_dense))
+    coded = [np.zeros((K, len(factor.at) + 1)) for factor in rows.X.factors]
+    residuals, hazards, cut = np.empty(n), np.empty(n), np.zeros(n, np.bool_)
+    for block in newton.blocks(n):
+        X = rows.X.dense[block]
         part = replace(
-            rows, X=X, start=rows.start[block], stop=rows.stop[block], event=rows.event[block]
+            rows, start=rows.start[block], stop=rows.stop[block], event=rows.event[block]
         )
         exposure, events = person_time(part, plan)
-        eta = np.minimum(beta[:K, None] + X @ beta[K:], MAX_ETA)  # (n_intervals, n_rows)
+        # (n_intervals, n_rows)
+        eta = np.minimum(beta[:K, None] + rows.X.predictor(beta[K:], block), MAX_ETA)
         hazard = np.exp(eta) * exposure
         if math.isfinite(max_hazard):
             hazard, cut[block] = capped_hazard(hazard, max_hazard)
             events = events * ~cut[block]
         residual = events - hazard
-        score[:K] += residual.sum(1)
-        score[K:] += residual.sum(0) @ X
-        information[range(K), range(K)] += hazard.sum(1)
-        information[:K, K:] += hazard @ X
-        information[K:, K:] += X.T @ (X * hazard.sum(0)[:, None])
+        residuals[block], hazards[block] = residual.sum(0), hazard.sum(0)
+        by_interval[0] += residual.sum(1)
+        by_interval[1] += hazard.sum(1)
+        score += residuals[block] @ X
+        crossed[:, 1:] += hazard @ X
+        for counts, factor in zip(coded, rows.X.factors, strict=True):
+            counts += factor.rows(block).counts_by(hazard)
+        squares += X.T @ (X * hazards[block][:, None])
         log_lik += float((events * eta).sum() - hazard.sum())
-    information[K:, :K] = information[:K, K:].T
-    return Sums(score, information, log_lik, cut)
+    return Sums(
+        np.r_[by_interval[0], rows.X.with_products(score, residuals)],
+        _information(
+            by_interval[1],
+            rows.X.with_counts(crossed, coded)[:, 1:],
+            rows.X.with_gram(squares, hazards),
+        ),
+        log_lik,
+        cut,
+    )
+
+
+def _information(intervals: Floats, crossed: Floats, squares: Floats) -> Floats:
+    """(p, p), from the blocks of the intervals (n_intervals,), of both (n_intervals,
+    n_covariates), and of the covariates."""
+    return np.block([[np.diag(intervals), crossed], [crossed.T, squares]])
 
 
 def capped_hazard(hazard: Floats, max_hazard: float) -> tuple[Floats, Mask]:
@@ -429,7 +450,9 @@ def row_weights(
     rows = cohort.once(Key("piecewise", task.name), lambda: read(cohort, task))
     plan, beta = joined(task.plan, state["cuts"]), state["beta"]
     exposure, _ = person_time(rows, plan)
-    eta = np.minimum(beta[: plan.intervals, None] + rows.X @ beta[plan.intervals :], MAX_ETA)
+    eta = np.minimum(
+        beta[: plan.intervals, None] + rows.X.predictor(beta[plan.intervals :]), MAX_ETA
+    )
     person = None if cohort.numbered is None else cohort.numbered[rows.index]
     return protocol.RowWeights((np.exp(eta) * exposure).sum(0), person)
 

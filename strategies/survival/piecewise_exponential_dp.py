@@ -73,7 +73,8 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(
-        Key("piecewise", task.name), lambda: piecewise_exponential.read(cohort, task)
+        Key("piecewise", task.name),
+        lambda: piecewise_exponential.read(cohort, task, as_codes=False),
     )
     plan: Plan = task.plan
     sensitivity = _sensitivity(task)

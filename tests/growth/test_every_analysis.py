@@ -28,7 +28,7 @@ from tests.property import test_every_analysis as laws
 TABLE = laws.TABLE[laws.TABLE["age"] != ""]
 LEVELS = {"model": "died ~ age + arm", "family": "binomial"}
 MAX_EXPONENT = 1.1
-DENSE = ("piecewise_exponential", "train")  # a level is a column of zeros and ones in their designs
+DENSE = ("train",)  # a level is a column of zeros and ones in their designs
 MAX_RATIO = 2  # a round that passes from mostly rows to mostly coefficients holds other copies
 ARM = "levels: [a, b, c]"
 ONE_CATEGORY = ("kaplan_meier", "cumulative_incidence")  # is all that their formula can name

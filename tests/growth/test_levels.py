@@ -72,6 +72,11 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "cox": {"run": "cox", "model": COX},
     "cox in strata": {"run": "cox", "model": COX, "strata": "node", "weights": "weight"},
     "a level in two columns": GLM | {"model": "ill ~ C(site, ref='l4') + age + site"},
+    "piecewise exponential": {
+        "run": "piecewise_exponential",
+        "model": "Surv(begin, time, ill) ~ age + site",
+        "cuts": [3, 9],
+    },
     "cox from 0": {"run": "cox", "model": "Surv(time, ill) ~ site + age", "ties": "breslow"},
 }
 

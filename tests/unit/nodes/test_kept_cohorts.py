@@ -186,14 +186,16 @@ def test_a_file_that_has_changed_or_may_be_changing_is_read_again(
 ) -> None:
     site = site_of(tmp_path)
     open_cohorts = KeptCohorts[Opened](settled=0.0 if change == "content" else kept_cohorts.SETTLED)
+    written = (tmp_path / "rows.parquet").stat().st_ctime
+    passed = 1000 if change == "content" else 1
+    monkeypatch.setattr(time, "time", lambda: written + passed)
     before = answers(site, open_cohorts, [describe("age")])
     if change == "content":
         other = table().assign(age=50)
         other.to_parquet(tmp_path / "rows.parquet")
     after = answers(site, open_cohorts, [describe("age")])
     assert len(readings) == 2 and (before == after) == (change != "content")
-    later = time.time() + 10
-    monkeypatch.setattr(time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: written + 2000)
     answers(site, open_cohorts, [describe("age"), describe("age")])
     assert len(readings) == 2 + (change != "content")
 
