@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from aggregator import released_models
-from federation import errors
+from federation import errors, study_result
 
 INTERCEPT = "(Intercept)"
 Rows = Sequence[Mapping[str, Any]]
@@ -46,7 +46,7 @@ def of(document: Mapping[str, Any], analysis: str, path: str = "the result") -> 
             f"an estimator are {', '.join(sorted(BUILDERS))}"
         )
     if result["status"] != "released":
-        raise errors.InputError(f"{path}: {analysis!r} was {result['status']}: {result['reason']}")
+        raise errors.InputError(f"{path}: {study_result.without(analysis, result)}")
     return BUILDERS[result["run"]](result)
 
 

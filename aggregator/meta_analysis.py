@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from federation.arrays import Floats
+from federation.lazy_scipy import special
 from federation.results import Row
+from strategies.numerics import normal
 
 MIN_NODES = 2
 
@@ -34,7 +35,7 @@ def tables(
 ) -> dict[str, list[Row]]:
     """The tables `meta` and `leave_one_out`, from each node's table `coefficients`. They hold every
     term that at least MIN_NODES nodes have estimated. `conf_level`: of the intervals."""
-    z = float(special.ndtri((1 + conf_level) / 2))
+    z = normal.quantile((1 + conf_level) / 2)
     meta: list[Row] = []
     without: list[Row] = []
     for term in dict.fromkeys(row["term"] for rows in by_node.values() for row in rows):

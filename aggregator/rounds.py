@@ -404,7 +404,10 @@ def _with_asked(task_run: TaskRun, state: State) -> State:
 def _too_few(task_id: TaskId, task_run: TaskRun) -> str:
     if any(refusal.rule == STEERED.rule for refusal in task_run.refusals.values()):
         return _separated(task_run)
-    reasons = "; ".join(f"{node}: {refusal}" for node, refusal in task_run.refusals.items())
+    by_reason: dict[str, list[str]] = {}
+    for node, refusal in task_run.refusals.items():
+        by_reason.setdefault(str(refusal), []).append(node)
+    reasons = "; ".join(f"{', '.join(nodes)}: {reason}" for reason, nodes in by_reason.items())
     return (
         f"{task_id}: {len(task_run.nodes)} of the {task_run.min_nodes} nodes needed gave a part "
         f"({reasons})"

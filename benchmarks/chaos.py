@@ -190,7 +190,8 @@ def stopped(chaos: Chaos, seconds: float) -> Callable[[], str]:
     return fault
 
 
-def main(kills: int, stop_s: float, seed: int) -> bool:
+def main(kills: int, stop_s: float, seed: int, minutes: float) -> bool:
+    until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
         sites = deployed.sites(Path(folder), NODES)
         with flower.deployed(sites, Path(folder) / "chaos", say=lambda _: None) as deployment:
@@ -201,6 +202,8 @@ def main(kills: int, stop_s: float, seed: int) -> bool:
             if stop_s:
                 disturbed(chaos, "exact", len(kinds), stopped(chaos, stop_s))
             for number in range(kills):
+                if time.monotonic() > until:
+                    break
                 kind = kinds[number % len(kinds)]
                 disturbed(chaos, kind, len(kinds) + 1 + number, lambda: kill(chaos))
             audit.verify(deployment.hub.audit)
@@ -217,5 +220,8 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--stop", type=float, default=60.0, help="seconds; 0: no node is stopped")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="after which nothing more is killed"
+    )
     given = parser.parse_args()
-    sys.exit(not main(given.kills, given.stop, given.seed))
+    sys.exit(not main(given.kills, given.stop, given.seed, given.minutes))

@@ -10,6 +10,8 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from federation import limits
+
 MAX_CERTIFICATES = 4  # in one text: a leaf, an intermediate, the authority, and one to spare
 
 
@@ -19,6 +21,8 @@ def leaf_of(
     """The first of the certificates (PEM), if `authority` (PEM) vouches for it, itself or through
     one intermediate among the others. None if not, or if it is not valid at `now` (None: at any
     time)."""
+    if len(certificates) > limits.MAX_PEM:
+        return None
     try:
         leaf, *others = x509.load_pem_x509_certificates(certificates)
         root = x509.load_pem_x509_certificate(authority)

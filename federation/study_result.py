@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -67,3 +68,10 @@ class StudyResult:
                 title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"
                 parts.append(title + frame.head(20).to_html(index=False))
         return "".join(parts)
+
+
+def without(name: str, content: Mapping[str, Any]) -> str:
+    """Why an analysis has no result. `content`: its entry in result.json."""
+    status, reason = content["status"], str(content["reason"])
+    happened = status if status == "failed" else f"was {status}"
+    return f"{name} {happened}: {reason.removeprefix(f'{name}: ')}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +109,9 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
         near = difflib.get_close_matches(str(last), fields, n=1)
         suggestion = f"did you mean {near[0]!r}? " if near else ""
         at, keys = source.at(*key), ", ".join(fields)
+        parent = ".".join(str(part) for part in key[:-1])
+        if parent and not source.lines:  # of a study in Python, which has no lines to look at
+            at = f"{at}: {parent}"
         return f"{at}: unknown key {str(last)!r}; {suggestion}the keys are {keys}"
     if problem["type"] == "string_pattern_mismatch":
         shape = (
@@ -117,8 +122,19 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
         return (
             f"{source.at(*key)}: {path.removesuffix('.[key]')}:"
             f" {problem['input']!r} is not a valid name; use {shape}, and start with a letter"
+            + _near_name(str(problem["input"]), problem["ctx"]["pattern"])
         )
     return f"{place}{model_words.say(problem)}"
+
+
+def _near_name(text: str, pattern: str) -> str:
+    """A valid name for a text with accents, blanks or capitals; empty if there is none."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_")
+    for tried in (name, name.lower()):
+        if re.fullmatch(pattern, tried):
+            return f", as in {tried}"
+    return ""
 
 
 def _is_form(part: str | int) -> bool:

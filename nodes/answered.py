@@ -22,8 +22,9 @@ class Memory:
     `salt`: the salt of the people's hashes. `hashes` (n_rows,): of the person of each row of the
     cohort, or None where rows are only counted. `where`: SQL of the condition that chose them, and
     `where_columns`, the contract columns that it names. `sources`: the contract columns behind each
-    field of the study. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
-    Dataset."""
+    field of the study. `names`: the same under the names by which its rows are read, and
+    under the empty name those of the condition. `readable`: the columns that its rows were read
+    with. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in Dataset."""
 
     ledger: Ledger
     contract: Contract
@@ -37,6 +38,8 @@ class Memory:
     sources: Mapping[str, frozenset[str]]
     min_cell: int
     link_numbers: Mapping[str, int] = field(default_factory=dict)
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    readable: frozenset[str] = frozenset()
     seen: list[bytes] = field(default_factory=list)
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,20 +116,22 @@ def conditions(book: Ledger, contract: Contract) -> list[Condition]:
     if contract.person is not None:
         return []
     read = map(json.loads, ledger.remembered(book, CONDITION, contract.dataset))
-    return [Condition(values["sql"], tuple(values["columns"])) for values in read]
+    return [
+        Condition(values["sql"], tuple(values["columns"])) for values in read if "sql" in values
+    ]
 
 
 def check(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, compares_conditions: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, compares_narrow: bool
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
-    its people are remembered. `compares_conditions`: the people of each condition count as those
-    of an answer."""
+    its people are remembered. `compares_narrow`: the people of each condition count as those of an
+    answer, even if they are few here, or nearly all."""
     if rows is None or memory.hashes is None:
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
-    groups = _groups(memory, cohort, task, rows, compares_conditions)
+    groups = _groups(memory, cohort, task, rows, compares_narrow)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -143,7 +145,7 @@ def check(
 
 
 def _groups(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, compares_conditions: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, compares_narrow: bool
 ) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     everyone = _print(memory, np.ones(cohort.rows, np.bool_))
@@ -161,13 +163,25 @@ def _groups(
     names = memory.columns_behind(rows.columns)
     complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
     groups = [whole, Group(complete, names, chosen_by)]
-    pieces = support.pieces(task) if compares_conditions else ()
+    groups += list(_reached(memory, cohort, task))
+    pieces = support.pieces(task)
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
     for piece in pieces:
-        if (chosen := support.set_apart(piece, values[piece.sql], rows)) is not None:
+        chosen = support.set_apart(piece, values[piece.sql], rows)
+        if chosen is not None and (
+            compares_narrow or support.is_wide(chosen, cohort, rows, memory.min_cell)
+        ):
             by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
             groups.append(Group(_print(memory, chosen), names, by))
     return groups
+
+
+def _reached(memory: Memory, cohort: Cohort, task: AnyTask) -> Iterator[Group]:
+    """The people whom options choose, compared with those whom other values of them chose."""
+    reached = support.roles_of(task).reached
+    for some in () if reached is None else reached(cohort, task):
+        chosen = _chosen_by(memory, some.choice)
+        yield Group(_print(memory, some.mask), frozenset([some.of]), chosen)
 
 
 def _chosen_by(memory: Memory, *texts: str) -> str:

@@ -11,7 +11,7 @@ from nodes.links import LinkPlan
 
 def describe(plan: LinkPlan) -> list[str]:
     link, width = plan.link, len(plan.right) + 1
-    how = f"by {link.on}" if link.on else f"by a cascade of {len(link.cascade)} keys"
+    how = f"by identifier {link.on}" if link.on else f"by a cascade of {len(link.cascade)} keys"
     those = "the linked ones" if link.keep == "linked" else "all of them"
     return [
         f"people of {link.left!r} are linked to {link.right!r} {how}, at {link.helper!r}",

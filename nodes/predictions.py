@@ -12,7 +12,7 @@ from typing import Any
 from federation import errors
 from federation import schema as schemas
 from federation.study import Study
-from nodes import cohorts
+from nodes import cohorts, extension_rules
 from nodes.site import Site
 from strategies import registry
 from strategies.regression import mixed_model
@@ -21,9 +21,11 @@ from strategies.regression import mixed_model
 def write(study: Study, name: str, document: Mapping[str, Any], site: Site, out: Path) -> int:
     """Writes one line for each person of the cohort with complete rows: their key, and their
     deviations from the fixed effects (best linear unbiased predictions). Returns the number of
-    lines. InputError if study and result do not match, DataError if the data break their
-    contract."""
+    lines. InputError if study and result do not match, RefusalError if the policy does not allow
+    an extension of the study, DataError if the data break their contract."""
     _check_document(study, name, document)
+    if (refused := extension_rules.refusal(study, site)) is not None:
+        raise errors.RefusalError(str(refused))  # a plan imports the code of the study's extensions
     if study.dataset not in site.datasets:
         raise errors.SiteError(
             f"this node has no dataset {study.dataset!r};"

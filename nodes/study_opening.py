@@ -16,7 +16,7 @@ from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Field, Schema
 from federation.study import Study
-from nodes import absent_columns, cohorts, contract_sql, differencing, support
+from nodes import absent_columns, cohorts, contract_sql, differencing, partitions, support
 from nodes.answered import Memory
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset
@@ -49,14 +49,15 @@ def open_session(
         if study.privacy.mode == "dp":
             cohort = _clipped(study, dataset, schema, present, context)
             return StudySession(tasks, cohort, rules, None, absent)
-        opened = _checked(study, dataset, schema, present, context)
+        more = _remembered(study, schema, present, context, now)
+        opened = _checked(study, dataset, schema, present, context, more)
     except (errors.DataError, errors.SetupError):
         return StudySession(tasks, nobody, rules, UNREADABLE)
     if opened.findings:
         return StudySession(
             tasks, nobody, rules, Refusal("data", contract_sql.words(opened.findings))
         )
-    memory = _memory(study, tasks, schema, opened, rules, context, now)
+    memory = _memory(study, tasks, schema, opened, rules, context, now, more)
     session = StudySession(tasks, opened.cohort, rules, None, absent, memory)
     return replace(session, refused=_too_small(session) or _unsupported(session, schema))
 
@@ -80,8 +81,8 @@ def _checked(
     schema: Schema,
     tasks: Mapping[str, AnyTask],
     context: NodeContext,
+    remembered: frozenset[str],
 ) -> cohorts.Opened:
-    before = differencing.conditions(context.ledger, dataset.contract)
     return cohorts.open_checked(
         dataset,
         context.site.storage,
@@ -89,9 +90,38 @@ def _checked(
         _fields(tasks),
         study.cohort.where,
         only_counts=_only_counts(tasks),
-        remembered={name for condition in before for name in condition.columns},
+        remembered=remembered,
         open_cohorts=context.open_cohorts,
     )
+
+
+def _remembered(
+    study: Study,
+    schema: Schema,
+    tasks: Mapping[str, AnyTask],
+    context: NodeContext,
+    now: datetime,
+) -> frozenset[str]:
+    """The contract columns that are read to compare this study with earlier ones."""
+    dataset = context.site.datasets[study.dataset]
+    book, contract = context.ledger, dataset.contract
+    cut = {name for task in tasks.values() for name in _cut_fields(task)}
+    where = {study.cohort.where} if study.cohort.where else set()
+    columns = dataset.own_columns(frozenset().union(*map(schema.columns_of, cut | where)))
+    account = context.site.account(study.dataset, now.year)
+    beside = partitions.columns_beside(book, account, contract, columns) if columns else set()
+    conditions = differencing.conditions(book, contract)
+    named = {name for condition in conditions for name in condition.columns}
+    return frozenset(name for name in beside | named if name in schema.fields)
+
+
+def _cut_fields(task: AnyTask) -> set[str]:
+    """The names of the fields that a task cuts into cells, or divides by a condition."""
+    if task.roles is None:
+        return set()
+    everything = task.fields if task.roles.conditions else ()
+    cut = (grid.field for grid in task.roles.grids)
+    return {field.name for field in (*cut, *everything, *(f for f in task.fields if f.pieces))}
 
 
 def _fields(tasks: Mapping[str, AnyTask]) -> list[Field]:
@@ -110,11 +140,13 @@ def _memory(
     rules: Rules,
     context: NodeContext,
     now: datetime,
+    more: frozenset[str],
 ) -> Memory:
     where = None if study.cohort.where is None else schema.express(study.cohort.where).sql
     names = {field.name for task in tasks.values() for field in task.fields}
     dataset = context.site.datasets[study.dataset]
     chosen = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
+    behind = {name: schema.columns_of(name) for name in sorted(names)}
     return Memory(
         context.ledger,
         schema.contract,
@@ -125,9 +157,11 @@ def _memory(
         opened.hashes,
         where,
         dataset.own_columns(chosen),
-        {name: dataset.own_columns(schema.columns_of(name)) for name in sorted(names)},
+        {name: dataset.own_columns(columns) for name, columns in behind.items()},
         rules.min_cell,
         dataset.link_numbers,
+        {**behind, "": chosen},
+        more.union(chosen, *behind.values()),
     )
 
 

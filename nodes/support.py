@@ -16,7 +16,7 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
-from nodes import differencing, functionals
+from nodes import differencing, functionals, partitions
 from nodes.session import StudySession
 from strategies import support
 from strategies.numerics import designs
@@ -69,8 +69,10 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     numbers = functionals.of_task(task, cohort.people, rules.min_cell)
     share = rules.max_parameters_per_person
     limits = (share * cohort.people, share * (cohort.everyone or cohort).people)
-    return functionals.check(memory, task, numbers, columns, limits) or differencing.check(
-        memory, cohort, task, rows, session.rules.compares_conditions
+    return (
+        functionals.check(memory, task, numbers, columns, limits)
+        or partitions.check(memory, cohort, task, rows, rules)
+        or differencing.check(memory, cohort, task, rows, rules.compares_narrow)
     )
 
 
@@ -104,13 +106,8 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     return (
         _dominated(cohort, task, rows, k)
         or _singled_out(task, rows, session.rules)
-        or (
-            session.rules.compares_conditions
-            and (
-                _alike(support.pieces(task), cohort, rows, k)
-                or _alike(task.where, everyone, support.all_rows(everyone), k)
-            )
-        )
+        or _alike(support.pieces(task), cohort, rows, session.rules)
+        or _alike(task.where, everyone, support.all_rows(everyone), session.rules)
     )
 
 
@@ -159,15 +156,21 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
 
 
 # -- conditions that are nearly the same
-def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, k: int) -> bool:
+def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) -> bool:
     """Whether two conditions of a study hold for nearly the same people, or for the same: that they
     do may be what the study wants to know."""
+    k = rules.min_cell
     some = [piece for piece in pieces if piece.kind not in ("edge", "influence")]
     if len(some) < 2:
         return False
     values = cohort.columns(map(support.as_field, some))
     masks = [support.set_apart(piece, values[piece.sql], rows) for piece in some]
-    B = np.stack([mask for mask in masks if mask is not None] or [rows.is_used], axis=1)
+    compared = [
+        mask
+        for mask in masks
+        if mask is not None and (rules.compares_narrow or support.is_wide(mask, cohort, rows, k))
+    ]
+    B = np.stack(compared or [rows.is_used], axis=1)
     both = B.astype(np.float32).T @ B.astype(np.float32)
     held = np.diag(both)
     rows_apart = held[:, None] + held[None, :] - 2 * both
@@ -243,9 +246,7 @@ def check_study(
         return None
     pieces = dict.fromkeys(piece for task in tasks for piece in support.written(task))
     conditions = [piece for piece in pieces if piece.kind in ("condition", "number")]
-    if rules.compares_conditions and _alike(
-        conditions, cohort, support.all_rows(cohort), rules.min_cell
-    ):
+    if _alike(conditions, cohort, support.all_rows(cohort), rules):
         return rules_of.REFUSAL
     X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
     person = cohort.numbered

@@ -14,7 +14,7 @@ from aggregator.linkage import Linkage
 from federation.contract import Contract
 from federation.study import Study
 from nodes.site import Dataset, Policy, Site
-from simulations import linked, local
+from simulations import local
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,12 @@ def sites(
     """`as_held`: the nodes have their datasets under their own contracts, and set them side by side
     or join the people themselves."""
     study = holders.study
-    if study.link is not None and as_held:
-        yield Answering(linked.sites_of(study, holders.datasets, policy))
-    elif study.link is not None:
+    if study.link is not None:
+        from simulations import linked
+
+        if as_held:
+            yield Answering(linked.sites_of(study, holders.datasets, policy))
+            return
         with linked.linking(study, holders.contracts, holders.datasets, policy, now) as people:
             yield Answering(people.sites, people.linkage)
     elif study.datasets and not as_held:

@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from federation.arrays import Floats, Ints, Sum
 from federation.cohort import Cohort
@@ -28,6 +29,7 @@ from federation.messages import Part, State
 from federation.results import Result, Row
 from federation.schema import Field, Schema
 from strategies.admissible import Limits
+from strategies.grids import Grid
 
 O = TypeVar("O", bound=Frozen)
 P = TypeVar("P")
@@ -47,6 +49,17 @@ class RowWeights(NamedTuple):
     least: float = 0.0
 
 
+class Reached(NamedTuple):
+    """People behind a number of a task.
+
+    of: what they are counted for, alike in all tasks that can be compared. choice: the options that
+    chose them. mask (n_rows,): their rows among those of the cohort."""
+
+    of: str
+    choice: str
+    mask: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Roles:
     """The role of each column of a task, for the rules of disclosure in exact mode. Nodes refuse a
@@ -57,8 +70,11 @@ class Roles:
     them. `groups`: divide people into the cells of a table or curve, whose counts are in the Part.
     `strata`: divide people into strata that the Part does not show. `conditions`: on rows, from
     options such as a landmark. `apart`: each column is summed over the rows that have it, not over
-    the rows that have all columns. `steered(cohort, task, state)`: the weights that a state gives
-    to rows; None at a step where all weights are equal."""
+    the rows that have all columns. `grids`: columns that the task cuts into cells of the study's
+    choice. `reached(cohort, task)`: people whom options choose without a condition on columns.
+    `choice`: options that cut what the task computes, such as scores, and all of its other options.
+    `steered(cohort, task, state)`: the weights that a state gives to rows; None at a step where all
+    weights are equal."""
 
     terms: tuple[Term, ...] = ()
     amounts: tuple[Field, ...] = ()
@@ -67,6 +83,9 @@ class Roles:
     strata: tuple[Field, ...] = ()
     conditions: tuple[Piece, ...] = ()
     apart: bool = False
+    grids: tuple[Grid, ...] = ()
+    reached: Callable[[Cohort, AnyTask], Iterable[Reached]] | None = None
+    choice: tuple[str, str] | None = None
     steered: Steered | None = None
 
     @cached_property

@@ -247,6 +247,11 @@ def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
     return np.asarray(rows.is_used & (values == levels[1])) if len(levels) == 2 else None
 
 
+def is_wide(chosen: Mask, cohort: Cohort, rows: Rows, k: int) -> bool:
+    """Whether at least `k` people have a used row in `chosen` (n_rows,), and as many another."""
+    return min(cohort.count_people(some & rows.is_used) for some in (chosen, ~chosen)) >= k
+
+
 def is_known(values: Values) -> Mask:
     """(n_rows,) where a column is not missing."""
     mask: Mask = values >= 0 if values.dtype.kind == "i" else ~np.isnan(values)

@@ -20,7 +20,7 @@ from babel.messages import mofile, pofile
 from babel.messages.catalog import Catalog
 from jinja2.ext import extract_from_ast
 
-from federation import language, message_texts
+from federation import language, message_texts, study
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("federation", "strategies", "nodes", "aggregator", "simulations")
@@ -43,7 +43,8 @@ CODE = (
     r"|run, hub|\(substr|unit: person|encoding: utf|d+ mm+ y|hdh-federation (node|hub)|sign in"
     r"|\[(green|yellow)|quoted scalar|simple key|coins of|\{0\}roster:|\{0\}: \{contract: "
     r"|(but )?found |expected |cannot start any|could not find expected|mapping values are"
-    r"|sequence entries|special characters are|unknown escape|the last attempt returns)"
+    r"|sequence entries|special characters are|unknown escape|the last attempt returns"
+    r"|Cannot compare values|Function with name)"
 )
 SQL = r"\b[A-Z]{4,} |\b[A-Z]{2,}\("
 # Texts of libraries, and of values that reports and plans show.
@@ -89,6 +90,10 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
     "federation/message_texts.py": (
         *message_texts.WORDS, *message_texts.VALUES.values(),
     ),
+    "federation/study.py": study.PURPOSES,
+    "nodes/ledger.py": (
+        "store", "cohort", "condition", "survivors", "functionals", "nodes", "state",
+    ),
     "federation/cli/actions/doctor.py": (
         "versions", "disk", "keys", "ledger", "database", "process", "enrolment", "certificate",
         "authority", "clock",
@@ -97,7 +102,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
     "aggregator/scheduler.py": (
         "{0}: {1} of the {2} nodes needed gave a part",
         "{0} of at most {1} rounds done, {2}", "{0} rounds done, {1}", "{0} rounds done",
-        "new", "removed", "its CSV file",
+        "new", "removed", "its CSV file", "{0} sends {1}",
     ),
     "federation/client.py": ("{0} (offline)", "waiting: {0}"),
     "federation/expression/terms.py": (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections import Counter, defaultdict
@@ -58,12 +59,21 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
-from aggregator.flower.mailbox import MAX_DELIVERIES, MAX_PARTS, HeldMessage, Mailbox, Query, whole
+from aggregator.flower.mailbox import (
+    MAX_DELIVERIES,
+    MAX_PARTS,
+    HeldMessage,
+    Mailbox,
+    Query,
+    names_of,
+    whole,
+)
 from federation.exchange import FITS, GIVE, PULL, PUSH, TAKE, fitting
 from federation.rpc.exchange_pb2 import Bundle, Part
 
 log = logging.getLogger("hdh.superlink")
 MAX_WAIT_S = 20.0  # below the timeout of Flower's clients
+MAX_OBJECTS = 2000  # of a reply, in its tree or beside it
 MAX_REMEMBERED = 10_000  # replies that the ServerApp has not asked for
 TIDY_S = 5.0  # between two looks for runs that have ended, while there are messages
 
@@ -181,7 +191,9 @@ def mount(app: FastAPI) -> None:
 
 
 def _until(request: Bundle) -> float:
-    return time.monotonic() + min(max(request.wait_s, 0.0), MAX_WAIT_S)
+    """The moment until which a request may wait; a time that is no number is none."""
+    wait_s = request.wait_s if math.isfinite(request.wait_s) else 0.0
+    return time.monotonic() + min(max(wait_s, 0.0), MAX_WAIT_S)
 
 
 # -- nodes
@@ -237,9 +249,11 @@ def _own_reply(request: Bundle) -> PushMessagesRequest:
     """The single reply of a request, in the name of the node that signed in."""
     try:
         pushed: PushMessagesRequest = PushMessagesRequest.FromString(request.flower)
-        (message,), (_tree,) = pushed.messages_list, pushed.message_object_trees
+        (message,), (tree,) = pushed.messages_list, pushed.message_object_trees
     except (DecodeError, ValueError):
         raise HTTPException(400, "the request holds no single reply") from None
+    if len(request.parts) > MAX_OBJECTS or len(names_of(tree, MAX_OBJECTS + 1)) > MAX_OBJECTS:
+        raise HTTPException(400, "the reply consists of too many objects")
     if not message.metadata.src_node_id == pushed.node.node_id == request.node.node_id:
         raise HTTPException(403, "the sender is not the node that signed in")
     return pushed

@@ -24,17 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 
 log = logging.getLogger("hdh.hub")
 POLL_S = 2.0  # between two looks for a run, if the hub says nothing
+AGAIN_S = 0.1  # between two looks for a SuperLink that does not answer
 CALM_S = 2.0  # without a new run, before another process is made ready
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 PROCESS = (sys.executable, "-m", "aggregator.flower.server_process")
@@ -107,23 +108,28 @@ def serve(
     client: Any,
     server_apps: ServerApps,
     command: Callable[[str], Sequence[str]],
-    wait: Callable[[], bool],
+    wait: Callable[[float], bool],
 ) -> None:
-    """Starts what there is to start, until `wait` says that the hub has gone."""
+    """Starts what there is to start, until `wait`, for so many seconds, says that the hub has gone.
+    A SuperLink that is starting is asked again soon, and not after growing waits."""
     asked = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-    while True:
-        acquired = client.AcquireTask(asked)
+    is_there = True
+    while is_there:
+        try:
+            acquired = client.AcquireTask(asked)
+        except httpx.TransportError:
+            is_there = wait(AGAIN_S)
+            continue
         if acquired.HasField("task") and acquired.token:
             server_apps.launch(command(acquired.token))
             continue
         server_apps.tend()
-        if not wait():
-            return
+        is_there = wait(POLL_S)
 
 
-def wait_for_hub() -> bool:
-    """Waits for a word of the hub, or POLL_S. False if the hub has closed its end."""
-    readable, _, _ = select.select([sys.stdin], [], [], POLL_S)
+def wait_for_hub(seconds: float) -> bool:
+    """Waits for a word of the hub, or so long. False if the hub has closed its end."""
+    readable, _, _ = select.select([sys.stdin], [], [], seconds)
     return not readable or bool(os.read(sys.stdin.fileno(), 4096))
 
 
@@ -144,7 +150,6 @@ def main() -> None:
                 protected_methods=frozenset({ACQUIRE}),
             ),
         ],
-        retry_invoker=make_simple_http_retry_invoker(),
     )
     serve(
         client, ServerApps(), lambda token: arguments(given.admin, authority, token), wait_for_hub

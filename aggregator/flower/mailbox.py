@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from flwr.proto.message_pb2 import Message, ObjectTree
@@ -37,13 +38,20 @@ class HeldMessage:
 
     @property
     def size(self) -> int:
-        return sum(len(part.content) for part in self.parts)
+        """Bytes, with all that its sender wrote into the header and the tree."""
+        content = sum(len(part.content) + len(part.id) for part in self.parts)
+        return content + int(self.message.ByteSize()) + int(self.tree.ByteSize())
+
+
+def names_of(tree: ObjectTree, at_most: int) -> list[str]:
+    """The ids of the first objects of a tree, which its sender may have made very wide."""
+    return [each.object_id for each in islice(iterate_object_tree(tree), at_most)]
 
 
 def whole(message: Message, tree: ObjectTree, parts: Iterable[Part]) -> HeldMessage | None:
     """The message with its parts; None if one is missing, or if it is too large to be held here."""
+    names = names_of(tree, MAX_PARTS + 1)
     by_id = {part.id: part for part in parts}
-    names = [each.object_id for each in iterate_object_tree(tree)]
     if len(names) > MAX_PARTS or not by_id.keys() >= set(names):
         return None
     held = HeldMessage(message, tree, [by_id[name] for name in names])

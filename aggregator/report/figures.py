@@ -250,9 +250,9 @@ def survival(rows: Rows, time: str) -> Picture:
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         axes = figure.add_subplot()
         for colour, name in zip(PALETTE, ("observed", "predicted"), strict=False):
-            known = [(row["time"], row[name]) for row in rows if row.get(name) is not None]
+            places = [(row["time"], row[name]) for row in rows if row.get(name) is not None]
             label = tr("observed") if name == "observed" else tr("predicted, on average")
-            points = zip((0.0, 1.0), *known, strict=True)
+            points = zip((0.0, 1.0), *places, strict=True)
             axes.plot(*points, color=colour, lw=1.8, marker="o", ms=3, label=label)
         axes.set(xlabel=time, ylabel=tr("survival"), ylim=(0, 1.02))
         axes.legend(frameon=False)

@@ -15,7 +15,14 @@ sys.path.insert(0, str(ROOT))
 from docs.site import reference  # noqa: E402 - found through the line above
 from federation import __version__  # noqa: E402
 
-OF_THE_REPOSITORY = ("CHANGELOG", "CONTRIBUTING", "DECISIONS", "GLOSSARY", "SECURITY")
+OF_THE_REPOSITORY = (
+    "CHANGELOG",
+    "CONTRIBUTING",
+    "DECISIONS",
+    "GLOSSARY.fr",
+    "GLOSSARY",
+    "SECURITY",
+)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

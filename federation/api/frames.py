@@ -8,8 +8,9 @@ from typing import Any
 
 from federation import errors
 from federation.contract import Contract
+from nodes import connectors
 from nodes import site as node_sites
-from nodes.site import Dataset
+from nodes.site import Dataset, Storage
 from simulations import local
 
 KINDS = "a pandas or polars frame, an Arrow table, or the path of a file"
@@ -59,10 +60,11 @@ def _stored(name: str, rows: Any, folder: Path) -> str:
 
 
 def _copy(name: str, rows: Any, path: Path) -> None:
-    """Writes a frame that DuckDB reads from memory: of pandas, or a table of Arrow."""
+    """Writes a frame that DuckDB reads from memory: of pandas, or a table of Arrow. The engine is
+    that of the nodes, which read the file next."""
     import duckdb
 
-    with duckdb.connect() as connection:
+    with connectors.shared(Storage()) as connection:
         try:
             connection.register("rows", rows)
             connection.execute(f"COPY rows TO '{path}' (FORMAT parquet)")

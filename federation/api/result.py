@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from federation import errors
+from federation import errors, study_result
 from federation.api.figures import Drawing
 from federation.study_result import StudyResult
 
@@ -137,8 +137,9 @@ class AnalysisResult:
 
     def augment(self, frame: Any) -> pandas.DataFrame:
         """Your own rows with the column `fitted`, what the released model predicts for them: the
-        probability of a yes, a number, or the log of a relative risk; for components, a column
-        for each. It is missing where a column of the model is.
+        probability of a yes, a number, or the log of a relative risk; for classes, the most
+        probable one, with a column for the probability of each; for components, a column for
+        each. It is missing where a column of the model is.
 
         `frame`: with the columns of the model, categories as the contract's levels: 2.0 is the
         level 2, and a value that is no level is an InputError. The rows of the nodes stay with
@@ -156,7 +157,7 @@ class AnalysisResult:
         X = features.of(frame, names, self._analysis().columns, self.name)
         is_complete = X.notna().all(axis=1).to_numpy()
         for name, values in _fitted(estimator, X[is_complete]).items():
-            column = numpy.full(len(frame), numpy.nan)
+            column = numpy.full(len(frame), numpy.nan, dtype=values.dtype.char)
             column[is_complete] = values
             frame = frame.assign(**{name: column})
         return frame
@@ -242,8 +243,9 @@ class AnalysisResult:
     def _rows(self, part: Mapping[str, Any], table: str | None) -> Rows:
         self._check_released()
         tables: Mapping[str, Rows] = part["tables"]
-        others = [name for name in tables if name != "glance"]
-        main = "coefficients" if "coefficients" in tables else others[0] if others else "glance"
+        first = ("coefficients", "test") if self.content["run"] == "wilcoxon" else ("coefficients",)
+        names = [*first, *(name for name in tables if name != "glance"), "glance"]
+        main = next(name for name in names if name in tables)
         if (table or main) not in tables:
             raise errors.InputError(
                 f"{self.name}: no table {table or main!r}; the tables are {', '.join(tables)}"
@@ -253,7 +255,7 @@ class AnalysisResult:
     def _check_released(self) -> None:
         content = self.content
         if content["status"] != "released":
-            raise errors.InputError(f"{self.name} was {content['status']}: {content['reason']}")
+            raise errors.InputError(study_result.without(self.name, content))
 
     def __repr__(self) -> str:
         content = self.content
@@ -274,9 +276,14 @@ def _frame(rows: Any) -> pandas.DataFrame:
 
 
 def _fitted(estimator: Any, X: pandas.DataFrame) -> dict[str, Any]:
-    """Columns (n_rows,): the probability of a yes, the prediction, or each component."""
+    """Columns (n_rows,): the probability of a yes, the prediction, the class and the probability of
+    each, or each component."""
     if not hasattr(estimator, "predict"):
         return {f"fitted_{i}": column for i, column in enumerate(estimator.transform(X).T, 1)}
-    if hasattr(estimator, "predict_proba"):
-        return {"fitted": estimator.predict_proba(X)[:, 1]}
-    return {"fitted": estimator.predict(X)}
+    if not hasattr(estimator, "predict_proba"):
+        return {"fitted": estimator.predict(X)}
+    shares = estimator.predict_proba(X)
+    if list(estimator.classes_) == [False, True]:
+        return {"fitted": shares[:, 1]}
+    each = zip(estimator.classes_, shares.T, strict=True)
+    return {"fitted": estimator.predict(X)} | {f"fitted_{name}": share for name, share in each}

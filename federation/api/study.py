@@ -138,6 +138,11 @@ class Study(Verbs):
         """The study as the nodes read it, and its source for messages. StudyError names every
         mistake. `own_rows`: purpose and authorisation may be missing."""
         values = self.values
+        if not values.get("analyses"):
+            raise errors.StudyError(
+                f"study {self.name} has no analysis yet: add one, as in"
+                f" {self.name.replace('-', '_')}.describe('ages', ['age'])"
+            )
         if own_rows:
             values = {**ON_OWN_ROWS, **values}
         text = yaml_text.write(values)

@@ -189,6 +189,7 @@ def rotate(
     """Replace the key of a node or a coordinator by a new invitation, or a key of the hub."""
     from federation.cli.actions import parties
 
+    parties.check_rotation(name, authority, intermediate, certificate, token)
     if authority:
         parties.renew_authority(hub_dir, token)
     elif intermediate:

@@ -27,10 +27,11 @@ class Rules:
     in_secure_sum: bool = False
 
     @property
-    def compares_conditions(self) -> bool:
-        """Whether few people of this node may not stand between two conditions. A secure sum hides
-        no such people, since two sums over all nodes differ by the same ones; an open site leaves
-        small groups to the hub's door."""
+    def compares_narrow(self) -> bool:
+        """Whether conditions that few people of this node meet, or fail, are compared with others,
+        as wide ones are everywhere. A secure sum hides no people between two conditions, since two
+        sums over all nodes differ by the same ones; an open site leaves small groups to the hub's
+        door."""
         return self.in_secure_sum or not self.hub_sees_cells
 
 

@@ -92,6 +92,11 @@ def connect_to(dataset: Dataset, storage: Storage) -> duckdb.DuckDBPyConnection:
     held = dataset.as_held
     if "://" not in held.source and formats.of(held)[0].attaches:
         return connect(storage)
+    return shared(storage)
+
+
+def shared(storage: Storage) -> duckdb.DuckDBPyConnection:
+    """A connection to this process's engine with these limits, made if it is not there."""
     key = os.getpid(), storage.model_dump_json()
     with _MAKING:
         if key not in _ENGINES:

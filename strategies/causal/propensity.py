@@ -31,6 +31,7 @@ from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
 from strategies.causal import propensity_tables as tables_of
 from strategies.causal.propensity_tables import BINS
+from strategies.grids import Grid
 from strategies.numerics import counting, newton
 from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -464,7 +465,18 @@ def roles(task: Task[Options, Plan]) -> Roles:
     effect = cox.roles(plan.effect)
     amounts = (*score.amounts, *effect.amounts)
     terms, written = (*score.terms, *effect.terms), effect.conditions
-    return Roles(terms, amounts, strata=effect.strata, conditions=written, steered=row_weights)
+    grids: tuple[Grid, ...] = ()
+    if plan.curve is not None:
+        curve: kaplan_meier.Plan = plan.curve.plan
+        grids = time_grid.cut(curve.model.response[:-1], curve.grid, task.options.every)
+    return Roles(
+        terms,
+        amounts,
+        strata=effect.strata,
+        conditions=written,
+        grids=grids,
+        steered=row_weights,
+    )
 
 
 def row_weights(

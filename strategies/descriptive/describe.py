@@ -25,6 +25,7 @@ from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies.admissible import Array, Limits, Step
+from strategies.grids import Grid
 from strategies.numerics import squares
 from strategies.options import Probability
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
@@ -315,7 +316,16 @@ MAX_SEARCHES = 400
 
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
-    return Roles(amounts=plan.numbers, groups=plan.categories, apart=True)
+    grids = tuple(_grid(field, task.options) for field in plan.numbers)
+    return Roles(amounts=plan.numbers, groups=plan.categories, apart=True, grids=grids)
+
+
+def _grid(field: Field, options: Options) -> Grid:
+    """The published histogram's, and the quantiles."""
+    low, high = field.interval
+    width = (high - low) / options.bins
+    shares = tuple(sorted(set(options.quantiles)))
+    return Grid(field, low + width, width, options.bins - 1, counts=True, shares=shares)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

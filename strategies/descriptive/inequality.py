@@ -34,6 +34,7 @@ from strategies.options import ConfLevel, Probability
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 5_000_000
+NUMBERS = 8  # of each group beside quantiles and shares: mean, Gini coefficient, errors
 
 TRAITS = Traits()
 
@@ -255,7 +256,14 @@ class Distribution:
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return Roles(amounts=(task.plan.value,), groups=task.plan.by)
+    plan, options = task.plan, task.options
+    numbers = len(plan.labels) * (
+        len(options.quantiles) + len(options.top) + options.lorenz + NUMBERS
+    )
+    tops = (round(1 - share, 12) for share in options.top)
+    lorenz = (round(i / options.lorenz, 12) for i in range(1, options.lorenz))
+    grid = value_grid.cut(plan.value, plan.grid, numbers, options.quantiles, (*tops, *lorenz))
+    return Roles(amounts=(plan.value,), groups=plan.by, grids=(grid,))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

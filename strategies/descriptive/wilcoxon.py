@@ -40,6 +40,7 @@ SEVERAL_ROWS = (
     "small and intervals too narrow: derive one row a person"
 )
 TRAITS = Traits()
+NUMBERS = 16  # of the result: the test, the medians of both groups, the shift, their intervals
 
 
 class Shared(Frozen):
@@ -250,7 +251,9 @@ def _shift(x: Floats, y: Floats, task: Task[Options, Plan]) -> Row:
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return Roles(amounts=(task.plan.value,), groups=(task.plan.by,))
+    plan: Plan = task.plan
+    grid = value_grid.cut(plan.value, plan.grid, NUMBERS)
+    return Roles(amounts=(plan.value,), groups=(plan.by,), grids=(grid,))
 
 
 def limits(task: Task[Shared, Plan]) -> Limits:

@@ -9,7 +9,7 @@ the directly-follows graph of the pooled log (van der Aalst 2016, 6.4).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import AnyTask, Prepared, Reached, Roles, Task, Total, Traits
 
 MAX_CELLS = 1_000_000
 START, END = "(start)", "(end)"
@@ -272,18 +272,24 @@ def indicators(walks: Walks, task: Task[Options, Plan]) -> tuple[Ints, Ints]:
     entered = np.zeros((len(plan.indicators), groups), np.int64)
     reached = np.zeros_like(entered)
     for i, (_, first, then, within) in enumerate(plan.indicators):
-        at = np.flatnonzero(walks.step == first)
-        persons, where = np.unique(walks.person[at], return_index=True)
-        begun, place = np.full(walks.people, np.inf), np.full(walks.people, np.iinfo(np.int64).max)
-        begun[persons], place[persons] = walks.time[at][where], walks.place[at][where]
-        after = (
-            (walks.step == then)
-            & (walks.place > place[walks.person])
-            & (walks.time - begun[walks.person] <= within)
-        )
-        entered[i] = np.bincount(walks.group[persons], minlength=groups)
-        reached[i] = np.bincount(walks.group[np.unique(walks.person[after])], minlength=groups)
+        some = people_of(walks, first, then, within)
+        entered[i], reached[i] = (np.bincount(walks.group[who], minlength=groups) for who in some)
     return entered, reached
+
+
+def people_of(walks: Walks, first: int, then: int, within: float) -> tuple[Ints, Ints]:
+    """(n,) each: the people who reach the first step of an indicator, and those of them who reach
+    its second step in time."""
+    at = np.flatnonzero(walks.step == first)
+    persons, where = np.unique(walks.person[at], return_index=True)
+    begun, place = np.full(walks.people, np.inf), np.full(walks.people, np.iinfo(np.int64).max)
+    begun[persons], place[persons] = walks.time[at][where], walks.place[at][where]
+    after = (
+        (walks.step == then)
+        & (walks.place > place[walks.person])
+        & (walks.time - begun[walks.person] <= within)
+    )
+    return persons, np.unique(walks.person[after])
 
 
 def _max_length(task: Task[Options, Plan]) -> int:
@@ -401,7 +407,21 @@ def wilson(k: float, n: float, z: float) -> tuple[float, float]:
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
     by = () if plan.by is None else (plan.by,)
-    return Roles(groups=(plan.step, plan.time, *by))
+    return Roles(groups=(plan.step, plan.time, *by), reached=reached_by_options)
+
+
+def reached_by_options(cohort: Cohort, task: AnyTask) -> Iterator[Reached]:
+    """The people who reach the second step of each indicator in time, and those whose pathway was
+    cut."""
+    plan: Plan = task.plan
+    walks = walks_of(cohort, task)
+    limit, columns = f"max_steps {task.options.max_steps}", f"{plan.step.sql} {plan.time.sql}"
+    yield Reached(f"longer pathways of {columns}", limit, walks.cut)
+    numbers = np.unique(cohort.person[walks.keep])  # the cohort's, of the people in `walks`
+    for _, first, then, within in plan.indicators:
+        persons = numbers[people_of(walks, first, then, within)[1]]
+        of = f"{plan.step.levels[first]} then {plan.step.levels[then]} of {columns}"
+        yield Reached(of, f"{limit}, within {within}", np.isin(cohort.person, persons))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

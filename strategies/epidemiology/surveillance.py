@@ -19,13 +19,14 @@ from federation import errors
 from federation.arrays import Floats
 from federation.cohort import Cohort
 from federation.contract import Frozen
-from federation.expression import ExpressionError
+from federation.expression import ExpressionError, Piece
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.epidemiology import outbreak_limits
 from strategies.epidemiology.outbreak_limits import Ears, Farrington, Limits
+from strategies.grids import Grid
 from strategies.numerics import counting, grouping
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
@@ -223,7 +224,15 @@ def _ratio(n: float, expected: float, spread: float) -> Row:
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return Roles(groups=task.plan.fields)
+    week, *by = task.plan.fields
+    return Roles(groups=(week, *by), conditions=_window(task), grids=(Grid(week, side="levels"),))
+
+
+def _window(task: Task[Options, Plan]) -> tuple[Piece, ...]:
+    """Who is outside the weeks that the study writes: nobody, as by a contract's range, or enough
+    people."""
+    week = task.plan.fields[0]
+    return () if task.options.weeks is None else (Piece("edge", f"({week.index} IS NOT NULL)"),)
 
 
 def limits(task: Task[Options, Plan]) -> admissible.Limits:

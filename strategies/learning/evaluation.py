@@ -196,8 +196,8 @@ def noise_of(counts: Floats, variance: float, task: AnyTask, draws: int = 100) -
         return evaluation_yes_no.noise_of_area(counts, variance)
     noised = counts + rng.normal(0.0, math.sqrt(variance), (draws, *counts.shape))
     values = np.array([of(outcome).headline(each, outcome) for each in noised])
-    known = values[np.isfinite(values)]
-    return float(np.std(known)) if len(known) > draws / 2 else math.inf
+    finite = values[np.isfinite(values)]
+    return float(np.std(finite)) if len(finite) > draws / 2 else math.inf
 
 
 def private_tables(counts: Floats, variance: float, task: AnyTask) -> dict[str, Table]:
@@ -219,15 +219,15 @@ def expected(task: AnyTask, n: float, sd: float) -> Row:
     if outcome.kind == "number":
         sampling_sd = outcome.half / 2 / math.sqrt(2 * n)
         noise_sd = outcome.half * sd / (2 * 0.5 * n)
-        what = "root of the mean squared error, if a quarter of the range"
+        measure = "root of the mean squared error, if a quarter of the range"
         limit = 2 * outcome.half
     else:
         sampling_sd, noise_sd = _sd_of_area(n), _noise_of_area(outcome, n, sd)
-        what = "concordance, if 0.8" if outcome.is_survival else "area under the curve, if 0.8"
+        measure = "concordance, if 0.8" if outcome.is_survival else "area under the curve, if 0.8"
         limit = 1.0
     width = 2 * scores.Z * math.hypot(sampling_sd, noise_sd)
     return {
-        "what": what,
+        "what": measure,
         "sampling_sd": sampling_sd,
         "noise_sd": noise_sd,
         "width": width if width < limit else None,

@@ -155,10 +155,10 @@ def _agreement(crossed: Floats) -> Row:
     names = ("accuracy", "balanced_accuracy", "f1_macro", "kappa")
     if not crossed.sum() > 0:
         return dict.fromkeys(names)
-    kept = crossed.ravel() > 0
-    actual, predicted = (place.ravel()[kept] for place in np.indices(crossed.shape))
+    has_people = crossed.ravel() > 0
+    actual, predicted = (place.ravel()[has_people] for place in np.indices(crossed.shape))
     pairs: tuple[Any, Any] = (actual, predicted)
-    weights = crossed.ravel()[kept]
+    weights = crossed.ravel()[has_people]
     recall = metrics.recall_score(
         *pairs, sample_weight=weights, average="macro", labels=np.unique(actual), zero_division=0
     )

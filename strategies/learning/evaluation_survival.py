@@ -147,10 +147,10 @@ def brier(counts: Floats, outcome: Outcome, lived: Life) -> tuple[Floats, Floats
 
 def integrated(values: Floats, outcome: Outcome) -> float:
     """The mean over time, from the first interval's end to the last one that has a value."""
-    ends, known = np.asarray(outcome.edges[1:]), np.isfinite(values)
-    if known.sum() < 2:
-        return float(values[known][0]) if known.any() else math.nan
-    ends, values = ends[known], values[known]
+    ends, is_finite = np.asarray(outcome.edges[1:]), np.isfinite(values)
+    if is_finite.sum() < 2:
+        return float(values[is_finite][0]) if is_finite.any() else math.nan
+    ends, values = ends[is_finite], values[is_finite]
     return float(np.trapezoid(values, ends) / (ends[-1] - ends[0]))
 
 

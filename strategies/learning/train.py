@@ -32,6 +32,7 @@ from federation.results import Result, Row, TrainedModel
 from federation.schema import Field, Schema
 from strategies import admissible
 from strategies.admissible import MAX_PREDICTOR, Array, Limits, Step, amounts
+from strategies.grids import Grid
 from strategies.learning import (
     evaluation,
     evaluation_numbers,
@@ -472,7 +473,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
         given = _given(task.plan.outcome, state)
         return evaluation.result(total, task, state.memory["history"], trained, given)
     if state.step in ("baseline", "spread"):
-        return HubState("score", {**state.values, **_made(total)}, memory=state.memory)
+        return HubState("score", {**state.values, **_before_scores(total)}, memory=state.memory)
     n, loss, n_valid, valid = (float(x) for x in total.sums["totals"])
     if not n > 0:
         raise errors.ModelError(
@@ -500,7 +501,7 @@ def combine(total: Total, task: Task[Options, Plan], state: HubState) -> State |
     return HubState(last, {"weights": chosen, "round": values["round"]}, memory=memory)
 
 
-def _made(total: Total) -> dict[str, Floats]:
+def _before_scores(total: Total) -> dict[str, Floats]:
     """The array that the round of the scores reads, from the sums of the round before it."""
     if "spread" in total.sums:
         return {"starts": evaluation_numbers.starts(total.sums["spread"])}
@@ -590,9 +591,13 @@ def _learned(outcome: Outcome, state: State) -> Row:
 
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
-    return Roles(
-        plan.terms, plan.outcome.fields, groups=() if plan.array is None else (plan.array,)
-    )
+    groups = () if plan.array is None else (plan.array,)
+    cuts = {"threshold", "recall_rates"}
+    rest = task.options.model_dump_json(exclude=cuts)
+    choice = task.options.model_dump_json(include=cuts), rest
+    fields, edges = plan.outcome.fields, plan.outcome.edges[1:]
+    grids = (Grid(fields[0], size=len(edges), side="below", at=edges),) if edges else ()
+    return Roles(plan.terms, fields, groups=groups, grids=grids, choice=choice)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

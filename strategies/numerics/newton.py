@@ -20,7 +20,7 @@ from federation.lazy_scipy import special
 from federation.messages import State
 from federation.results import Row
 from strategies.admissible import Rule, Values
-from strategies.numerics import arrow, predictors
+from strategies.numerics import arrow, normal, predictors
 from strategies.numerics.arrow import Arrow, Covariance
 from strategies.numerics.predictors import Columns
 
@@ -521,10 +521,9 @@ def coefficients(
     `exponentiate`: the name of the column of exp(estimate), such as `hazard_ratio`."""
 
     def p_value(ratio: float) -> float:
-        tail = (
-            special.ndtr(-abs(ratio)) if statistic == "normal" else special.stdtr(df, -abs(ratio))
-        )
-        return float(2 * tail)
+        if statistic == "normal":
+            return normal.two_sided(ratio)
+        return float(2 * special.stdtr(df, -abs(ratio)))
 
     variances = covariance if covariance.ndim == 1 else np.diag(covariance)
     terms = zip(names, beta, variances, strict=True)

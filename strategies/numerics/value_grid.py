@@ -7,6 +7,7 @@ is known at the end of its step only: `strategies/survival/time_grid.py`.)
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from federation.arrays import Floats, Ints
 from federation.expression import ExpressionError
 from federation.schema import Field
+from strategies.grids import Grid
 
 TOLERANCE = 1e-6  # of a step, within which a value lies on the grid: decimals have no exact float
 
@@ -58,6 +60,21 @@ class ValueGrid:
     def _steps(self, values: Floats) -> Floats:
         steps: Floats = (values - self.low) / self.step
         return steps
+
+
+def cut(
+    field: Field,
+    grid: ValueGrid,
+    numbers: int,
+    shares: Iterable[float] = (),
+    parts: Iterable[float] = (),
+) -> Grid:
+    """Where the grid cuts a column; nowhere if it keeps the contract's own steps. `numbers`: of
+    the result. `shares`, `parts`: as of a Grid."""
+    size = 0 if field.step is not None and grid.step <= field.step else grid.size - 1
+    at, of = (tuple(sorted(set(some))) for some in (shares, parts))
+    first = grid.low + grid.step / 2
+    return Grid(field, first, grid.step, size, "nearest", numbers, shares=at, parts=of)
 
 
 def rounded_up(step: float) -> float:

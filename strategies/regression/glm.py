@@ -28,7 +28,7 @@ from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
-from strategies.numerics import arrow, counting, designs, firth, newton
+from strategies.numerics import arrow, counting, designs, firth, newton, normal
 from strategies.numerics.arrow import Arrow
 from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
@@ -279,17 +279,24 @@ def _moments(rows: Rows) -> Floats:
     """(7,): the sums of w, w y, w y^2, w y log y, w log y! and log w, for the null deviance and the
     likelihood; and the number of y that are not whole."""
     y, w = rows.y, rows.weights if rows.weights is not None else np.ones(len(rows.y))
-    counts = np.maximum(y, 0)
+    entropies, factorials = _log_terms(np.maximum(y, 0))
     terms = (
         w,
         w * y,
         w * y * y,
-        w * special.xlogy(counts, counts),
-        w * special.gammaln(counts + 1),
+        w * entropies,
+        w * factorials,
         np.log(w),
         y != np.rint(y),
     )
     return np.array([float(term.sum()) for term in terms])
+
+
+def _log_terms(counts: Floats) -> tuple[Floats, Floats]:
+    """y log y and log y! of each y. They are 0 for 0 and 1, and scipy is imported for others."""
+    if ((counts == 0) | (counts == 1)).all():
+        return np.zeros_like(counts), np.zeros_like(counts)
+    return special.xlogy(counts, counts), special.gammaln(counts + 1)
 
 
 def _binomial(eta: Floats, y: Floats, w: Floats | None) -> tuple[Floats, Floats, float]:
@@ -382,12 +389,13 @@ def _moment_sensitivity(task: Task[Options, Plan]) -> float:
     if plan.weights is not None or not math.isfinite(high - low):
         return math.inf  # log w has no bound where a weight may be next to nothing
     y = max(abs(low), abs(high))
+    entropy, factorial = (float(bound[0]) for bound in _log_terms(np.array([y])))
     terms = (
         1.0,
         y,
         y * y,
-        max(1.0, abs(float(special.xlogy(y, y)))),
-        max(0.13, float(special.gammaln(y + 1))),
+        max(1.0, abs(entropy)),
+        max(0.13, factorial),
         0.0,
         1.0,
     )
@@ -550,7 +558,7 @@ def _coefficients(
     plan, family = task.plan, task.options.family
     beta, variances = newton.unscaled(plan.names, plan.scaling, plan.model.intercept, top)
     level = (1 + task.options.conf_level) / 2
-    z = float(special.stdtrit(df, level) if family == "gaussian" else special.ndtri(level))
+    z = float(special.stdtrit(df, level)) if family == "gaussian" else normal.quantile(level)
     return newton.coefficients(
         plan.names,
         beta,

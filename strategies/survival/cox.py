@@ -40,6 +40,8 @@ from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
+NUMBERS = 2  # of the result for each coefficient: the estimate and its error
+
 
 class Options(Frozen):
     """`penalty: firth`: a finite estimate where a level has no event, with Breslow's ties (Heinze &
@@ -627,6 +629,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         weights,
         strata=plan.strata,
         conditions=written,
+        grids=time_grid.coarse(response[:-1], plan.grid, NUMBERS * len(plan.names)),
         steered=row_weights,
     )
 

@@ -270,7 +270,8 @@ def _summary(label: str, cause: str, rows: Sequence[Row], leaving: Floats, index
 def roles(task: Task[Options, Plan]) -> Roles:
     response = task.plan.model.response
     written = time_grid.conditions(task.options.grid, response[-2])
-    return Roles(groups=(*task.plan.groups, *response), conditions=written)
+    grids = time_grid.cut(response[:-1], task.plan.grid, task.options.every)
+    return Roles(groups=(*task.plan.groups, *response), conditions=written, grids=grids)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -363,7 +363,8 @@ _MEMORY = newton.MEMORY | frozenset({
 def roles(task: Task[Options, Plan]) -> Roles:
     model = task.plan.model
     written = time_grid.conditions(task.options.grid, model.response[-2])
-    return Roles(model.terms, model.response, conditions=written, steered=row_weights)
+    grids = time_grid.coarse(model.response[:-1], task.plan.grid, 2 * len(model.terms))
+    return Roles(model.terms, model.response, conditions=written, grids=grids, steered=row_weights)
 
 
 def row_weights(

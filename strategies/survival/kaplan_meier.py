@@ -257,7 +257,9 @@ def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
     response = plan.model.response
     written = time_grid.conditions(task.options.grid, response[-2])
-    return Roles(groups=(*plan.groups, *plan.strata, *response), conditions=written)
+    groups = (*plan.groups, *plan.strata, *response)
+    grids = time_grid.cut(response[:-1], plan.grid, task.options.every)
+    return Roles(groups=groups, conditions=written, grids=grids)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -16,6 +16,7 @@ from federation.arrays import Floats, Ints
 from federation.contract import Frozen
 from federation.expression import ExpressionError, Piece
 from federation.schema import Field
+from strategies.grids import Grid
 
 MAX_TIMES = 200_000
 
@@ -82,6 +83,23 @@ def agree(grid: GridOptions | None, times: tuple[Field, ...]) -> TimeGrid:
             f" it must have 2 to {MAX_TIMES}: change `step`"
         )
     return TimeGrid(low, grid.step, size)
+
+
+def cut(times: Sequence[Field], grid: TimeGrid, every: float | None) -> tuple[Grid, ...]:
+    """Where a curve's published times cut the columns of time."""
+    step = max(every or 0.0, grid.step)
+    size = math.ceil((grid.size - 1) * grid.step / step - 1e-9) + 1
+    return tuple(Grid(time, grid.origin, step, size, "below") for time in times)
+
+
+def coarse(times: Sequence[Field], grid: TimeGrid, numbers: int) -> tuple[Grid, ...]:
+    """Where the grid cuts the columns of time in an analysis that gives only so many `numbers`;
+    nowhere if it keeps the contract's own steps."""
+    return tuple(
+        Grid(time, grid.origin, grid.step, grid.size, "below", numbers)
+        for time in times
+        if time.step is None or grid.step > time.step
+    )
 
 
 def conditions(grid: GridOptions | None, stop: Field) -> tuple[Piece, ...]:

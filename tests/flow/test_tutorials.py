@@ -25,6 +25,9 @@ def reader(tmp_path: Path) -> Iterator[pages.Reader]:
         ("tutorials/laptop", 5),
         pytest.param("tutorials/producer", 10, marks=pytest.mark.slow),
         pytest.param("tutorials/coordinator", 25, marks=pytest.mark.slow),
+        pytest.param("tutorials/laptop.fr", 5, marks=pytest.mark.slow),
+        pytest.param("tutorials/producer.fr", 10, marks=pytest.mark.slow),
+        pytest.param("tutorials/coordinator.fr", 25, marks=pytest.mark.slow),
         pytest.param("from/datashield", 2, marks=pytest.mark.slow),
         pytest.param("from/ohdsi", 2, marks=pytest.mark.slow),
         pytest.param("from/flower", 9, marks=pytest.mark.slow),
@@ -32,6 +35,7 @@ def reader(tmp_path: Path) -> Iterator[pages.Reader]:
 )
 def test_the_page_gives_what_is_written(reader: pages.Reader, page: str, commands: int) -> None:
     """`commands`: how many the page has at least, so that none is overlooked."""
+    reader.environment["HDH_LANG"] = "fr" if page.endswith(".fr") else "en"
     reader.follow((DOCS / f"{page}.md").read_text(encoding="utf-8"))
     assert reader.commands >= commands
 

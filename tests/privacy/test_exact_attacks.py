@@ -87,6 +87,8 @@ def always(number: int, attack: Attack) -> bool:
         return False
     if attack.name.startswith("thin"):
         return attack.name in ("thin, summed: glm", "thin, summed: in one model")
+    if attack.name.startswith(("grids", "windows")):
+        return attack.name in ("grids: bins", "grids: a curve, then a landmark")
     if attack.name.startswith("late"):
         return number % 12 == 0 or attack.name == "late guess: cohorts"
     could_tell = any(word in attack.name for word in ("hiv", " ill", "open nodes"))
@@ -114,4 +116,4 @@ def test_an_attack_is_refused_in_the_same_words_whatever_the_target_has(
 
 def test_the_attacks_are_counted() -> None:
     print(f"{len(ATTACKS)} attacks of a coordinator in exact mode")
-    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 280
+    assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 345

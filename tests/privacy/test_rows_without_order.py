@@ -57,7 +57,7 @@ def site(tmp_path: Path) -> Site:
 def failure(site: Site, text: str, *more: str, number: int = 0, **cohort: Any) -> str:
     """Why a study of the column `text` fails; empty if it is answered.
     `more`: columns beside it."""
-    described = {"run": "describe", "columns": ["x", *more], "bins": 2, "quantile_bins": 10}
+    described = {"run": "describe", "columns": ["x", *more], "bins": 1, "quantile_bins": 10}
     study = federations.study_of(
         {"a": {**described, "quantiles": []}},
         title=str(number),

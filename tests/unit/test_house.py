@@ -31,6 +31,7 @@ ALLOWED = {
     "hashlib",
     "itertools",
     "math",
+    "statistics",
     "numpy",
     "opacus",
     "operator",

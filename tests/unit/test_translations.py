@@ -109,6 +109,60 @@ def test_french_marks_stand_behind_a_space_that_does_not_break() -> None:
             assert not re.search(r"[^\s\u00a0\u202f] ?[;?!](?=\s|$)", prose), text
 
 
+# -- the glossary
+ROW = re.compile(r"^\| (.+?) \| (.+?) \| .+ \|$", re.MULTILINE)
+# The words whose term every message uses that has them, and further forms of a term in French.
+MAIN = {
+    "node": "", "study": "", "hub": "", "coordinator": "", "producer": "", "holder": "",
+    "helper": "", "cohort": "", "contract": "", "dataset": "jeux? de données|jeux?",
+    "ledger": "", "receipt": "", "transcript": "", "secure sum": "agrégation sécurisée",
+    "audit log": "", "authorisation": "", "purpose": "", "invitation": "", "round": "",
+    "noise": "bruit", "link": "appari", "linked": "appari", "refusal": "", "approval": "",
+    "approved": "approuv", "identifier": "", "pseudonym": "", "roster": "liste", "sensitivity": "",
+    "enrolled": "inscri", "withheld": "retenu", "level": "à [\\d{]|niveau", "operator": "",
+}  # fmt: skip
+CODE = re.compile(r"`[^`]*`|hdh [a-z ]+|type: \w+, |'[^']*'")
+OTHER = {  # messages in which the word is not the glossary's, or goes without saying
+    "level", "levels", "{label} ({level} interval)", "{level} low", "{level} high",
+    "left, right and helper must be three different nodes",
+    "Kind of file: study, contract, node, hub or result.",
+    "a number is read with 15 digits: declare an identifier as `type: string`, or round it",
+}  # fmt: skip
+
+
+def glossary(name: str) -> str:
+    return (catalogue.ROOT / name).read_text(encoding="utf-8")
+
+
+def terms() -> dict[str, str]:
+    """The French term of each English word."""
+    rows = ROW.findall(glossary("GLOSSARY.fr.md"))
+    return {word: term for words_, term in rows for word in words_.split(", ")}
+
+
+def test_every_word_of_the_glossary_has_its_french_term() -> None:
+    english = re.findall(r"^\| \*\*(.+?)\*\*", glossary("GLOSSARY.md"), re.MULTILINE)
+    french = [word for word, _ in ROW.findall(glossary("GLOSSARY.fr.md"))]
+    assert len(english) > 100
+    assert not set(english) - set(french), "add the word to GLOSSARY.fr.md"
+
+
+@pytest.mark.parametrize("word", MAIN)
+def test_the_messages_use_the_terms_of_the_glossary(word: str) -> None:
+    stems = [term.removesuffix("s") for term in terms().get(word, word).split(", ")]
+    stems = [re.escape(stem.partition(" (")[0]) for stem in stems if word in terms()]
+    french = re.compile("|".join([*stems, *filter(None, [MAIN[word]])]), re.IGNORECASE)
+    others = [
+        (text, form)
+        for message in messages()
+        for text, form in zip(forms(message.id), forms(message.string), strict=True)
+        if re.search(rf"(?<![\w.`{{-]){word}s?(?![\w.:@=}}-])", CODE.sub("", text))
+        and not french.search(form)
+        and text not in OTHER
+    ]
+    assert not others, others[:20]
+
+
 # -- which language
 @pytest.mark.parametrize(
     ("environment", "code"),

@@ -60,9 +60,16 @@ rows_frame <- function(rows) {
   frame
 }
 
+# The table that tidy() gives, as in Python: coefficients, else the first that is not about the whole
+# analysis; of a rank-sum test, the test.
+main_table <- function(run, tables) {
+  wanted <- c("coefficients", if (run == "wilcoxon") "test", setdiff(tables, "glance"), "glance")
+  wanted[wanted %in% tables][[1]]
+}
+
 table_of <- function(analysis, table = NULL) {
   tables <- released(analysis)$tables
-  if (is.null(table)) table <- names(tables)[[1]]
+  if (is.null(table)) table <- main_table(analysis$content$run, names(tables))
   if (!table %in% names(tables)) {
     stop_hdh(
       "analysis '", analysis$name, "' has no table '", table, "'; it has: ",
@@ -119,7 +126,8 @@ tidy_by_node <- function(x, table) {
   frames <- lapply(names(parts), function(node) {
     tables <- parts[[node]]$tables
     if (!length(tables)) return(NULL)
-    frame <- rows_frame(tables[[if (is.null(table)) 1L else table]])
+    chosen <- if (is.null(table)) main_table(x$content$run, names(tables)) else table
+    frame <- rows_frame(tables[[chosen]])
     cbind(node = node, renamed(frame, TIDY_NAMES))
   })
   do.call(rbind, frames)

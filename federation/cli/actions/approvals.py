@@ -113,8 +113,8 @@ def show(path: Path, name: str) -> None:
         print(f"# {message_texts.translated(line)}")
     for line in costs(study, opened, len(proposed.ticket.nodes)):
         print(f"# {line}")
-    study = json.loads(proposed.written)
-    screen.verbatim(yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
+    written = json.loads(proposed.written)
+    screen.verbatim(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
     _show_sides(study, opened)
     _show_given(study, opened)
 

@@ -103,7 +103,7 @@ def _history(entries: Sequence[Entry]) -> Table:
         table.add_row(
             str(entry.seq),
             entry.at[:16].replace("T", " "),
-            entry.kind,
+            screen.shown(entry.kind),
             f"{entry.account.dataset} {entry.account.year}",
             f"{rho:.6f}" if rho else "",
             f"by {entry.event['by']}" if "by" in entry.event else f"study {entry.study[:12]}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aggregator.report import words
 from aggregator.report.intervals import curve_of
 
 Rows = Sequence[Mapping[str, Any]]
@@ -32,11 +33,12 @@ def plot(rows: Rows, width: int = 64, height: int = 14) -> str:
                 )
                 grid[round((height - 1) * height_share)][column] = mark
     lines = [
-        f"{top - (top - bottom) * line / (height - 1):5.2f} ┤{''.join(marks)}"
+        f"{words.shown(top - (top - bottom) * line / (height - 1), '5.2f')} ┤{''.join(marks)}"
         for line, marks in enumerate(grid)
     ]
     legend = "   ".join(f"{mark} {group}" for mark, group in zip(MARKS, groups, strict=False))
-    axis = [f"      └{'─' * width}", f"       0{last:>{width - 1}g}", f"       {legend}"]
+    end = words.shown(last, f">{width - 1}g")
+    axis = [f"      └{'─' * width}", f"       0{end}", f"       {legend}"]
     return "\n".join([*lines, *axis])
 
 

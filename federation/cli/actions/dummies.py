@@ -6,6 +6,7 @@ from pathlib import Path
 
 from federation import contract as contracts
 from federation import errors
+from federation.cli.actions import tables
 from federation.cli.screen import print
 from simulations import dummy
 
@@ -19,8 +20,8 @@ def write(path: Path, people: int, nodes: int, out: Path, seed: int) -> None:
         raise errors.InputError(f"--nodes {nodes}: more nodes than people; give a smaller number")
     paths = dummy.write(contract, people, nodes, out, seed)
     print(
-        f"{out}: {people:,} made-up people of {contract.dataset!r} at {nodes} "
-        f"node{'s' if nodes > 1 else ''}. Try a study on them:"
+        f"{out}: {people:,} made-up people of {contract.dataset!r} at "
+        f"{tables.counted(nodes, 'node', 'nodes')}. Try a study on them:"
     )
     listed = " ".join(f"--node {each.stem}={each}" for each in paths)
     print(f"  hdh simulate STUDY.yaml --contract {path} {listed}")

@@ -172,7 +172,7 @@ def renew_intermediate(folder: Path, certificate: Path | None, token: str) -> No
             return
         text = pki.sign_intermediate(hub.pki, csr)
     else:
-        text = certificate.read_text(encoding="utf-8", errors="replace")
+        text = _text(certificate)
     pki.install_intermediate(hub.pki, text, list(hub.file.hosts))
     audit.write(hub.audit, "intermediate renewed")
     print("An intermediate authority signs from now on. The hub's server key is new: restart the")
@@ -189,9 +189,39 @@ def _print_request(folder: Path, request: Path, csr: str) -> None:
     print(f"  hdh hub rotate --intermediate --certificate FILE --hub-dir {folder}")
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as reason:
+        raise errors.InputError(f"{path} cannot be read ({reason.strerror})") from None
+
+
+def check_rotation(
+    name: str | None, authority: bool, intermediate: bool, certificate: Path | None, token: str
+) -> None:
+    """InputError for options that exclude each other: what is replaced by mistake does not come
+    back."""
+    if (authority and intermediate) or (name is not None and (authority or intermediate)):
+        raise errors.InputError(
+            "choose one: NAME, --authority, --intermediate, or none of them for the server's key"
+        )
+    if certificate is not None and not intermediate:
+        raise errors.InputError("--certificate belongs to --intermediate")
+    if token and (certificate is not None or not (authority or intermediate)):
+        raise errors.InputError(
+            "--token makes a key: it belongs to --authority, or to --intermediate without a"
+            " --certificate"
+        )
+
+
 def certify(request: Path, authority: Path, out: Path) -> None:
     """Signs the request of an intermediate, beside the root's certificate and key."""
-    text = pki.sign_intermediate(authority, request.read_text(encoding="utf-8", errors="replace"))
+    if not (authority / "ca.crt").exists():
+        raise errors.InputError(
+            f"--authority {authority}: there is no ca.crt; name the folder of the root's"
+            " certificate and key"
+        )
+    text = pki.sign_intermediate(authority, _text(request))
     out.write_text(text)
     print(f"{out}: the certificate of an intermediate authority. Bring it to the hub.")
 

@@ -175,7 +175,8 @@ def _named(node: Sequence[str], contract: Contract) -> dict[str, Dataset]:
             )
         if name != local.slug(name):
             raise errors.InputError(
-                f"--node {text!r}: a node's name consists of lower-case letters, digits and dashes"
+                f"--node {text!r}: a node's name consists of lower-case letters, digits and dashes;"
+                f" call it {local.slug(name)}"
             )
         if name in datasets:
             raise errors.InputError(f"--node {text!r}: {name} is given twice; use each name once")

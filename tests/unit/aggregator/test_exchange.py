@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from aggregator.flower import exchange as routes
 from aggregator.flower import inbox, outbox
 from aggregator.flower.inbox import Inbox
+from aggregator.flower.mailbox import whole
 from federation import exchange, wire
 from federation.rpc import exchange_pb2
 from federation.rpc.exchange_pb2 import Bundle
@@ -436,3 +438,42 @@ def test_nothing_of_a_run_that_has_ended_stays_in_memory(
     assert run_id not in news.handed and run_id not in news.pulls and run_id not in news.events
     assert left[0] in news.mailbox.queries  # and the other run goes on
     assert answer(node, b"reply") == b"of another run"
+
+
+# -- an enrolled node that means harm
+@pytest.mark.parametrize("wait_s", [math.nan, math.inf, -math.inf, -1.0, 1e308])
+def test_no_time_to_wait_keeps_the_superlink_busy(superlink: SuperLink, wait_s: float) -> None:
+    """A comparison with a time that is no number is never true: the route would ask for ever."""
+    until = routes._until(Bundle(wait_s=wait_s))
+    assert time.monotonic() - 1.0 < until <= time.monotonic() + routes.MAX_WAIT_S
+    if not wait_s > 0 or math.isinf(wait_s):
+        assert superlink.node().take(wait_s) is None
+
+
+def test_what_a_node_writes_beside_its_objects_counts_as_well(superlink: SuperLink) -> None:
+    """A header of megabytes is held by no query: it goes to Flower's store, on the disk."""
+    news = superlink.app.state.hdh_news
+    node, grid = superlink.node(), superlink.grid()
+    (message_id,) = outbox.push(grid, [query(node, grid, b"q")])
+    asked = news.mailbox.queries[message_id].held
+    assert whole(asked.message, asked.tree, asked.parts) is not None
+    asked.message.metadata.group_id = "x" * exchange.FITS
+    assert whole(asked.message, asked.tree, asked.parts) is None
+
+
+def test_a_reply_of_too_many_objects_is_refused_before_they_are_counted(
+    superlink: SuperLink,
+) -> None:
+    node, grid = superlink.node(), superlink.grid()
+    (message_id,) = outbox.push(grid, [query(node, grid, b"q")])
+    wide, beside = reply_to(node, message_id), reply_to(node, message_id)
+    pushed = PushMessagesRequest.FromString(wide.flower)
+    for _ in range(routes.MAX_OBJECTS + 1):
+        pushed.message_object_trees[0].children.add()
+    wide.flower = pushed.SerializeToString()
+    for _ in range(routes.MAX_OBJECTS + 1):
+        beside.parts.add()
+    for bundle in (wide, beside):
+        with pytest.raises(httpx.HTTPStatusError, match="400"):
+            node._call(exchange.GIVE, bundle)
+    assert answer(node, b"reply") == b"q"

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from aggregator.flower import executor, server_process
@@ -123,7 +124,7 @@ def test_all_runs_are_started_before_the_next_wait_and_the_end_of_the_hub_is_the
     )
     server_apps = SimpleNamespace(launch=launched.append, tend=lambda: None)
 
-    def wait() -> bool:
+    def wait(_seconds: float) -> bool:
         launched.append("waits")
         return next(waits)
 
@@ -131,20 +132,37 @@ def test_all_runs_are_started_before_the_next_wait_and_the_end_of_the_hub_is_the
     assert launched == [["a"], ["b"], "waits", ["c"], "waits", "waits"]
 
 
+def test_a_superlink_that_is_starting_is_asked_again_soon() -> None:
+    refused, waits, launched = [httpx.ConnectError("starting")] * 3, list[float](), list[Any]()
+
+    def acquire(_asked: object) -> Any:
+        if refused:
+            raise refused.pop()
+        return SimpleNamespace(HasField=lambda _: not launched, token="t")
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return not launched
+
+    server_apps = SimpleNamespace(launch=launched.append, tend=lambda: None)
+    client = SimpleNamespace(AcquireTask=acquire)
+    executor.serve(client, server_apps, lambda token: [token], wait)  # type: ignore[arg-type]
+    assert launched == [["t"]]
+    assert waits == [executor.AGAIN_S] * 3 + [executor.POLL_S]
+
+
 def test_a_word_of_the_hub_ends_the_wait_and_so_does_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "POLL_S", 60.0)
     end, other = os.pipe()
     with os.fdopen(end, "rb") as reading, os.fdopen(other, "wb") as writing:
         monkeypatch.setattr(executor.sys, "stdin", reading)
         writing.write(b"\n\n")
         writing.flush()
-        assert executor.wait_for_hub() is True
-        monkeypatch.setattr(executor, "POLL_S", 0.0)
-        assert executor.wait_for_hub() is True  # nothing was said: it is time to look
+        assert executor.wait_for_hub(60.0) is True
+        assert executor.wait_for_hub(0.0) is True  # nothing was said: it is time to look
         writing.close()
-        assert executor.wait_for_hub() is False
+        assert executor.wait_for_hub(60.0) is False
 
 
 @pytest.mark.parametrize(

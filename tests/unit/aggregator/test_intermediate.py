@@ -10,11 +10,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from typer.testing import CliRunner
 
-from aggregator import pki, serving
+from aggregator import pki, serving, settings
 from aggregator.database import Party
 from federation import chains, credentials, errors, receipts
 from federation.cli.actions import parties
+from federation.cli.main import app
 from federation.tickets import ticket
 from tests import hub_services
 from tests.unit.aggregator.test_authority import enrolled, listed
@@ -259,3 +261,38 @@ def test_the_hub_keeps_the_intermediates_certificate_with_a_coordinators(
         assert listed(enrolled(service, tmp_path / "ana", "ana"))
     root = (hub / "pki" / "ca.crt").read_bytes()
     assert chains.leaf_of(callers[-1].certificate.encode(), root) is not None
+
+
+# -- slips
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["chu-limoges", "--authority"],
+        ["chu-limoges", "--intermediate"],
+        ["--authority", "--intermediate"],
+        ["--certificate", "signed.crt"],
+        ["--token", "pkcs11:token=a;object=b?module-path=/m.so"],
+        ["chu-limoges", "--token", "pkcs11:token=a;object=b?module-path=/m.so"],
+        ["--intermediate", "--certificate", "none.crt"],
+        ["--intermediate", "--token", "file:///ca.key"],
+    ],
+)
+def test_a_rotation_that_is_not_clear_changes_nothing(options: list[str], tmp_path: Path) -> None:
+    """`rotate NAME --authority` would invite everyone anew in place of one node."""
+    settings.init(tmp_path, ["localhost"], 8443, None, "127.0.0.1")
+    before = {path: path.read_bytes() for path in (tmp_path / "pki").iterdir() if path.is_file()}
+    result = CliRunner().invoke(app, ["hub", "rotate", *options, "--hub-dir", str(tmp_path)])
+    assert isinstance(result.exception, errors.InputError)
+    after = {path: path.read_bytes() for path in before}
+    assert after == before and pki.signer_of(tmp_path / "pki") == pki.ROOT
+
+
+def test_a_folder_without_a_root_certifies_nothing(tmp_path: Path) -> None:
+    (tmp_path / "csr").write_text("x")
+    with pytest.raises(errors.InputError, match=r"there is no ca\.crt"):
+        parties.certify(tmp_path / "csr", tmp_path, tmp_path / "out.crt")
+    pki.make_authority(tmp_path, ["localhost"])
+    for request in ("csr", "missing"):
+        with pytest.raises(errors.InputError):
+            parties.certify(tmp_path / request, tmp_path, tmp_path / "out.crt")
+    assert not (tmp_path / "out.crt").exists()

@@ -21,7 +21,7 @@ from federation.cli.actions import extensions as action
 from federation.messages import Query, Refusal, State, TaskId
 from federation.study import Study
 from federation.tickets import ticket
-from nodes import extension_rules, hub_stream, service
+from nodes import extension_rules, hub_stream, predictions, service
 from nodes.session import NodeContext
 from nodes.site import Policy, Site, SiteFile
 from strategies import installed, registry
@@ -406,6 +406,24 @@ def test_the_staff_sees_the_code_of_a_study_and_whether_it_may_run(
     assert lines[1:] == [f"  hash here   {sound}", f"  hash signed {sound}"]
     site = replace(site, policy=Policy(extensions={"networks.wide": sound}))
     assert extension_rules.describe(study, site)[0].endswith(": allowed by this policy")
+
+
+def test_predictions_for_the_staff_import_no_code_that_the_policy_does_not_allow(
+    sound: str, tmp_path: Path
+) -> None:
+    """The study has a mixed model beside the extension, and its plan would import both."""
+    mixed = {"run": "mixed_model", "model": "x ~ 1", "random": "1"}
+    analyses = {"a": mixed, "b": dict(USES["networks.wide"])}
+    study = federations.study_of(analyses, extensions={"networks.wide": sound})
+    tables: dict[str, Any] = {"coefficients": [], "random": []}
+    document = {
+        "study_hash": study.hash,
+        "analyses": {"a": {"run": "mixed_model", "tables": tables}},
+    }
+    site = Site("n1", {}, Policy(), state=tmp_path)
+    with pytest.raises(errors.RefusalError, match=r"networks\.wide is not allowed here"):
+        predictions.write(study, "a", document, site, tmp_path / "own.csv")
+    assert "planted_net" not in sys.modules
 
 
 def test_a_broken_extension_is_a_refusal_of_the_node_and_not_its_end(

@@ -374,6 +374,50 @@ def test_a_comparison_says_which_number_differs_and_by_how_much(
     assert "same" in shown.output
 
 
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [("âge au décès", "age_au_deces"), ("Taux (%)", "Taux"), ("n°", "n")],
+)
+def test_a_name_with_accents_or_blanks_is_refused_with_one_that_is_valid(
+    columns: str, name: str
+) -> None:
+    contract = {**CONTRACT, "columns": {columns: {"type": "boolean"}}}
+    with pytest.raises(errors.ContractError, match=f"start with a letter, as in {name}$"):
+        fed.simulate({"a": pandas.DataFrame({columns: [True]})}, contract)
+
+
+def test_a_study_of_python_says_in_which_analysis_a_key_is_unknown(nodes: fed.Simulation) -> None:
+    study = exact().cox("hazards", "Surv(time, died) ~ age", where="age > 3")
+    with pytest.raises(errors.StudyError, match=r"analyses\.hazards: unknown key 'where'"):
+        study.run(nodes, progress=False)
+    with pytest.raises(errors.StudyError, match=r"no analysis yet: add one, as in .*describe"):
+        exact().write()
+
+
+def test_an_analysis_that_every_node_refuses_says_why_once(nodes: fed.Simulation) -> None:
+    result = exact(where="age > 109").describe("ages", ["age"]).run(nodes, progress=False)
+    with pytest.raises(errors.InputError) as told:
+        result["ages"].tidy()
+    text = str(told.value)
+    assert text.startswith("ages failed: 0 of the ") and text.count("fewer than 11 people") == 1
+    assert all(name in text for name in nodes.nodes)
+
+
+def test_the_main_table_of_a_rank_sum_test_is_the_test(nodes: fed.Simulation) -> None:
+    result = exact().wilcoxon("ranks", "age", "sex", step=5).run(nodes, progress=False)
+    assert {"statistic", "p_value"} <= set(result["ranks"].tidy())
+
+
+def test_rows_are_augmented_with_classes_and_their_probabilities(nodes: fed.Simulation) -> None:
+    study = exact().train("net", "sex ~ age", network="logistic", rounds=2)
+    mine = pandas.DataFrame({"age": [30.0, None, 80.0]})
+    fitted = study.run(nodes, progress=False)["net"].augment(mine)
+    shares = [name for name in fitted if name.startswith("fitted_")]
+    assert len(shares) == 2 and fitted[shares].iloc[[0, 2]].sum(axis=1).round(9).eq(1).all()
+    most = fitted[shares].iloc[[0, 2]].idxmax(axis=1).str.removeprefix("fitted_")
+    assert fitted["fitted"].iloc[[0, 2]].eq(most).all() and pandas.isna(fitted["fitted"].iloc[1])
+
+
 def test_the_import_alone_loads_no_analysis_no_frame_and_no_network() -> None:
     code = "import sys, federation as fed; {verb} print([m for m in {heavy} if m in sys.modules])"
     libraries = ["sklearn", "scipy", "grpc", "flwr", "torch", "duckdb", "cryptography"]

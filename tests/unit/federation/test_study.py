@@ -265,7 +265,8 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
         (
             "  patient:",
             "  pa.tient:",
-            "'pa.tient' is not a valid name; use letters, digits and _, and start with a letter",
+            "'pa.tient' is not a valid name; use letters, digits and _, and start with a letter,"
+            " as in pa_tient",
         ),
         ("version: 1", "version: 0", "version: must be at least 1"),
     ],

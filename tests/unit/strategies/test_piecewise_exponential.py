@@ -104,9 +104,11 @@ def test_chosen_cuts_give_what_the_same_cuts_give_when_they_are_written(
 def test_an_interval_in_which_nothing_happens_is_joined_to_its_neighbour(
     table: pandas.DataFrame, tmp_path: Path
 ) -> None:
-    """Forty people are followed to 150, so that a cut has people on either side."""
+    """Forty people are followed to 100 and forty to 150, so that there are people between two cuts
+    and on either side."""
     table = table.copy()
-    table.loc[table.index[table["event"] == 0][:40], "time"] = 150
+    without_event = table.index[table["event"] == 0]
+    table.loc[without_event[:40], "time"], table.loc[without_event[40:80], "time"] = 100, 150
     with_empty = run(table, tmp_path, cuts=[10, 20, 60, 120])
     assert baseline(with_empty, "to") == [10, 20, 200]
     assert any("3 intervals in place of 5" in note for note in result(with_empty).notes)

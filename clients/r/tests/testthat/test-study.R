@@ -62,3 +62,11 @@ test_that("a French session writes the same numbers, and a day stays a day", {
   text <- as.character(hdhfederation:::to_json(list(range = c(0, 1 / 3))))
   expect_identical(jsonlite::fromJSON(text)$range, c(0, 1 / 3))
 })
+
+test_that("tidy() gives the table about terms, times or cells, and not the one about the whole", {
+  main <- hdhfederation:::main_table
+  expect_equal(main("train", c("glance", "survival", "history")), "survival")
+  expect_equal(main("glm", c("glance", "coefficients")), "coefficients")
+  expect_equal(main("wilcoxon", c("groups", "quantiles", "test")), "test")
+  expect_equal(main("example", "glance"), "glance")
+})

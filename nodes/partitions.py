@@ -1,0 +1,374 @@
+"""The grids on which a node's answers cut a column, compared with each other: a histogram of 20
+bins beside one of 19 shows the few people between two of their edges.
+
+A node keeps each grid beside the conditions of its studies, and compares it with the grids of later
+answers that share a column, on the people of the later answer: by group where the answer has
+groups, and once more among those whom the earlier study chose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from federation.arrays import Floats, Ints
+from federation.cohort import Cohort, Values
+from federation.contract import Contract
+from federation.disclosure import partitions
+from federation.disclosure.rules import Rules
+from federation.expression import Piece
+from federation.messages import Refusal
+from federation.schema import Field
+from nodes import ledger
+from nodes.answered import Memory
+from nodes.ledger import Account, Ledger
+from strategies import support
+from strategies.grids import Grid
+from strategies.protocol import AnyTask
+from strategies.support import Mask, Rows
+
+KIND = "condition"
+NEARLY = Refusal(
+    "differencing",
+    "its cells, times, shares or thresholds lie close to those of another answer on the same "
+    "column, with few people between: use the same grid, or one that differs clearly",
+)
+WHERE = "where"  # the name of the condition that chooses a study's rows
+_FIELD = ("name", "kind", "sql", "levels", "step", "index")
+# as `express` writes it, with or without the guard of a cohort's condition
+_COMPARISON = re.compile(
+    r"^(?:coalesce\()?\(+(\"[^\"]+\") (<|<=|>|>=) CAST\(([-+.0-9e]+) AS DOUBLE\)\)+(?:, FALSE\))?$"
+)
+_GRID = ("first", "step", "size", "side", "numbers", "counts", "shares", "parts", "at")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A grid of an answer, or a condition, which is a grid of two levels. `columns`: the contract
+    columns behind it. `groups`: the columns by which its cells are shown. `where`: SQL of the
+    condition that chose its rows. `reads`: by contract column that its column or `where` names, its
+    type and levels. `group_reads`: the same of its groups."""
+
+    grid: Grid
+    columns: frozenset[str]
+    groups: tuple[Field, ...]
+    where: str | None
+    reads: Mapping[str, Any]
+    group_reads: Mapping[str, Any]
+
+    @property
+    def all_reads(self) -> dict[str, Any]:
+        return {**self.reads, **self.group_reads}
+
+    @property
+    def is_condition(self) -> bool:
+        return self.grid.field.kind == "boolean"
+
+    def to_bytes(self) -> bytes:
+        values = {
+            "grid": {name: getattr(self.grid, name) for name in _GRID},
+            "field": _written(self.grid.field),
+            "columns": sorted(self.columns),
+            "groups": [_written(field) for field in self.groups],
+            "where": self.where,
+            "reads": self.reads,
+            "group_reads": self.group_reads,
+        }
+        return json.dumps(values, sort_keys=True).encode()
+
+
+def _written(field: Field) -> dict[str, Any]:
+    low = field.interval[0] if np.isfinite(field.interval[0]) else None
+    return {name: getattr(field, name) for name in _FIELD} | {"low": low}
+
+
+def _field(values: Mapping[str, Any]) -> Field:
+    low = -np.inf if values["low"] is None else float(values["low"])
+    some = {name: values[name] for name in _FIELD}
+    return Field(**(some | {"levels": tuple(values["levels"]), "interval": (low, np.inf)}))
+
+
+def _partition(values: Mapping[str, Any]) -> Partition:
+    grid = values["grid"] | {
+        name: tuple(values["grid"][name]) for name in ("shares", "parts", "at")
+    }
+    return Partition(
+        Grid(_field(values["field"]), **grid),
+        frozenset(values["columns"]),
+        tuple(map(_field, values["groups"])),
+        values["where"],
+        values["reads"],
+        values["group_reads"],
+    )
+
+
+def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[Partition]:
+    """Those of earlier answers about the same people, as far as this contract reads their columns
+    in the same way."""
+    kinds = _kinds(contract)
+    for content in ledger.remembered(book, KIND, account.dataset, account.register):
+        values = json.loads(content)
+        if "grid" not in values:
+            continue
+        partition = _partition(values)
+        if all(kinds.get(name) == kind for name, kind in partition.all_reads.items()):
+            yield partition
+
+
+def _kinds(contract: Contract) -> dict[str, Any]:
+    return {name: [column.kind, list(column.levels)] for name, column in contract.columns.items()}
+
+
+def columns_beside(
+    book: Ledger, account: Account, contract: Contract, columns: frozenset[str]
+) -> set[str]:
+    """The contract columns that a node reads to compare the grids on `columns` with earlier
+    ones."""
+    beside = [p for p in _remembered(book, account, contract) if p.columns & columns]
+    return {name for partition in beside for name in partition.all_reads}
+
+
+def check(
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, rules: Rules
+) -> Refusal | None:
+    """The reason why a task is not answered: one of its grids and another, of this task or of an
+    earlier answer, show few people. If it is answered, its grids are remembered."""
+    grids, conditions = list(_grids(memory, task)), list(_conditions(memory, task))
+    if not grids and not conditions and support.roles_of(task).choice is None:
+        return None
+    if _is_chosen_otherwise(memory, task):
+        return NEARLY
+    earlier = [
+        partition
+        for partition in _remembered(memory.ledger, memory.account, memory.contract)
+        if memory.readable.issuperset(partition.all_reads)
+    ]
+    everyone = cohort.everyone or cohort
+    for number, new in enumerate([*grids, *conditions]):
+        is_where = new.is_condition and new.grid.field.name == WHERE
+        some = (everyone, support.all_rows(everyone)) if is_where else (cohort, rows)
+        for other in _beside(new, [*earlier, *grids[:number]]):
+            if _are_near(new, other, *some, rules):
+                return NEARLY
+    for partition in (*grids, *conditions):
+        _keep(memory, partition.to_bytes())
+    return None
+
+
+def _keep(memory: Memory, content: bytes) -> None:
+    name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
+    memory.keep(KIND, name, content)
+
+
+def _beside(new: Partition, others: Sequence[Partition]) -> list[Partition]:
+    """Those that share a column. Two conditions are compared by their people's fingerprints, and
+    with everyone's rows only what the condition of a study names can be read."""
+    beside = {
+        other.to_bytes(): other
+        for other in others
+        if other.columns & new.columns and not (new.is_condition and other.is_condition)
+    }
+    beside.pop(new.to_bytes(), None)
+    if new.grid.field.name != WHERE:
+        return list(beside.values())
+    return [other for other in beside.values() if other.reads.keys() <= new.reads.keys()]
+
+
+def _grids(memory: Memory, task: AnyTask) -> Iterator[Partition]:
+    roles = support.roles_of(task)
+    for grid in roles.grids:
+        groups = () if roles.apart else tuple(f for f in roles.groups if _divides(f, grid.field))
+        columns = memory.columns_behind([grid.field.name])
+        reads = _reads(memory, ["", grid.field.name])
+        by = _reads(memory, [field.name for field in groups])
+        yield Partition(grid, columns, groups, memory.where, reads, by)
+
+
+def _conditions(memory: Memory, task: AnyTask) -> Iterator[Partition]:
+    """Those that the study writes in this task, and the one that chooses its rows."""
+    if memory.where is not None:
+        field = Field(WHERE, "boolean", f"coalesce(({memory.where}), FALSE)")
+        grid, reads = Grid(field, side="levels"), _reads(memory, [""])
+        yield Partition(grid, memory.where_columns, (), None, reads, {})
+    pieces = [piece for piece in support.pieces(task) if piece.kind == "condition"]
+    names = {piece: _names_of(piece, task, memory) for piece in pieces}
+    for piece in pieces:
+        grid = Grid(support.as_field(piece), side="levels")
+        columns = memory.columns_behind(names[piece])
+        reads = _reads(memory, ["", *names[piece]])
+        yield Partition(grid, columns, (), memory.where, reads, {})
+
+
+def _names_of(piece: Piece, task: AnyTask, memory: Memory) -> list[str]:
+    """The fields that hold a condition; for one of the task's options, those whose columns it
+    names."""
+    holding = [field.name for field in task.fields if piece in field.pieces]
+    named = set(re.findall(r'"([^"]+)"', piece.sql))
+    fields = (field.name for field in task.fields if memory.names[field.name] <= named)
+    return holding or list(fields)
+
+
+def _reads(memory: Memory, names: Iterable[str]) -> dict[str, Any]:
+    kinds = _kinds(memory.contract)
+    behind = (memory.names[name] for name in names)
+    return {name: kinds[name] for name in sorted(frozenset().union(*behind))}
+
+
+def _is_chosen_otherwise(memory: Memory, task: AnyTask) -> bool:
+    """Whether the same task was answered with other cuts of what it computes. No row is read: what
+    is cut, such as scores, exists at the hub only."""
+    choice = support.roles_of(task).choice
+    if choice is None:
+        return False
+    entry = {"choice": choice[0], "of": choice[1], "where": memory.where}
+    book, account = memory.ledger, memory.account
+    for content in ledger.remembered(book, KIND, account.dataset, account.register):
+        before = json.loads(content)
+        alike = all(before.get(name) == entry[name] for name in ("of", "where"))
+        if "choice" in before and alike and before["choice"] != entry["choice"]:
+            return True
+    _keep(memory, json.dumps(entry, sort_keys=True).encode())
+    return False
+
+
+def _divides(field: Field, cut: Field) -> bool:
+    return field.kind in ("boolean", "category") and field != cut
+
+
+def _are_near(
+    one: Partition, other: Partition, cohort: Cohort, rows: Rows | None, rules: Rules
+) -> bool:
+    if rows is None:
+        return _are_near_in_place(one, other, cohort, rules.min_cell)
+    read = _read(one, other, cohort)
+    used = rows.is_used & support.is_known(read["one"]) & support.is_known(read["other"])
+    if one.where == other.where or other.where is None:
+        return _are_near_among(used, one, other, read, cohort, rules)
+    chosen = used & (read["where"] == 1)
+    return any(_are_near_among(some, one, other, read, cohort, rules) for some in (used, chosen))
+
+
+def _read(one: Partition, other: Partition, cohort: Cohort) -> dict[str, Values]:
+    """The columns of two partitions, and whether the condition of the other holds."""
+    fields = {"one": one.grid.field, "other": other.grid.field}
+    if other.where is not None:
+        fields["where"] = Field("where", "boolean", f"coalesce(({other.where}), FALSE)")
+    if one.grid.field.sql == other.grid.field.sql:
+        fields |= {f"group {i}": field for i, field in enumerate((*one.groups, *other.groups))}
+    columns: dict[str, Values] = {}
+    for name, field in fields.items():
+        columns[name] = cohort.columns([field])[field.name]
+    return columns
+
+
+def _are_near_among(
+    used: Mask,
+    one: Partition,
+    other: Partition,
+    read: Mapping[str, Values],
+    cohort: Cohort,
+    rules: Rules,
+) -> bool:
+    """Whether they are near among the rows in `used` (n_rows,)."""
+    if not used.any():
+        return False
+    values, others = (read[name][used].astype(np.float64) for name in ("one", "other"))
+    person = None if cohort.numbered is None else cohort.numbered[used]
+    if one.grid.field.sql != other.grid.field.sql or one.grid.side == "levels":
+        return _columns_are_near(one, other, values, others, rules.min_cell)
+    groups = [column[used] for name, column in read.items() if name.startswith("group ")]
+    some = partitions.Rows(values, person, _combined(groups, len(values)))
+    return _shares_are_near(one, other, some, rules.min_cell) or _grids_are_near(
+        one.grid, other.grid, some, rules
+    )
+
+
+def _combined(groups: Sequence[Values], n: int) -> Ints:
+    """(n_rows,) the number of each row's combination of levels."""
+    if not groups:
+        return np.zeros(n, np.int64)
+    levels = np.stack([np.nan_to_num(column, nan=-1).astype(np.int64) for column in groups])
+    return np.asarray(np.unique(levels, axis=1, return_inverse=True)[1].reshape(-1), np.int64)
+
+
+def _shares_are_near(one: Partition, other: Partition, rows: partitions.Rows, k: int) -> bool:
+    """Quantiles, or parts of a sum, of the same groups."""
+    if [field.sql for field in one.groups] != [field.sql for field in other.groups]:
+        return False
+    new, old = one.grid, other.grid
+    pairs = (new.shares, old.shares), (new.parts, old.parts)
+    return any(partitions.has_near_shares(*pair, rows, k) for pair in pairs)
+
+
+def _grids_are_near(one: Grid, other: Grid, rows: partitions.Rows, rules: Rules) -> bool:
+    """Two grids on the same column."""
+    if not (one.size and other.size):
+        return False
+    cuts, others = one.cuts, other.cuts
+    keys = partitions.keys(cuts, others, rows, one.field.interval[0], one.field.step)
+    if np.array_equal(np.unique(keys[0]), np.unique(keys[1])):
+        return False
+    cells = partitions.cells(cuts, rows.values), partitions.cells(others, rows.values)
+    if _shows(one, cells[0]) and _shows(other, cells[1]):
+        is_hidden_at_hub = rules.hub_sees_cells or rules.in_secure_sum
+        own = is_hidden_at_hub and one.counts == other.counts
+        return partitions.is_thin_between(cuts, others, rows, rules.min_cell, keys, own=own)
+    return partitions.is_nearly_the_same(*cells, rules.min_cell)
+
+
+def _shows(grid: Grid, cell: Ints) -> bool:
+    """Whether a result shows the sums of the cells, or has numbers enough to compute them."""
+    return grid.numbers is None or len(np.unique(cell)) <= grid.numbers
+
+
+def _columns_are_near(
+    one: Partition, other: Partition, values: Floats, others: Floats, k: int
+) -> bool:
+    """Two columns that the study may have made of one: a time in days and in weeks."""
+    if one.grid.counts != other.grid.counts or not _could_be_one(one, other):
+        return False
+    if _is_at_an_edge(one.grid, other.grid, others) or _is_at_an_edge(other.grid, one.grid, values):
+        return False
+    cells = [
+        some.astype(np.int64) if grid.side == "levels" else partitions.cells(grid.cuts, some)
+        for grid, some in ((one.grid, values), (other.grid, others))
+    ]
+    if not (_shows(one.grid, cells[0]) and _shows(other.grid, cells[1])):
+        return False
+    if one.grid.field.sql == other.grid.field.sql:
+        return False  # weeks of one column, in two windows
+    return partitions.has_near_edges(cells[0], cells[1], k)
+
+
+def _is_at_an_edge(condition: Grid, grid: Grid, values: Floats) -> bool:
+    """Whether a condition divides a column where a grid does: `time > 6` beside times by months."""
+    if (found := _COMPARISON.search(condition.field.sql)) is None:
+        return False
+    column, how, edge = found.groups()
+    if column != grid.field.sql or grid.side == "levels":
+        return False
+    at = partitions.Cuts(np.array([float(edge)]), np.array([how in ("<=", ">")]))
+    rows = partitions.Rows(values, None, np.zeros(len(values), np.int64))
+    keys = partitions.keys(at, grid.cuts, rows, grid.field.interval[0], grid.field.step)
+    return bool(np.isin(*keys).all())
+
+
+def _could_be_one(one: Partition, other: Partition) -> bool:
+    """Counts of people alone tell of those between two columns if these are made of the same."""
+    return one.columns == other.columns or not one.grid.counts
+
+
+def _are_near_in_place(one: Partition, other: Partition, cohort: Cohort, k: int) -> bool:
+    """Rows that are counted where they lie: two columns of weeks."""
+    fields = one.grid.field, other.grid.field
+    if cohort.count is None or fields[0].sql == fields[1].sql or fields[0] == fields[1]:
+        return False
+    if any(grid.side != "levels" for grid in (one.grid, other.grid)):
+        return False
+    return partitions.tables_have_near_edges(cohort.count(fields).cells, k)
