@@ -28,7 +28,7 @@ common identifier. The real studies of `arac` and `parcours_idm` are linked too:
 the columns to another holder. `ordei` sets two datasets side by side, and `pimpon` needs one.
 
 ```console
-$ hdh pilots run --all                         # the tables below, in a minute and a half
+$ hdh pilots run --all                         # the tables below; a study on each core
 $ hdh simulate deepsarc --variant private      # one study, with its report
 $ hdh simulate rexetris --variant linked       # exposures at three centres, ends at a register
 $ hdh simulate oscour --size full              # as many as in reality: 130 million visits

@@ -4,10 +4,12 @@ the planted value."""
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import pkgutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,19 +125,60 @@ def _held(pilot: ModuleType, node: str, study: Study, variant: str) -> str:
     return (getattr(pilot, "REAL_HOLDS", holds) if variant == "real" else holds)[node]
 
 
-def run(name: str, variant: str, *, seed: int = 0, size: Size = "small") -> PilotResult:
-    """Runs a study in this process. `seconds` excludes the generation of the people."""
+def run_each(
+    studies_: Sequence[tuple[str, str]], *, seed: int = 0, size: Size = "small"
+) -> Iterator[PilotResult | str]:
+    """The result of each study, by name of the pilot and variant; or the reason why its real data
+    are not here. The studies run side by side, one a core, those first that train a network, since
+    they take longest."""
+    if workers.cores() == 1 or len(studies_) == 1:
+        yield from (_run_or_reason(*named, seed, size, None) for named in studies_)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers.cores(), mp_context=context) as pool:
+        begun = {
+            named: pool.submit(_run_or_reason, *named, seed, size, 1)
+            for named in sorted(studies_, key=lambda named: not _trains(*named))
+        }
+        try:
+            yield from (begun[named].result() for named in studies_)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _trains(name: str, variant: str) -> bool:
+    study, _ = studies.load(Path(load(name).__file__).parent / f"{variant}.yaml")
+    return "train" in study.runs
+
+
+def _run_or_reason(
+    name: str, variant: str, seed: int, size: Size, processes: int | None
+) -> PilotResult | str:
+    try:
+        return run(name, variant, seed=seed, size=size, processes=processes)
+    except errors.SetupError as reason:  # real data that are not installed
+        return str(reason)
+
+
+def run(
+    name: str, variant: str, *, seed: int = 0, size: Size = "small", processes: int | None = None
+) -> PilotResult:
+    """Runs a study in this process, and in `processes` if it trains; by default as many as suit it.
+    `seconds` excludes the generation of the people."""
     with tempfile.TemporaryDirectory(prefix="hdh-") as folder:
         ready = prepare(name, variant, Path(folder), seed=seed, size=size)
         started, clock = datetime.now(UTC), time.perf_counter()
         with answering.sites(ready.holders, local.SIMULATED, started) as answer:
-            document = answer.complete(_released(ready, answer.sites, started))
+            document = answer.complete(_released(ready, answer.sites, started, processes))
         seconds = time.perf_counter() - clock
     return PilotResult(summary(name, variant, document, seconds, size), document)
 
 
-def _released(ready: Ready, sites: Sequence[Site], started: datetime) -> Document:
-    processes = workers.wanted(ready.study, len(sites))
+def _released(
+    ready: Ready, sites: Sequence[Site], started: datetime, processes: int | None = None
+) -> Document:
+    processes = processes or workers.wanted(ready.study, len(sites))
     with local.asking(sites, started, processes, ready.study) as ask:
         names_ = [site.name for site in sites]
         outcome = rounds.run(ready.study, ready.contract, ask, names_, source=ready.source)

@@ -37,6 +37,7 @@ from scipy import stats
 
 from aggregator import rounds, secure_sum
 from federation import schema as schemas
+from federation.contract import Contract
 from federation.messages import NoisedAnswer, Part, Query, Reply, State, TaskId
 from federation.privacy import accounting, noise
 from federation.privacy.accounting import Cost
@@ -227,12 +228,30 @@ def audit(
     ]
     table = pandas.concat([rest, pandas.DataFrame(person)], ignore_index=True)
     here = [cohort_of(some, task, folder) for some in (table, table[table["id"] != "target"])]
+    return attack(case.name, study, task, CONTRACT, here, runs, entropy)
+
+
+def attack(
+    name: str,
+    study: Study,
+    task: AnyTask,
+    contract: Contract,
+    here: Sequence[Any],
+    runs: int,
+    entropy: Entropy,
+) -> AttackResult:
+    """`here`: the cohort with the person, and without."""
     without_noise = _without_noise(task, here)
     ratios = [
-        np.array([_ratio(study, task, cohort, here, without_noise, entropy) for _ in range(runs)])
+        np.array(
+            [
+                _ratio(study, task, contract, cohort, here, without_noise, entropy)
+                for _ in range(runs)
+            ]
+        )
         for cohort in here
     ]
-    return result_of(case.name, study, ratios)
+    return result_of(name, study, ratios)
 
 
 def result_of(name: str, study: Study, ratios: Sequence[Any]) -> AttackResult:
@@ -302,6 +321,7 @@ def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list
 def _ratio(
     study: Study,
     task: AnyTask,
+    contract: Contract,
     cohort: Any,
     both: Sequence[Any],
     without_noise: Callable[[State], list[Part]],
@@ -310,7 +330,7 @@ def _ratio(
     """The logarithm of how much likelier what left the node is with the person than without."""
     answers: list[tuple[State, NoisedAnswer]] = []
     context = NodeContext(
-        Site("n", {"people": Dataset(CONTRACT, "memory")}, POLICY),
+        Site("n", {contract.dataset: Dataset(contract, "memory")}, POLICY),
         {study.hash: StudySession({"a": task}, cohort, _RULES, None)},
         entropy=entropy,
     )
@@ -324,7 +344,7 @@ def _ratio(
         return replies
 
     with mock.patch.object(registry, "plan", return_value={"a": task}):
-        rounds.run(study, CONTRACT, secure_sum.ask_of(listening, lambda _: {"a": task}), ["n"])
+        rounds.run(study, contract, secure_sum.ask_of(listening, lambda _: {"a": task}), ["n"])
     total = 0.0
     for state, answer in answers:
         if state.step == "descend":
@@ -510,6 +530,8 @@ def first_caught(
 
 
 def main() -> bool:
+    from tests.privacy import linked_audit
+
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     sound = True
     with tempfile.TemporaryDirectory() as name:
@@ -522,6 +544,7 @@ def main() -> bool:
             outcome = first_caught(fault, max(200, runs // 10), folder)
             print(f"{'caught' if not outcome.holds else 'MISSED'} {fault}: {outcome}", flush=True)
             sound = sound and not outcome.holds
+        sound = linked_audit.audit_all(runs, folder) and sound
         for epsilon in (1.0, EPSILON):
             shown, advantage = membership(max(200, runs // 5), folder, epsilon=epsilon)
             print(

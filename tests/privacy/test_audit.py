@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.privacy import audit
+from tests.privacy import audit, linked_audit
 
 RUNS = 150
 QUICK = (
@@ -54,4 +54,40 @@ def test_a_broken_engine_is_caught(fault: str, tmp_path: Path) -> None:
         outcome = audit.audit(
             case, RUNS, tmp_path, bend=bend, entropy=np.random.default_rng(2).bytes
         )
+    assert not outcome.holds, outcome
+
+
+QUICK_LINKED = "linked linear model, a person at both, with too many rows"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.name, marks=() if case.name == QUICK_LINKED else pytest.mark.slow
+        )
+        for case in linked_audit.CASES
+    ],
+)
+def test_no_attack_on_linked_people_shows_more_than_is_claimed(
+    case: linked_audit.LinkedCase, tmp_path: Path
+) -> None:
+    entropy = np.random.default_rng(4).bytes
+    outcome = linked_audit.attacked(case, RUNS, tmp_path, entropy=entropy)
+    assert outcome.holds, outcome
+    assert outcome.lower_bound > 0.05
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            fault, marks=[] if fault == "half the sensitivity, linked" else pytest.mark.slow
+        )
+        for fault in linked_audit.FAULTS
+    ],
+)
+def test_a_broken_link_is_caught(fault: str, tmp_path: Path) -> None:
+    entropy = np.random.default_rng(5).bytes
+    outcome = linked_audit.caught(fault, 2 * RUNS, tmp_path, entropy=entropy)
     assert not outcome.holds, outcome

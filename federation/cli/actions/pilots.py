@@ -51,13 +51,14 @@ def run(names: Sequence[str], *, size: Size, seed: int, out: Path | None, output
     console = Console(stderr=output == "json", highlight=False)
     rows: list[Row] = []
     jobs = [(name, variant) for name in names for variant in running.variants(name)]
-    with console.status("") as status:
-        for name, variant in jobs:
+    with console.status(f"{len(jobs)} studies") as status:
+        results = running.run_each(jobs, seed=seed, size=size)
+        for (name, variant), finished in zip(jobs, results, strict=True):
             status.update(f"{name}, {variant}: {len(rows) + 1} of {len(jobs)}")
-            try:
-                finished = running.run(name, variant, seed=seed, size=size)
-            except errors.SetupError as reason:  # real data that are not installed
-                console.print(f"{name}, {variant}: skipped, {reason}", style="yellow", markup=False)
+            if isinstance(finished, str):
+                console.print(
+                    f"{name}, {variant}: skipped, {finished}", style="yellow", markup=False
+                )
                 continue
             rows.append(finished.row)
             if out is not None:
