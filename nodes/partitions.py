@@ -242,25 +242,25 @@ def _divides(field: Field, cut: Field) -> bool:
 
 
 def _are_near(
-    one: Partition, other: Partition, cohort: Cohort, rows: Rows | None, rules: Rules
+    left: Partition, other: Partition, cohort: Cohort, rows: Rows | None, rules: Rules
 ) -> bool:
     if rows is None:
-        return _are_near_in_place(one, other, cohort, rules.min_cell)
-    read = _read(one, other, cohort)
+        return _are_near_in_place(left, other, cohort, rules.min_cell)
+    read = _read(left, other, cohort)
     used = rows.is_used & support.is_known(read["one"]) & support.is_known(read["other"])
-    if one.where == other.where or other.where is None:
-        return _are_near_among(used, one, other, read, cohort, rules)
+    if left.where == other.where or other.where is None:
+        return _are_near_among(used, left, other, read, cohort, rules)
     chosen = used & (read["where"] == 1)
-    return any(_are_near_among(some, one, other, read, cohort, rules) for some in (used, chosen))
+    return any(_are_near_among(some, left, other, read, cohort, rules) for some in (used, chosen))
 
 
-def _read(one: Partition, other: Partition, cohort: Cohort) -> dict[str, Values]:
+def _read(left: Partition, other: Partition, cohort: Cohort) -> dict[str, Values]:
     """The columns of two partitions, and whether the condition of the other holds."""
-    fields = {"one": one.grid.field, "other": other.grid.field}
+    fields = {"one": left.grid.field, "other": other.grid.field}
     if other.where is not None:
         fields["where"] = Field("where", "boolean", f"coalesce(({other.where}), FALSE)")
-    if one.grid.field.sql == other.grid.field.sql:
-        fields |= {f"group {i}": field for i, field in enumerate((*one.groups, *other.groups))}
+    if left.grid.field.sql == other.grid.field.sql:
+        fields |= {f"group {i}": field for i, field in enumerate((*left.groups, *other.groups))}
     columns: dict[str, Values] = {}
     for name, field in fields.items():
         columns[name] = cohort.columns([field])[field.name]
@@ -269,7 +269,7 @@ def _read(one: Partition, other: Partition, cohort: Cohort) -> dict[str, Values]
 
 def _are_near_among(
     used: Mask,
-    one: Partition,
+    left: Partition,
     other: Partition,
     read: Mapping[str, Values],
     cohort: Cohort,
@@ -280,12 +280,12 @@ def _are_near_among(
         return False
     values, others = (read[name][used].astype(np.float64) for name in ("one", "other"))
     person = None if cohort.numbered is None else cohort.numbered[used]
-    if one.grid.field.sql != other.grid.field.sql or one.grid.side == "levels":
-        return _columns_are_near(one, other, values, others, rules.min_cell)
+    if left.grid.field.sql != other.grid.field.sql or left.grid.side == "levels":
+        return _columns_are_near(left, other, values, others, rules.min_cell)
     groups = [column[used] for name, column in read.items() if name.startswith("group ")]
     some = partitions.Rows(values, person, _combined(groups, len(values)))
-    return _shares_are_near(one, other, some, rules.min_cell) or _grids_are_near(
-        one.grid, other.grid, some, rules
+    return _shares_are_near(left, other, some, rules.min_cell) or _grids_are_near(
+        left.grid, other.grid, some, rules
     )
 
 
@@ -297,28 +297,30 @@ def _combined(groups: Sequence[Values], n: int) -> Ints:
     return np.asarray(np.unique(levels, axis=1, return_inverse=True)[1].reshape(-1), np.int64)
 
 
-def _shares_are_near(one: Partition, other: Partition, rows: partitions.Rows, k: int) -> bool:
+def _shares_are_near(left: Partition, other: Partition, rows: partitions.Rows, k: int) -> bool:
     """Quantiles, or parts of a sum, of the same groups."""
-    if [field.sql for field in one.groups] != [field.sql for field in other.groups]:
+    if [field.sql for field in left.groups] != [field.sql for field in other.groups]:
         return False
-    new, old = one.grid, other.grid
+    new, old = left.grid, other.grid
     pairs = (new.shares, old.shares), (new.parts, old.parts)
     return any(partitions.has_near_shares(*pair, rows, k) for pair in pairs)
 
 
-def _grids_are_near(one: Grid, other: Grid, rows: partitions.Rows, rules: Rules) -> bool:
+def _grids_are_near(left: Grid, other: Grid, rows: partitions.Rows, rules: Rules) -> bool:
     """Two grids on the same column."""
-    if not (one.size and other.size):
+    if not (left.size and other.size):
         return False
-    cuts, others = one.cuts, other.cuts
-    keys = partitions.keys(cuts, others, rows, one.field.interval[0], one.field.step)
+    cuts, others = left.cuts, other.cuts
+    keys = partitions.keys(cuts, others, rows, left.field.interval[0], left.field.step)
     if np.array_equal(np.unique(keys[0]), np.unique(keys[1])):
         return False
     cells = partitions.cells(cuts, rows.values), partitions.cells(others, rows.values)
-    if _shows(one, cells[0]) and _shows(other, cells[1]):
+    if _shows(left, cells[0]) and _shows(other, cells[1]):
         is_hidden_at_hub = rules.hub_sees_cells or rules.in_secure_sum
-        own = is_hidden_at_hub and one.counts == other.counts
-        return partitions.is_thin_between(cuts, others, rows, rules.min_cell, keys, own=own)
+        hides_cells = is_hidden_at_hub and left.counts == other.counts
+        return partitions.is_thin_between(
+            cuts, others, rows, rules.min_cell, keys, hides_cells=hides_cells
+        )
     return partitions.is_nearly_the_same(*cells, rules.min_cell)
 
 
@@ -328,29 +330,31 @@ def _shows(grid: Grid, cell: Ints) -> bool:
 
 
 def _columns_are_near(
-    one: Partition, other: Partition, values: Floats, others: Floats, k: int
+    left: Partition, other: Partition, values: Floats, others: Floats, k: int
 ) -> bool:
     """Two columns that the study may have made of one: a time in days and in weeks."""
-    if one.grid.counts != other.grid.counts or not _could_be_one(one, other):
+    if left.grid.counts != other.grid.counts or not _could_be_one(left, other):
         return False
-    if _is_at_an_edge(one.grid, other.grid, others) or _is_at_an_edge(other.grid, one.grid, values):
+    if _is_at_an_edge(left.grid, other.grid, others) or _is_at_an_edge(
+        other.grid, left.grid, values
+    ):
         return False
     cells = [
         some.astype(np.int64) if grid.side == "levels" else partitions.cells(grid.cuts, some)
-        for grid, some in ((one.grid, values), (other.grid, others))
+        for grid, some in ((left.grid, values), (other.grid, others))
     ]
-    if not (_shows(one.grid, cells[0]) and _shows(other.grid, cells[1])):
+    if not (_shows(left.grid, cells[0]) and _shows(other.grid, cells[1])):
         return False
-    if one.grid.field.sql == other.grid.field.sql:
+    if left.grid.field.sql == other.grid.field.sql:
         return False  # weeks of one column, in two windows
     return partitions.has_near_edges(cells[0], cells[1], k)
 
 
 def _is_at_an_edge(condition: Grid, grid: Grid, values: Floats) -> bool:
     """Whether a condition divides a column where a grid does: `time > 6` beside times by months."""
-    if (found := _COMPARISON.search(condition.field.sql)) is None:
+    if (comparison := _COMPARISON.search(condition.field.sql)) is None:
         return False
-    column, how, edge = found.groups()
+    column, how, edge = comparison.groups()
     if column != grid.field.sql or grid.side == "levels":
         return False
     at = partitions.Cuts(np.array([float(edge)]), np.array([how in ("<=", ">")]))
@@ -359,16 +363,16 @@ def _is_at_an_edge(condition: Grid, grid: Grid, values: Floats) -> bool:
     return bool(np.isin(*keys).all())
 
 
-def _could_be_one(one: Partition, other: Partition) -> bool:
+def _could_be_one(left: Partition, other: Partition) -> bool:
     """Counts of people alone tell of those between two columns if these are made of the same."""
-    return one.columns == other.columns or not one.grid.counts
+    return left.columns == other.columns or not left.grid.counts
 
 
-def _are_near_in_place(one: Partition, other: Partition, cohort: Cohort, k: int) -> bool:
+def _are_near_in_place(left: Partition, other: Partition, cohort: Cohort, k: int) -> bool:
     """Rows that are counted where they lie: two columns of weeks."""
-    fields = one.grid.field, other.grid.field
+    fields = left.grid.field, other.grid.field
     if cohort.count is None or fields[0].sql == fields[1].sql or fields[0] == fields[1]:
         return False
-    if any(grid.side != "levels" for grid in (one.grid, other.grid)):
+    if any(grid.side != "levels" for grid in (left.grid, other.grid)):
         return False
     return partitions.tables_have_near_edges(cohort.count(fields).cells, k)

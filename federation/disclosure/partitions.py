@@ -43,14 +43,14 @@ def keys(cuts: Cuts, others: Cuts, rows: Rows, low: float, step: float | None) -
     """For the edges of each, a number that is equal for two edges between which no value can lie.
     `low`, `step`: of the contract; where all values lie on its steps, none lies between two."""
     if step is not None and np.isfinite(low) and _on_steps(rows.values, low, step):
-        one, other = (_steps_below(some, low, step) for some in (cuts, others))
-        return one, other
+        left, other = (_steps_below(some, low, step) for some in (cuts, others))
+        return left, other
     largest = max(float(np.abs(some.edges).max(initial=1e-300)) for some in (cuts, others))
     unit = 10.0 ** (np.ceil(np.log10(largest)) - DIGITS)
-    one, other = (
+    left, other = (
         2 * np.rint(some.edges / unit).astype(np.int64) + some.below for some in (cuts, others)
     )
-    return one, other
+    return left, other
 
 
 def _on_steps(values: Floats, low: float, step: float) -> bool:
@@ -76,19 +76,19 @@ def cells(cuts: Cuts, values: Floats) -> Ints:
         np.searchsorted(ordered, edges, side="right"),
         np.searchsorted(ordered, edges, side="left"),
     )
-    found = np.empty(len(values), np.int64)
-    found[by] = np.searchsorted(places, np.arange(len(values)), side="right")
-    return found
+    numbered = np.empty(len(values), np.int64)
+    numbered[by] = np.searchsorted(places, np.arange(len(values)), side="right")
+    return numbered
 
 
 def is_thin_between(
-    cuts: Cuts, others: Cuts, rows: Rows, k: int, found: tuple[Ints, Ints], *, own: bool
+    cuts: Cuts, others: Cuts, rows: Rows, k: int, numbered: tuple[Ints, Ints], *, hides_cells: bool
 ) -> bool:
     """Whether some edge of the one and some edge of the other have fewer than `k` people of a group
-    between them. `found`: what `keys` gives. `own`: the cells of one grid count too: where the
-    hub's door hides a small cell, the other grid may uncover it."""
-    every, first = np.unique(np.concatenate(found), return_index=True)
-    in_one, in_other = np.isin(every, found[0]), np.isin(every, found[1])
+    between them. `numbered`: the edges, as `keys` does it. `hides_cells`: the cells of one grid
+    count too, since the hub's door hides small ones and the other grid may uncover them."""
+    every, first = np.unique(np.concatenate(numbered), return_index=True)
+    in_one, in_other = np.isin(every, numbered[0]), np.isin(every, numbered[1])
     merged = Cuts(
         np.concatenate([cuts.edges, others.edges])[first],
         np.concatenate([cuts.below, others.below])[first],
@@ -99,7 +99,7 @@ def is_thin_between(
     mixed[1:-1] = (only_one[:-1] & only_other[1:]) | (only_other[:-1] & only_one[1:])
     if (people[:, mixed] < k).any():
         return True
-    return own and bool((people < k).any())
+    return hides_cells and bool((people < k).any())
 
 
 def _people(cell: Ints, rows: Rows, n_cells: int) -> Ints:
@@ -113,18 +113,18 @@ def _people(cell: Ints, rows: Rows, n_cells: int) -> Ints:
     return counted.reshape(len(levels), n_cells).astype(np.int64)
 
 
-def is_nearly_the_same(one: Ints, other: Ints, k: int) -> bool:
+def is_nearly_the_same(left: Ints, other: Ints, k: int) -> bool:
     """Whether two partitions, given by the cell of each row (n_rows,), put all but fewer than `k`
     rows into corresponding cells."""
-    return max(_moved(one, other), _moved(other, one)) < k
+    return max(_moved(left, other), _moved(other, left)) < k
 
 
-def _moved(one: Ints, other: Ints) -> int:
-    """The rows that are not in the largest part of their cell of `one`."""
-    pairs, n = np.unique(np.stack([one, other]), axis=1, return_counts=True)
-    largest = np.zeros(int(one.max(initial=0)) + 1, np.int64)
+def _moved(left: Ints, other: Ints) -> int:
+    """The rows that are not in the largest part of their cell of `left`."""
+    pairs, n = np.unique(np.stack([left, other]), axis=1, return_counts=True)
+    largest = np.zeros(int(left.max(initial=0)) + 1, np.int64)
     np.maximum.at(largest, pairs[0], n)
-    return len(one) - int(largest.sum())
+    return len(left) - int(largest.sum())
 
 
 def has_near_shares(new: Sequence[float], old: Sequence[float], rows: Rows, k: int) -> bool:
@@ -137,11 +137,11 @@ def has_near_shares(new: Sequence[float], old: Sequence[float], rows: Rows, k: i
 
 
 # -- two partitions of different columns
-def has_near_edges(one: Ints, other: Ints, k: int) -> bool:
+def has_near_edges(left: Ints, other: Ints, k: int) -> bool:
     """Whether the rows below some edge of the one are nearly, or exactly, those below or above some
     edge of the other. Both are given by the ordered cell of each row (n_rows,). Edges with
     fewer than `k` rows on a side are those of a small cell, which has rules of its own."""
-    a, b = (np.unique(cell, return_inverse=True)[1] for cell in (one, other))
+    a, b = (np.unique(cell, return_inverse=True)[1] for cell in (left, other))
     shape = int(a.max(initial=0)) + 1, int(b.max(initial=0)) + 1
     if shape[0] * shape[1] > MAX_PAIRS:
         return True

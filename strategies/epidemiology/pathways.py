@@ -416,11 +416,11 @@ def reached_by_options(cohort: Cohort, task: AnyTask) -> Iterator[Reached]:
     plan: Plan = task.plan
     walks = walks_of(cohort, task)
     limit, columns = f"max_steps {task.options.max_steps}", f"{plan.step.sql} {plan.time.sql}"
-    yield Reached(f"longer pathways of {columns}", limit, walks.cut)
+    yield Reached(f"cut: {columns}", limit, walks.cut)
     numbers = np.unique(cohort.person[walks.keep])  # the cohort's, of the people in `walks`
     for _, first, then, within in plan.indicators:
         persons = numbers[people_of(walks, first, then, within)[1]]
-        of = f"{plan.step.levels[first]} then {plan.step.levels[then]} of {columns}"
+        of = f"{first} {then}: {columns}"
         yield Reached(of, f"{limit}, within {within}", np.isin(cohort.person, persons))
 
 

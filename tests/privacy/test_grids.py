@@ -24,9 +24,9 @@ def rows(values: Floats = AGES, group: Floats | None = None) -> Rows:
     return Rows(values, None, groups.astype(np.int64))
 
 
-def is_thin(one: Cuts, other: Cuts, some: Rows, *, own: bool = False) -> bool:
-    keys = partitions.keys(one, other, some, 0.0, 1.0)
-    return partitions.is_thin_between(one, other, some, K, keys, own=own)
+def is_thin(left: Cuts, other: Cuts, some: Rows, *, hides_cells: bool = False) -> bool:
+    keys = partitions.keys(left, other, some, 0.0, 1.0)
+    return partitions.is_thin_between(left, other, some, K, keys, hides_cells=hides_cells)
 
 
 @pytest.mark.parametrize(("edge", "expected"), [(42, True), (43, False), (40, False), (41, True)])
@@ -49,7 +49,7 @@ def test_few_people_of_one_group_between_two_edges_are_too_few() -> None:
 def test_a_finer_grid_is_compared_only_where_the_hub_hides_small_cells() -> None:
     fine, coarse = cuts(30, 32, 60), cuts(30, 60)
     assert not is_thin(fine, coarse, rows())
-    assert is_thin(fine, coarse, rows(), own=True)
+    assert is_thin(fine, coarse, rows(), hides_cells=True)
 
 
 def test_people_count_and_not_their_rows() -> None:
@@ -61,19 +61,19 @@ def test_people_count_and_not_their_rows() -> None:
 
 def test_edges_are_the_same_if_the_contracts_steps_allow_no_value_between() -> None:
     below, above = cuts(40, below=True), cuts(41, below=False)  # up to 40, and under 41
-    one, other = partitions.keys(below, above, rows(), 0.0, 1.0)
-    assert np.array_equal(one, other)
+    left, other = partitions.keys(below, above, rows(), 0.0, 1.0)
+    assert np.array_equal(left, other)
     halves = rows(np.append(AGES, 40.5))
-    one, other = partitions.keys(below, above, halves, 0.0, 1.0)
-    assert not np.array_equal(one, other)
+    left, other = partitions.keys(below, above, halves, 0.0, 1.0)
+    assert not np.array_equal(left, other)
 
 
 def test_partitions_that_differ_for_few_rows_are_nearly_the_same() -> None:
-    one, other = (AGES > 40).astype(np.int64), (AGES > 42).astype(np.int64)
+    left, other = (AGES > 40).astype(np.int64), (AGES > 42).astype(np.int64)
     clearly, finer = (AGES > 43).astype(np.int64), (AGES // 10).astype(np.int64)
-    assert partitions.is_nearly_the_same(one, other, K)
-    assert not partitions.is_nearly_the_same(one, clearly, K)
-    assert not partitions.is_nearly_the_same(one, finer, K)
+    assert partitions.is_nearly_the_same(left, other, K)
+    assert not partitions.is_nearly_the_same(left, clearly, K)
+    assert not partitions.is_nearly_the_same(left, finer, K)
 
 
 def test_columns_made_of_one_are_compared_by_their_people_in_either_direction() -> None:
@@ -128,9 +128,9 @@ OTHERWISE = {
 
 
 def test_every_option_that_cuts_a_column_is_compared() -> None:
-    found = {
+    options = {
         (name, option)
         for name in registry.NAMES
         for option in WORDS.intersection(registry.analysis(name).Options.model_fields)
     }
-    assert found == COMPARED | OTHERWISE.keys()
+    assert options == COMPARED | OTHERWISE.keys()
