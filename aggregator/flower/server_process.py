@@ -9,6 +9,7 @@ ends it: the executor has gone.
 from __future__ import annotations
 
 import json
+import select
 import sys
 
 from flwr.superlink.cli import flwr_serverapp
@@ -17,9 +18,16 @@ from aggregator.flower import server_app
 from strategies import registry
 
 
+def is_told() -> bool:
+    """Whether a run is waiting for this process already, or the executor has gone."""
+    readable, _, _ = select.select([sys.stdin], [], [], 0.0)
+    return bool(readable)
+
+
 def main() -> None:
-    registry.preload()
-    assert server_app.app
+    assert server_app.app  # what every study needs is imported
+    if not is_told():
+        registry.preload()
     line = sys.stdin.readline()
     if not line.endswith("\n"):
         return

@@ -175,8 +175,27 @@ def test_a_process_runs_what_it_is_told_and_ends_with_an_executor_that_says_noth
     monkeypatch.setattr(server_process, "flwr_serverapp", lambda: ran.append(sys.argv[1:]))
     monkeypatch.setattr(sys, "argv", ["x"])
     monkeypatch.setattr(sys, "stdin", io.StringIO(line))
+    monkeypatch.setattr(server_process, "is_told", lambda: False)
     server_process.main()
     assert ran == expected
+
+
+def test_a_process_that_is_waited_for_imports_only_what_its_study_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine Flower would give the run to another process before all is imported."""
+    steps = list[str]()
+    monkeypatch.setattr(server_process, "flwr_serverapp", lambda: steps.append("run"))
+    monkeypatch.setattr(server_process.registry, "preload", lambda: steps.append("preload"))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    end, other = os.pipe()
+    with os.fdopen(end) as reading, os.fdopen(other, "w") as writing:
+        monkeypatch.setattr(sys, "stdin", reading)
+        assert not server_process.is_told()
+        writing.write('["--token", "t"]\n')
+        writing.flush()
+        server_process.main()
+    assert steps == ["run"]
 
 
 def test_a_token_stands_in_no_list_of_processes() -> None:
