@@ -72,11 +72,11 @@ def main() -> bool:
 def first_minute() -> list[bool]:
     """The first small model of a session, imports of hdh included, and the second."""
     runs = [subprocess.check_output([sys.executable, "-c", FIRST]).split() for _ in range(5)]
-    what = "4 frames of 10,000 rows, a logistic model, the least of five"
+    measured = "4 frames of 10,000 rows, a logistic model, the least of five"
     return [
-        timing.report("first fed.simulate, s", min(float(run[0]) for run in runs), 0.5, what),
+        timing.report("first fed.simulate, s", min(float(run[0]) for run in runs), 0.5, measured),
         timing.report(
-            "the second in one session, s", min(float(run[1]) for run in runs), 0.1, what
+            "the second in one session, s", min(float(run[1]) for run in runs), 0.1, measured
         ),
     ]
 

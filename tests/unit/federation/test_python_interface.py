@@ -396,9 +396,9 @@ def test_a_study_of_python_says_in_which_analysis_a_key_is_unknown(nodes: fed.Si
 
 def test_an_analysis_that_every_node_refuses_says_why_once(nodes: fed.Simulation) -> None:
     result = exact(where="age > 109").describe("ages", ["age"]).run(nodes, progress=False)
-    with pytest.raises(errors.InputError) as told:
+    with pytest.raises(errors.InputError) as refused:
         result["ages"].tidy()
-    text = str(told.value)
+    text = str(refused.value)
     assert text.startswith("ages failed: 0 of the ") and text.count("fewer than 11 people") == 1
     assert all(name in text for name in nodes.nodes)
 
