@@ -241,7 +241,7 @@ def reads_as_prose(text: str) -> bool:
     """Whether two words stand side by side, which are no command and no SQL."""
     if re.match(CODE, text) or re.search(SQL, text):
         return False
-    return bool(re.search(r"[a-z]{2,}[,;:)]* +[a-z]{2,}", re.sub(r"\{\w*\}", " ", text)))
+    return bool(re.search(r"[a-z]{2,}[,;:)]* +(?:an? )?[a-z]{2,}", re.sub(r"\{\w*\}", " ", text)))
 
 
 def is_line_of_the_screen(text: str) -> bool:

@@ -303,10 +303,15 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
         held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
         return frozenset(dataset.contract.columns) - absent
+    return frozenset(names_in_order(dataset, storage))
+
+
+def names_in_order(dataset: Dataset, storage: Storage) -> Sequence[str]:
+    """The columns of the source as it lists them."""
     connection = connect_to(dataset, storage)
     try:
         with _scratch(connection) as folder:
-            return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)
+            return list(_source(connection, dataset, (), folder, only_names=True).columns)
     except duckdb.Error as reason:
         raise _refused_by_engine(dataset, reason) from None
     finally:

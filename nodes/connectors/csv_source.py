@@ -192,7 +192,7 @@ def named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
         yield
     except MalformedCsvError as malformed:
         raise errors.DataError(
-            "\n".join(f"dataset {name!r}, {which}: {problem}" for problem in malformed.problems)
+            "\n".join(f"in dataset {name!r}, {which}: {problem}" for problem in malformed.problems)
         ) from None
     except OSError as reason:
         raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None

@@ -100,7 +100,7 @@ def test_every_record_becomes_one_row(
         (b"id,x\np1,1\nDupont\n", "line 3: 1 field where the header has 2"),
         (b"id,x\nDupont,1,\n", "line 2: 3 fields"),  # DuckDB drops an empty last field
         (b"id,x\np1,1\n   \n", "line 3: 1 field"),
-        (b"id,x\np1,1\n# fin du fichier\n", "has 2: if it is a note or a comment"),
+        (b"id,x\np1,1\n# fin du fichier\n", "has 2; if it is a note or a comment"),
         (b"id,x\np1,1\n\x1a", "line 3: 1 field"),  # the end of a file under DOS
         (b"id,x\r\n\r\np1,1\r\nDupont\r\n", "line 4: 1 field"),
         (b'id,x\n"p\n1",1\nDupont\n', "line 4: 1 field"),  # a quoted value covers two lines
