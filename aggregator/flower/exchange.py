@@ -16,7 +16,7 @@ import math
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -103,9 +103,10 @@ class Delivery:
 class News:
     """What the routes tell each other. `events`: set when there may be something for a node (by its
     id) or a run. `answered`: the queries whose replies have come. `handed`: by run, the last
-    replies, which its ServerApp may not have received. Of large queries, by node: `delivered`,
-    `stored` how often there may have been new ones, and `looked` at which of those times the node
-    found no more."""
+    replies, which its ServerApp may not have received; `pulls`, `pulling`: a run's requests for
+    replies, one at a time, which go on when they are given up. Of large queries, by node:
+    `delivered`, `stored` how often there may have been new ones, and `looked` at which of those
+    times the node found no more."""
 
     factory: Any
     mailbox: Mailbox = field(default_factory=Mailbox)
@@ -116,6 +117,7 @@ class News:
     looked: dict[int, int] = field(default_factory=dict)
     handed: dict[int, Bundle] = field(default_factory=dict)
     pulls: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    pulling: set[asyncio.Future[Bundle]] = field(default_factory=set)
     tidying: asyncio.Task[None] | None = None
 
     @property
@@ -132,6 +134,14 @@ class News:
         """Keeps these replies in place of the last ones, as long as the run goes on."""
         bundle.received = secrets.token_hex(8)
         self.handed[run_id] = bundle
+
+    async def to_its_end(self, pulled: Coroutine[Any, Any, Bundle]) -> Bundle:
+        """A request for replies, which goes on if it is given up: Flower's store hands them out
+        once, and the next request finds them in `handed`."""
+        pulling = asyncio.ensure_future(pulled)
+        self.pulling.add(pulling)
+        pulling.add_done_callback(self.pulling.discard)
+        return await asyncio.shield(pulling)
 
     def answer(self, message_id: str, run_id: int) -> None:
         self.answered[message_id] = None
@@ -232,7 +242,7 @@ def _fleet(news: News) -> APIRouter:
             if query.reply is not None:
                 return Bundle(flower=PushMessagesResponse().SerializeToString())
             await run_in_threadpool(_move_to_store, state, query.held)
-            news.mailbox.queries.pop(message.reply_to_message_id, None)
+            news.mailbox.remove([message.reply_to_message_id])
         response = await run_in_threadpool(_give, state, pushed, request.parts)
         if response is None:
             return Bundle(flower=PushMessagesResponse().SerializeToString())
@@ -387,17 +397,22 @@ def _runtime(news: News) -> APIRouter:
     async def hdh_pull(
         request: BundleRequest, state: RuntimeStateDependency, task: TaskDependency
     ) -> Bundle:
-        wanted = set(PullAppMessagesRequest.FromString(request.flower).message_ids)
-        async with news.pulls[task.run_id]:  # a request that was given up may still be under way
-            if (lost := news.lost(task.run_id, request.received)) is not None:
-                return lost
-            await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
-            bundle = await _replies(news, state, task, wanted)
-            news.hand(task.run_id, bundle)
-            news.keep_tidy()
-        return bundle
+        return await news.to_its_end(_pulled(news, state, task, request))
 
     return router
+
+
+async def _pulled(news: News, state: Any, task: Any, request: Bundle) -> Bundle:
+    """The replies that a run waits for; those of its last request, if it has not received them."""
+    wanted = set(PullAppMessagesRequest.FromString(request.flower).message_ids)
+    async with news.pulls[task.run_id]:  # a request that was given up may still be under way
+        if (lost := news.lost(task.run_id, request.received)) is not None:
+            return lost
+        await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
+        bundle = await _replies(news, state, task, wanted)
+        news.hand(task.run_id, bundle)
+        news.keep_tidy()
+    return bundle
 
 
 def _held_messages(
@@ -416,25 +431,31 @@ def _held_messages(
 
 async def _replies(news: News, state: Any, task: Any, wanted: Set[str]) -> Bundle:
     """The replies to these queries that have come, and Flower's words about those that will have
-    none."""
-    stored = sorted(wanted - news.mailbox.queries.keys())
-    held_messages = news.mailbox.take_out(wanted, FITS)
-    if unanswered := news.mailbox.unanswered(wanted):
+    none. Nothing leaves the mailbox before the last wait: a request that is cancelled in between
+    loses nothing. A query of another run is nobody's: Flower says that it is unavailable."""
+    mailbox = news.mailbox
+    held_here = mailbox.of_run(wanted, task.run_id)
+    stored = sorted(wanted - held_here)
+    held_messages = mailbox.replies(held_here, FITS)
+    away: list[HeldMessage] = []
+    if unanswered := mailbox.unanswered(held_here):
         away = await run_in_threadpool(_away, state, unanswered)
-        for held in away:
-            news.mailbox.queries.pop(held.metadata.reply_to_message_id, None)
-        held_messages += away
-    left = FITS - sum(held.size for held in held_messages)
+    left = FITS - sum(held.size for held in (*held_messages, *away))
     response, parts = PullAppMessagesResponse(), list[Part]()
     if stored:
         request = PullAppMessagesRequest(message_ids=stored)
         response, parts = await run_in_threadpool(_pull, state, task, request, left)
+    still = {held.metadata.message_id for held in mailbox.unanswered(held_here)}
+    held_messages += [held for held in away if held.metadata.reply_to_message_id in still]
+    settled = [held.metadata.reply_to_message_id for held in held_messages]
+    mailbox.remove(settled)
     for held in held_messages:
         response.messages_list.append(held.message)
         response.message_object_trees.append(held.tree)
         parts += held.parts
-    for message_id in (*stored, *(m.metadata.reply_to_message_id for m in held_messages)):
-        news.answered.pop(message_id, None)
+    for message_id in (*stored, *settled):
+        if message_id not in mailbox.queries:  # of another run, it has yet to hear of its reply
+            news.answered.pop(message_id, None)
     return Bundle(flower=response.SerializeToString(), parts=parts)
 
 
