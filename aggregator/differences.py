@@ -15,7 +15,7 @@ ABOUT = ("study", "study_hash")
 WORK = ("rounds",)  # how a result was reached, which is no finding
 # A fit that begins at the coefficients of an earlier one ends within 1e-9 of the same optimum, and
 # p-values magnify that.
-SAME_DIGITS, ROUNDING = 1e-7, 1e-15
+SAME_DIGITS = 1e-7
 
 
 def of(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Row]:
@@ -98,7 +98,7 @@ def _row(analysis: str, table: str, place: str, column: str, a: Any, b: Any) -> 
 
 def _is_same(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, float):
-        return a == b or math.isclose(a, b, rel_tol=SAME_DIGITS, abs_tol=ROUNDING)
+        return a == b or math.isclose(a, b, rel_tol=SAME_DIGITS)
     return bool(a == b)
 
 
