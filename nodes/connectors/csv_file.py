@@ -238,7 +238,7 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     try:
         line = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedCsvError(f"{first} is {NOT_UTF8}") from None
+        raise MalformedCsvError(f"{first}: {NOT_UTF8}") from None
     delimiters = _delimiters(line) if dialect.delimiter is None else [dialect.delimiter]
     readings = {delimiter: _names(line, delimiter, first) for delimiter in delimiters}
     matches = {
