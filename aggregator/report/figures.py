@@ -321,7 +321,7 @@ def forest(
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         _numbers(axes, [(row[ratio or "estimate"], row[low], row[high]) for _, row in lines])
         term = labels.get(pooled["term"], pooled["term"])
-        label = f"{words.heading(ratio or 'estimate')}: {term}"
+        label = words.labelled(words.heading(ratio or "estimate"), term)
         axes.set_xlabel(words.with_level(label, level))
         return _picture(figure, tr("Forest plot of {term}").format(term=term))
 

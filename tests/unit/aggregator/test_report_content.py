@@ -17,8 +17,8 @@ import python_calamine
 from typer.testing import CliRunner
 
 from aggregator.document import Document
-from aggregator.report import figures, html, methods, spreadsheet
-from federation import errors
+from aggregator.report import figures, html, methods, spreadsheet, words
+from federation import errors, language
 from federation.cli.main import app
 from strategies import registry
 from tests import federations
@@ -133,6 +133,14 @@ def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     assert [line[0][0] for line in lines[3:]] == ["'"] * 5
     plain = spreadsheet.csv_text(rows).splitlines()
     assert plain[1] == "'=1+1,-0.5,3,True"
+
+
+def test_a_french_report_writes_the_ends_of_a_cell_and_a_level_as_french_does() -> None:
+    with language.using("fr"):
+        assert words.say("column", "18 to 22.6") == "18 à 22,6"
+        assert words.labelled("Sexe", "F") == "Sexe\u00a0: F"
+        assert "0 ligne écartée" in words.counts({"people": 30, "missing": 0}, 11)
+    assert words.say("column", "18 to 22.6") == "18 to 22.6"
 
 
 @pytest.mark.parametrize(
