@@ -88,6 +88,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
         "{0} failed: {1}", "{0} failed",
     ),
     "federation/cli/actions": (
+        "difference",
         "added", "replaced", "none", "never", "running", "ahead of", "behind", "granted", "charged",
         "remaining",
     ),

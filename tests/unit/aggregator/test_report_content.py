@@ -120,6 +120,13 @@ def test_a_forest_plot_has_its_numbers_beside_the_lines_and_no_markup_of_its_ter
     assert "<b>" not in svg and 'aria-label="ratio &quot;&lt;b&gt;&quot;' in svg
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.45, 1.75), (0.2, 0.9), (0.01, 40.0), (1.2, 9.0)])
+def test_a_log_axis_has_plain_numbers(low: float, high: float) -> None:
+    svg = figures.intervals([("a", (low * high) ** 0.5, low, high, None)], "x", is_ratio=True).svg
+    assert "10^" not in svg and "\u00d7" not in svg and "mathtext" not in svg
+    assert "<!-- 0.5 -->" in svg or ">0.5<" in svg or low > 0.5
+
+
 def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     rows: list[dict[str, Any]] = [
         {"term": "=1+1", "estimate": -0.5, "n": 3, "sure": True},
