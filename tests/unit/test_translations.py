@@ -218,8 +218,8 @@ def test_a_report_is_french_from_its_title_to_its_numbers(document: Document) ->
     for text in (
         '<html lang="fr">', "Ce qui a été demandé", "Âge à l&#39;entrée (years)", "Tableau 1",
         "une régression logistique de died", "90 % bas", "Intervalles\u00a0: 90 %.",
-        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe\u00a0: M", "rapport de cotes", ">survie",
-        "exact", "Copier",
+        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe\u00a0: M", "rapport de cotes",
+        ">survie", "exact", "Copier",
     ):  # fmt: skip
         assert text in page, text
     english = ("What was asked", "Table one", "withheld", "odds ratio", "rows left out")
