@@ -48,7 +48,7 @@ def nir_number(spelled: str | None) -> int:
 
 
 def unpacked(form: Form, kept: Packed) -> tuple[Blocks, NDArray[np.bool_]]:
-    """(n, 16) the blocks of identifiers, zeros where unusable; and which of them (n,) are usable."""
+    """(n, 16) blocks of identifiers, zeros where unusable; and which of them (n,) are usable."""
     if form != "nir13":
         return np.ascontiguousarray(kept[:, :SIZE]), kept[:, SIZE] == 1
     usable = kept != UNUSABLE
