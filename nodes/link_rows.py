@@ -180,6 +180,7 @@ def _chunks(
         columns = [chunk[f"c{i}"].to_numpy(np.float64) for i in range(len(request.columns))]
         named = [_packed(chunk, i, each) for i, each in enumerate(request.identifiers)]
         yield [*map(link_order.narrow, columns), *named]
+    connection.close()  # the rows are in our own memory now
 
 
 def _packed(chunk: pandas.DataFrame, i: int, identifier: Identifier) -> packing.Packed:

@@ -78,10 +78,18 @@ def test_no_chunk_leaves_before_all_have_come():
     assert come == [0, 1, 2]
 
 
-@pytest.mark.parametrize("values", [[1.0, np.nan, 3e7 + 2], [0.1, 1.0], [1e300, -np.inf, np.nan]])
+@pytest.mark.parametrize(
+    "values",
+    [[1, -32768, 32767], [1, 32768], [1, np.nan, 3e7 + 2], [0.1, 1], [1e300, -np.inf, np.nan]],
+)
 def test_numbers_lose_nothing_where_they_take_less_memory(values: list[float]):
-    column = np.array(values)
+    column = np.array(values, np.float64)
     assert np.array_equal(link_order.narrow(column), column, equal_nan=True)
+
+
+def test_columns_that_fit_take_less_memory():
+    columns = np.array([[0.0, 240.0], [0.5, np.nan], [0.1, 1.0]])
+    assert [link_order.narrow(column).itemsize for column in columns] == [2, 4, 8]
 
 
 def people_of(folder: Path, numbers: list[str]) -> int:
