@@ -310,6 +310,21 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "b: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
             "élargissez ou restreignez `where`)",
         ),
+        (
+            "in dataset 't', its CSV file: line 6: 9 fields where the header has 8; if a value "
+            "holds the delimiter, quote the value; if all records end with the delimiter, end the "
+            "header's line with it, too",
+            "dans le jeu de données 't', son fichier CSV\u00a0: ligne 6\u00a0: 9 champs là où "
+            "l'en-tête en a 8\u00a0; si une valeur contient le séparateur, mettez-la entre "
+            "guillemets\u00a0; si tous les enregistrements se terminent par le séparateur, "
+            "terminez aussi la ligne d'en-tête par lui",
+        ),
+        (
+            "line 2: a unit behind the number: export the number alone, or take it off in a "
+            "mapping (docs/mapping.md)",
+            "ligne 2\u00a0: une unité derrière le nombre\u00a0: exportez le nombre seul, ou "
+            "retirez-la dans un `mapping` (docs/mapping.md)",
+        ),
         ("waiting for chu-limoges (offline)", "attend chu-limoges (hors ligne)"),
         ("about 3 % of the people were cut", "about 3 % of the people were cut"),  # no such text
         ("12,345 rows in 64 buckets. To use them, write in node.yaml:",
