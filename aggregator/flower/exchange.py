@@ -72,6 +72,7 @@ from federation.exchange import FITS, GIVE, PULL, PUSH, TAKE, fitting
 from federation.rpc.exchange_pb2 import Bundle, Part
 
 log = logging.getLogger("hdh.superlink")
+FLOWERS_PUSH = "/v1/runtime/push-messages"
 MAX_WAIT_S = 20.0  # below the timeout of Flower's clients
 MAX_OBJECTS = 2000  # of a reply, in its tree or beside it
 MAX_REMEMBERED = 10_000  # replies that the ServerApp has not asked for
@@ -105,7 +106,8 @@ class News:
     id) or a run. `answered`: the queries whose replies have come. `handed`: by run, the last
     replies, which its ServerApp may not have received; `pulls`, `pulling`: a run's requests for
     replies, one at a time, which go on when they are given up. Of large queries, by node:
-    `delivered`, `stored` how often there may have been new ones, and `looked` at which of those
+    `delivered`, `stored` how often there may have been new ones for it, `elsewhere` the same for
+    any node, by a program that uses Flower's own route, and `looked` at which of those
     times the node found no more."""
 
     factory: Any
@@ -114,6 +116,7 @@ class News:
     answered: dict[str, None] = field(default_factory=dict)
     delivered: dict[int, Delivery] = field(default_factory=dict)
     stored: Counter[int] = field(default_factory=Counter)
+    elsewhere: int = 0
     looked: dict[int, int] = field(default_factory=dict)
     handed: dict[int, Bundle] = field(default_factory=dict)
     pulls: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
@@ -148,6 +151,14 @@ class News:
         while len(self.answered) > MAX_REMEMBERED:
             del self.answered[next(iter(self.answered))]
         self.events[run_id].set()
+
+    def times_stored(self, node_id: int) -> int:
+        return self.stored[node_id] + self.elsewhere
+
+    def note_elsewhere(self) -> None:
+        self.elsewhere += 1
+        for event in self.events.values():
+            event.set()
 
     async def wait(self, key: int, until: float, is_there: Callable[[], bool]) -> None:
         """Waits for news about a node or a run until `is_there`, or until the time is up."""
@@ -198,6 +209,20 @@ def mount(app: FastAPI) -> None:
     app.include_router(_fleet(news))
     app.include_router(_runtime(news))
     app.state.hdh_news = news
+    app.add_middleware(Noticed, news=news)
+
+
+class Noticed:
+    """Notices messages that come over Flower's own route. The hub's ServerApp sends none there; a
+    bundle that is not ours does, and the nodes must see its messages, refuse them and log it."""
+
+    def __init__(self, app: Any, news: News) -> None:
+        self.app, self.news = app, news
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+        if scope.get("path") == FLOWERS_PUSH:
+            self.news.note_elsewhere()
 
 
 def _until(request: Bundle) -> float:
@@ -221,7 +246,9 @@ def _fleet(news: News) -> APIRouter:
                 news.events[node_id].set()  # and what woke this one was meant for it
                 return Bundle()
             taken = _taken(news, request)
-            if taken is None and news.looked.get(node_id, -1) != (times := news.stored[node_id]):
+            if taken is None and news.looked.get(node_id, -1) != (
+                times := news.times_stored(node_id)
+            ):
                 taken = await run_in_threadpool(_take, news, state, request)
                 news.looked[node_id] = times if taken is None else -1
             if taken is not None or time.monotonic() >= until:

@@ -17,12 +17,22 @@ import httpx
 import pytest
 import uvicorn
 from flwr.app import Message, Metadata
-from flwr.app.message import make_message
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import (
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+)
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
@@ -218,6 +228,25 @@ def test_messages_of_any_size_arrive(superlink: SuperLink, size: int) -> None:
         replies = box.pull(ids)
     assert wire.reply_of(replies[ids[0]])[0] == content
     assert (superlink.asked["/v1/fleet/push-object"] > 0) == (size > exchange.FITS)
+
+
+def test_what_comes_over_flowers_own_route_reaches_a_node_that_has_looked_before(
+    superlink: SuperLink,
+) -> None:
+    """As from a bundle that is not ours, which the node refuses and logs."""
+    node, grid = superlink.node(), superlink.grid()
+    assert node.take(0.0) is None
+    message = query(node, grid, b"not ours")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    tree = get_object_tree(message)
+    header = message_to_proto(remove_content_from_message(message))
+    grid._runtime_client.PushMessages(
+        PushAppMessagesRequest(messages_list=[header], message_object_trees=[tree])
+    )
+    taken = node.take(5.0)
+    assert taken is not None
+    response = PullMessagesResponse.FromString(taken.flower)
+    assert response.messages_list[0].metadata.run_id == grid.run.run_id
 
 
 def test_a_node_that_has_nothing_to_do_is_told_so_after_its_wait(superlink: SuperLink) -> None:
