@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from federation import audit, errors
+from federation import audit, errors, replacements
 from federation.contract import Frozen
 
 if TYPE_CHECKING:
@@ -342,9 +342,8 @@ class Notifier:
 
     def _store(self) -> None:
         values = {channel.name: channel.seq for channel in self.channels}
-        from federation import credentials  # cryptography, which a simulation does not need
 
-        credentials.write_secret(self.position, json.dumps(values).encode())
+        replacements.write_secret(self.position, json.dumps(values).encode())
 
 
 def start(

@@ -25,7 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     """A scheduler that starts a study by its state alone."""
     file = SimpleNamespace(max_running=9, parcel_gigabytes=1, parcel_gigabytes_per_node=1)
     settings: Any = SimpleNamespace(file=file, parcels=tmp_path / "parcels")
-    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}", new=True)
     control: Any = None
     scheduler = Scheduler(settings, engine, control)
 
