@@ -10,6 +10,7 @@ waits."""
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -152,10 +153,10 @@ class Parcels:
     def _admit(self, address: Address) -> None:
         """RefusalError unless the message belongs to the attempt that the hub has begun. The first
         message of a new attempt deletes what is left of the former one."""
-        known, now = self.attempts.get(address.study_hash), time.monotonic()
-        if known is not None and known.has(address):
-            if now - self.asked[address.study_hash] < ASKED_S:
-                return
+        latest, now = self.attempts.get(address.study_hash), time.monotonic()
+        is_recent = now - self.asked.get(address.study_hash, -math.inf) < ASKED_S
+        if latest is not None and latest.has(address) and is_recent:
+            return
         attempt = self.begun(address.study_hash)
         if attempt is None or not attempt.has(address) or not _ATTEMPT.fullmatch(attempt.name):
             raise errors.RefusalError(

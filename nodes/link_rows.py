@@ -194,8 +194,8 @@ def _people(arrays: Sequence[NDArray[Any]], places: Words, request: Request) -> 
     for i, column in enumerate(arrays[:n]):
         values[:, i] = column
     named = [
-        packing.unpacked(identifier.form, kept)
-        for identifier, kept in zip(request.identifiers, arrays[n:], strict=True)
+        packing.unpacked(identifier.form, packed)
+        for identifier, packed in zip(request.identifiers, arrays[n:], strict=True)
     ]
     return People(values, [block for block, _ in named], [usable for _, usable in named], places)
 

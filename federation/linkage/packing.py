@@ -47,15 +47,15 @@ def nir_number(spelled: str | None) -> int:
     return front + int(spelled.replace(department, "00"))
 
 
-def unpacked(form: Form, kept: Packed) -> tuple[Blocks, NDArray[np.bool_]]:
+def unpacked(form: Form, identifiers: Packed) -> tuple[Blocks, NDArray[np.bool_]]:
     """(n, 16) blocks of identifiers, zeros where unusable; and which of them (n,) are usable."""
     if form != "nir13":
-        return np.ascontiguousarray(kept[:, :SIZE]), kept[:, SIZE] == 1
-    usable = kept != UNUSABLE
-    blocks = np.zeros((len(kept), SIZE), np.uint8)
+        return np.ascontiguousarray(identifiers[:, :SIZE]), identifiers[:, SIZE] == 1
+    usable = identifiers != UNUSABLE
+    blocks = np.zeros((len(identifiers), SIZE), np.uint8)
     for place in range(LENGTH):
-        blocks[:, place] = kept // 10 ** (LENGTH - 1 - place) % 10 + ord("0")
+        blocks[:, place] = identifiers // 10 ** (LENGTH - 1 - place) % 10 + ord("0")
     for department, front in CORSICA.items():
-        blocks[kept // 10**LENGTH == front, DEPARTMENT] = list(department.encode())
+        blocks[identifiers // 10**LENGTH == front, DEPARTMENT] = list(department.encode())
     blocks[~usable] = 0
     return blocks, usable
