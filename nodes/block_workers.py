@@ -119,7 +119,7 @@ def _on_cluster(address: str, blocks: Blocks, compute: Compute) -> Iterator[Any]
         ) from None
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
-    remote = ray.remote(max_retries=0)(_one)
+    remote = ray.remote(max_retries=0)(_answer_of)
     shared = ray.put((blocks, compute))
     waiting = [remote.remote(shared, number) for number in range(len(blocks.stretches))]
     for promise in waiting:
@@ -130,7 +130,7 @@ def _on_cluster(address: str, blocks: Blocks, compute: Compute) -> Iterator[Any]
         yield _result(answer)
 
 
-def _one(shared: tuple[Blocks, Compute], number: int) -> tuple[Any, str]:
+def _answer_of(shared: tuple[Blocks, Compute], number: int) -> tuple[Any, str]:
     blocks, compute = shared
     try:
         return compute(blocks.open()(number)), ""

@@ -50,12 +50,12 @@ def _checked_part(task: AnyTask, state: State, session: StudySession) -> Part | 
 def _part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     if session.cohort.in_blocks is not None:
         return support_in_blocks.part(task, state, session.cohort)
-    if _is_steered_too_far(task, state, session):
+    if is_steered_too_far(task, state, session):
         return rules_of.STEERED
     return task.analysis.local(session.cohort, task, state)
 
 
-def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
+def is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
     """Whether the hub's state leaves the sums of a round to one person, or makes steps out of
     smooth functions: two such sums reveal the few people who are between the steps."""
     if task.roles is None or task.roles.steered is None:

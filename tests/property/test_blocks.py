@@ -203,5 +203,5 @@ def test_a_state_steers_the_blocks_as_far_as_the_whole(size: float) -> None:
     weights, compute = support_in_blocks.Weights(), support_in_blocks.BlockPart(task, state)
     for block in cut(laws.cohort_of(laws.SMALL, task), 5).blocks():
         weights.add(compute._weighed(block))
-    assert weights.are_too_far == support._is_steered_too_far(task, state, session)
+    assert weights.are_too_far == support.is_steered_too_far(task, state, session)
     assert weights.are_too_far == (size > 1)
