@@ -131,7 +131,9 @@ def test_a_party_says_which_of_its_files_cannot_be_used(
     node = Path(shutil.copytree(parties / "node", tmp_path / "node"))
     enrolled = node / "state" / state_folder.HUB
     damage(enrolled / name)
-    expected = "not enrolled" if (name, damage) == ("hub.json", delete) else f"{name}: is missing or"
+    expected = (
+        "not enrolled" if (name, damage) == ("hub.json", delete) else f"{name}: is missing or"
+    )
     with pytest.raises(errors.SetupError, match=expected):
         credentials.load(enrolled)
     assert "enrolment" in doctor(node) or name == "hub.json"
@@ -151,7 +153,9 @@ def test_doctor_examines_a_damaged_node_to_its_end(
 
 
 def test_a_key_of_another_party_is_told(parties: Path, tmp_path: Path) -> None:
-    enrolled = Path(shutil.copytree(parties / "node" / "state" / state_folder.HUB, tmp_path / "own"))
+    enrolled = Path(
+        shutil.copytree(parties / "node" / "state" / state_folder.HUB, tmp_path / "own")
+    )
     shutil.copy(parties / "hub" / "pki" / "hub.key", enrolled / "own.key")
     with pytest.raises(errors.SetupError, match=r"is not the key of own\.crt"):
         credentials.load(enrolled)
