@@ -234,7 +234,10 @@ class Children:
                     child_process.last_line(self._output(name)),
                 )
                 self.again_at[name] = time.monotonic() + 5.0
-                self._start(name)
+                try:
+                    self._start(name)
+                except OSError as reason:  # no process, no memory or no file more for now
+                    log.error("%s cannot be started now (%s)", name, reason.strerror)
         return all(process.poll() is None for process in self.processes.values())
 
     def stop(self) -> None:
