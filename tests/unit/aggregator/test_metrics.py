@@ -94,10 +94,10 @@ def test_a_database_that_is_gone_is_a_number_and_no_exception(
 ) -> None:
     assert "hdh_database_up 1.0" in numbers(address)
 
-    def gone(*_: Any) -> None:
+    def failing(*_: Any) -> None:
         raise sa.exc.OperationalError("SELECT", {}, Exception("terminating connection"))
 
-    monkeypatch.setattr(metrics.database, "enrolled", gone)
+    monkeypatch.setattr(metrics.database, "enrolled", failing)
     printed = numbers(address)
     assert "hdh_database_up 0.0" in printed and "hdh_certificate_days" in printed
     assert "hdh_studies" not in printed and "Traceback" not in capfd.readouterr().err
