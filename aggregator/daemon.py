@@ -19,7 +19,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, child_process, database, doorkeeper, metrics, pki, settings
+from aggregator import api, child_process, database, doorkeeper, jobs, metrics, pki, settings
 from aggregator.flower.control import Control
 from aggregator.planning import Planner
 from aggregator.scheduler import Scheduler
@@ -60,7 +60,7 @@ def run(hub: HubSettings, *, log_format: str = "text") -> None:
 
 
 def _run(hub: HubSettings, stop: threading.Event) -> None:
-    _check_keys(hub)
+    _check_files(hub)
     engine = database.open_registry(hub.database)
     control = Control(hub.file.admin, hub.pki / "ca.crt", hub.token)
     scheduler = Scheduler(hub, engine, control)
@@ -113,8 +113,9 @@ def _database_answers(engine: sa.Engine) -> bool:
     return True
 
 
-def _check_keys(hub: HubSettings) -> None:
-    """SetupError where a child would end with an exception, or nobody could connect."""
+def _check_files(hub: HubSettings) -> None:
+    """SetupError where a child or a study would end with an exception, or nobody could connect."""
+    jobs.witnesses(hub.jobs)
     days = hub.check_keys()
     if days < EXPIRES_DAYS:
         log.error(
@@ -233,7 +234,10 @@ class Children:
                     child_process.last_line(self._output(name)),
                 )
                 self.again_at[name] = time.monotonic() + 5.0
-                self._start(name)
+                try:
+                    self._start(name)
+                except OSError as reason:  # no process, no memory or no file more for now
+                    log.error("%s cannot be started now (%s)", name, reason.strerror)
         return all(process.poll() is None for process in self.processes.values())
 
     def stop(self) -> None:

@@ -31,6 +31,22 @@ class Numbers:
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("hdh_hub", "The hub's version", {"version": __version__})
+        counted: list[Metric] = []
+        with suppress(sa.exc.SQLAlchemyError):  # which is told by the number that follows
+            counted = list(self._counted())
+        yield GaugeMetricFamily(
+            "hdh_database_up", "1 if the hub's database answers", int(bool(counted))
+        )
+        yield from counted
+        server = (self.scheduler.hub.pki / "hub.crt").read_bytes()
+        yield GaugeMetricFamily(
+            "hdh_certificate_days",
+            "Days until the hub's server certificate expires",
+            credentials.days_left(server),
+        )
+        yield self._notices()
+
+    def _counted(self) -> Iterator[Metric]:
         studies = GaugeMetricFamily("hdh_studies", "Studies by state", labels=["state"])
         state_column = database.studies.c.state
         by_state = sa.select(state_column, sa.func.count()).group_by(state_column)
@@ -51,13 +67,6 @@ class Numbers:
         for node in nodes:
             online.add_metric([node.name], int(node.name in connected))
         yield online
-        server = (self.scheduler.hub.pki / "hub.crt").read_bytes()
-        yield GaugeMetricFamily(
-            "hdh_certificate_days",
-            "Days until the hub's server certificate expires",
-            credentials.days_left(server),
-        )
-        yield self._notices()
 
     def _notices(self) -> Metric:
         failing = GaugeMetricFamily(

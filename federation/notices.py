@@ -341,9 +341,12 @@ class Notifier:
             return {}
 
     def _store(self) -> None:
+        """A notice may be sent twice where this fails, which ends no daemon."""
         values = {channel.name: channel.seq for channel in self.channels}
-
-        replacements.write_secret(self.position, json.dumps(values).encode())
+        try:
+            replacements.write_secret(self.position, json.dumps(values).encode())
+        except OSError as reason:
+            log.warning("%s cannot be written (%s)", self.position.name, reason.strerror)
 
 
 def start(

@@ -200,10 +200,10 @@ def _write_metrics(state: Path, stream: Any, notifier: Notifier | None) -> None:
     listens on no port."""
     try:
         verdicts = [proposed.verdict for proposed in stream.approvals.all() if not proposed.over]
-    except errors.HdhError as error:
+        days = credentials.days_left(stream.enrolment.certificate)
+    except (errors.HdhError, OSError, ValueError) as error:
         log.error("%s", error)
         return
-    days = credentials.days_left(stream.enrolment.certificate)
     failing = notifier.failing if notifier else {}
     lines = metrics_lines(stream.state, verdicts, days, failing, time.time())
     try:

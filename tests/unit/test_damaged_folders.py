@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aggregator import database, enrolment, settings
+from aggregator import database, enrolment, jobs, settings
 from federation import credentials, errors
 from federation.cli.main import app
+from federation.messages import LedgerHead
 from nodes import setup, state_folder
 from simulations import flower
 from tests import hub_services
@@ -92,6 +93,19 @@ def test_a_hub_does_not_serve_with_the_key_or_the_authority_of_another(
         shutil.copy(other.pki / name, hub.pki / name)
         with pytest.raises(errors.SetupError, match=why):
             hub.check_keys()
+
+
+@pytest.mark.parametrize("damage", [garbage, cut, empty, directory])
+def test_damaged_witnesses_of_ledgers_are_told_and_not_forgotten(
+    parties: Path, tmp_path: Path, damage: Damage
+) -> None:
+    hub = settings.load(Path(shutil.copytree(parties / "hub", tmp_path / "hub")))
+    jobs.keep_witnesses(hub.jobs, {"lyon": LedgerHead(7, "0" * 64)})
+    assert jobs.witnesses(hub.jobs) == {"lyon": LedgerHead(7, "0" * 64)}
+    damage(hub.jobs / jobs.WITNESSES)
+    with pytest.raises(errors.SetupError, match=r"witnesses\.json is damaged"):
+        jobs.witnesses(hub.jobs)
+    assert "witnesses.json is damaged" in doctor(hub.folder)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

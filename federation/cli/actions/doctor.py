@@ -104,6 +104,9 @@ def _hub(folder: Path) -> Iterator[Check]:
 
 
 def _serves(hub: Any) -> str:
+    from aggregator import jobs
+
+    jobs.witnesses(hub.jobs)
     hub.check_keys()
     return "they fit each other and the authority"
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from aggregator import database, metrics, settings
 from federation import addresses, errors
@@ -86,6 +87,20 @@ def test_no_request_shuts_the_port_or_shows_an_exception(
     assert b"Traceback" not in answer
     assert "hdh_hub_info" in numbers(address)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_database_that_is_gone_is_a_number_and_no_exception(
+    address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert "hdh_database_up 1.0" in numbers(address)
+
+    def failing(*_: Any) -> None:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("terminating connection"))
+
+    monkeypatch.setattr(metrics.database, "enrolled", failing)
+    printed = numbers(address)
+    assert "hdh_database_up 0.0" in printed and "hdh_certificate_days" in printed
+    assert "hdh_studies" not in printed and "Traceback" not in capfd.readouterr().err
 
 
 def test_a_port_that_is_taken_is_named_with_its_key(address: str) -> None:
