@@ -173,9 +173,13 @@ def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
     except (ExpressionError, RecursionError):
         raise ExpressionError(_too_many(text)) from None
     except Exception as reason:
-        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        why = re.sub(r"\s*⧛.*?⧚", "", first_line)
+        why = formula_parser.reason(reason)
         raise ExpressionError(f"cannot read the formula {text!r}: {why}") from None
+    if re.search(r"~\s*$", text):
+        raise ExpressionError(
+            f"the formula {text!r} has nothing on the right of ~; write 1 there for an intercept"
+            " alone"
+        )
     if hasattr(parsed, "rhs"):
         sides = (list(parsed.lhs), list(parsed.rhs))
     else:

@@ -16,7 +16,7 @@ from federation import language
 PLACE = re.compile(r"\{(\w+)\}")
 MARGINS = re.compile(r"((?:# )? *)(.*?)( *)", re.DOTALL)
 NO_BREAK = "\u00a0"
-NAME = re.compile(r"(?:study )?[\w./@\[\]-]+(?::\d+)?: ")
+NAME = re.compile(r"(?:study )?[\w./@\[\]-]+(?:, [\w./@-]+)*(?::\d+)?: ")
 COMMENT = re.compile(r"(?<=# ).+$", re.MULTILINE)
 # The words that a value may be, as texts of the catalogue; another word is a name, and stays.
 WORDS = (
@@ -78,13 +78,13 @@ def _content(text: str, depth: int) -> str:
         return language.value(text)
     if depth < MAX_DEPTH and re.fullmatch(r"[\w-]+", text):
         return language.tr(VALUES[text]) if text in VALUES else text
-    exact = language.tr(text)
+    exact = _exact(text)
     if exact != text or depth == 0:
         return exact
     behind = list(_behind_places(text))
     for place, rest in behind:
-        if language.tr(rest) != rest:
-            return f"{_place(place, depth)}: {language.tr(rest)}"
+        if _exact(rest) != rest:
+            return f"{_place(place, depth)}: {_exact(rest)}"
     head = text.partition("; ")[0]
     if head and head != text and language.tr(head) != head:
         return _in_pieces(text, depth)
@@ -100,6 +100,19 @@ def _content(text: str, depth: int) -> str:
     return f"{_place(place, depth)}: {filled}" if place else filled
 
 
+def _exact(text: str) -> str:
+    """The translation of a text without places, also before the value that was given instead."""
+    translation = language.tr(text)
+    asked, mark, given = text.rpartition(", not ")
+    if translation != text or not mark or language.tr(asked) == asked:
+        return translation
+    return _filled(language.tr("{0}, not {1}"), {"0": language.tr(asked), "1": _word(given)})
+
+
+def _word(value: str) -> str:
+    return language.tr(VALUES[value]) if value in VALUES else value
+
+
 def _behind_places(text: str) -> Iterator[tuple[str, str]]:
     """What stands before and behind each of the names at the beginning of a message, such as the
     file and line, the study, and the key that it is about."""
@@ -113,7 +126,7 @@ def _place(names: str, depth: int) -> str:
     """Names before a message. Of a study, the word for it is translated."""
     space = NO_BREAK if language.current() == "fr" else ""
     return ": ".join(
-        f"{_translated(name, depth - 1)}{space}" if " " in name else name
+        f"{_translated(name, depth - 1)}{space}" if name.startswith("study ") else name
         for name in names.split(": ")
     )
 
@@ -141,7 +154,11 @@ def _in_pieces(text: str, depth: int) -> str:
         if first != head or others != f"{NO_BREAK}; {tail}":
             return first + others
     before, colon, after = text.partition(": ")
-    return f"{before}: {_translated(after, inside)}" if colon else language.value(text)
+    if not colon:
+        return language.value(text)
+    named = _translated(before, inside) if " " in before else before
+    space = NO_BREAK if named != before and language.current() == "fr" else ""
+    return f"{named}{space}: {_translated(after, inside)}"
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
     "aggregator/document.py": (
         "released", "withheld", "failed", "exact", "approximate", "noised", "answered", "refused",
         "silent", "{0}: withheld: {1}", "{0}: failed: {1}", "{0} was withheld: {1}",
-        "{0} failed: {1}",
+        "{0} failed: {1}", "{0} failed",
     ),
     "federation/cli/actions": (
         "added", "replaced", "none", "never", "running", "ahead of", "behind", "granted", "charged",

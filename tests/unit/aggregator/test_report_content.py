@@ -135,6 +135,19 @@ def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     assert plain[1] == "'=1+1,-0.5,3,True"
 
 
+@pytest.mark.parametrize(
+    ("text", "is_run"),
+    [
+        ("=1+1", True), ("@SUM(A1)", True), ("+cmd|' /C calc'!A0", True), ("-2+3", True),
+        ("-5-10", True), ("\t=1", True), ("-0.5", False), ("-0,5", False), ("-", False), ("--", False),
+        ("-5-<10", False), ("a=1", False), ("1-2", False),
+    ],
+)  # fmt: skip
+def test_a_text_that_a_spreadsheet_would_compute_has_an_apostrophe(text: str, is_run: bool) -> None:
+    cell = spreadsheet.csv_text([{"level": text}]).splitlines()[1].strip('"')
+    assert cell == (f"'{text}" if is_run else text)
+
+
 def test_a_workbook_has_a_sheet_for_each_table_and_no_formula(
     document: Document, tmp_path: Path
 ) -> None:
