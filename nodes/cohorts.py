@@ -73,7 +73,12 @@ def _examine(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     checks = contract_sql.checks(contract, needed(contract, columns), _raw_types(connection))
-    counts = _counts(connection, checks)
+    counts: dict[tuple[str, str], int] = {}
+    passes = math.ceil(_rows(connection) / PEOPLE_AT_ONCE)
+    if passes > 1 and contract.person is not None:
+        checks = [check for check in checks if check.rule != "people"]
+        counts[contract.person, "people"] = _count_people(connection, contract, passes)
+    counts |= _counts(connection, checks)
     most = (
         1
         if _people(contract, counts) == counts["", "rows"] or contract.person is None
@@ -86,10 +91,6 @@ def _counts(
     connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]
 ) -> dict[tuple[str, str], int]:
     counts: dict[tuple[str, str], int] = {}
-    passes = math.ceil(_rows(connection) / PEOPLE_AT_ONCE)
-    if passes > 1 and contract.person is not None:
-        checks = [check for check in checks if check.rule != "people"]
-        counts[contract.person, "people"] = _count_people(connection, contract, passes)
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         counts |= zip(

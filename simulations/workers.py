@@ -162,7 +162,9 @@ def _without_script() -> Iterator[None]:
     """A process that is not forked from this one would run the person's script once more, from its
     first line, to find functions there; a worker needs none."""
     script = vars(sys.modules["__main__"])
-    hidden = {name: script.pop(name) for name in ("__file__", "__spec__") if name in script}
+    hidden: dict[str, Any] = {
+        name: script.pop(name) for name in ("__file__", "__spec__") if name in script
+    }
     script["__spec__"] = None
     try:
         yield
