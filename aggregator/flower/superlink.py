@@ -49,6 +49,7 @@ from flwr.superlink.main import create_app
 from aggregator import doorkeeper
 from aggregator.doorkeeper import Doorkeeper, DoorLimits
 from aggregator.flower import exchange
+from federation import addresses
 from federation.exchange import GIVE
 
 Asgi = Callable[..., Awaitable[None]]
@@ -103,7 +104,7 @@ def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
         folder / "pki" / name for name in ("ca.crt", "hub.crt", "hub.key")
     )
     return SuperLinkLifespanConfig(
-        control_address=f"{host}:{port}",
+        control_address=addresses.joined(host, port),
         health_server_address=None,
         host=host,
         port=port,
@@ -386,8 +387,8 @@ async def _refuse(send: Callable[[Any], Awaitable[None]], status: int, why: byte
 
 
 def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) -> None:
-    host, port = admin.rsplit(":", 1)
-    settings = config(folder, host, int(port))
+    host, port = addresses.split(admin)
+    settings = config(folder, host, port)
     app: Any = create_app(settings, SuperLinkLifespan)
     exchange.mount(app)
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in IDLE]
@@ -397,7 +398,7 @@ def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) ->
         "log_level": "warning",
         "access_log": False,
     }
-    inner = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), **tls))
+    inner = uvicorn.Server(uvicorn.Config(app, host=host, port=port, **tls))
     doorkeeper.allow_files()
     limits = DoorLimits(per_address, in_all, idle_s=IDLE_S)
     with doorkeeper.sockets() as behind:

@@ -27,6 +27,8 @@ from nodes.site import Dataset, Storage, View
 
 REFUSED = re.compile('column "([a-z][0-9]+)"')  # in DuckDB's words about a value
 COLUMNS_PER_SCAN = 60  # planning takes the square of it
+# The file of a row and its number there, from 0. No contract column has a space in its name.
+PLACES = FILE, PLACE = '"hdh file"', '"hdh place"'
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
     "check_files",
@@ -119,10 +121,12 @@ def open_rows(
     columns: Sequence[str],
     *,
     as_text: bool = False,
+    with_places: bool = False,
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that
     `contract_sql` reads. Returns True if every opening gives the same rows in the same order.
-    `as_text`: the values of a text file stay as they are written."""
+    `as_text`: the values of a text file stay as they are written. `with_places`: it has the columns
+    PLACES too, if the source can find rows by them."""
     if dataset.view is not None:
         return _open_view(connection, dataset, dataset.view, columns)
     try:
@@ -130,6 +134,7 @@ def open_rows(
             source = _source(connection, dataset, columns, folder)
             require(dataset, columns, source.columns)
             source = replace(source, types={}) if as_text else source
+            source = replace(source, has_places=source.has_places and with_places)
             _make(connection, dataset, source, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise _refused_by_engine(dataset, reason) from None
@@ -253,9 +258,13 @@ def _create(
     others = source.columns.items() if dataset.rows_where else ()
     raws = {name: raw for name, raw in others if name.lower() not in names}
     raws |= {name: source.columns[name] for name in columns}
-    renamed = ", ".join(f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items())
-    rows = f"(SELECT {renamed} FROM {source.relation})"
+    listed_raws = [f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items()]
+    if source.has_places:
+        listed_raws += [f"filename AS {FILE}", f"file_row_number AS {PLACE}"]
+    rows = f"(SELECT {', '.join(listed_raws)} FROM {source.relation})"
     rows, listed = _read(connection, dataset, rows, columns)
+    if source.has_places:
+        listed = f"{listed}, {FILE}, {PLACE}"
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
     kind = "VIEW" if source.is_fixed and not source.is_temporary else "TABLE"
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")

@@ -18,7 +18,8 @@ class Source:
     spelling. `is_fixed`: another reading gives the same rows in the same order. `is_temporary`: its
     files are removed after reading, so its rows are copied. `records`: the number of rows in its
     files, if they are counted beforehand. `types`: of the columns that are texts and may be
-    read in a type instead; `typed`: the relation that reads some of them so."""
+    read in a type instead; `typed`: the relation that reads some of them so. `has_places`: the
+    relation tells the file of each row and its number there, and finds rows by these."""
 
     relation: str
     columns: Mapping[str, str]
@@ -27,6 +28,7 @@ class Source:
     records: int | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     typed: Callable[[Mapping[str, str]], str] | None = None
+    has_places: bool = False
 
 
 def described(

@@ -130,7 +130,12 @@ def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> St
     return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
 
 
-TRAITS = Traits(warmed=_warmed)
+def _over_people(task: Task[Options, Plan]) -> bool:
+    """The whole step of a model whose strata lie within the node needs all rows of a risk set."""
+    return not task.plan.within_node
+
+
+TRAITS = Traits(warmed=_warmed, over_people=_over_people)
 
 
 def start(task: Task[Options, Plan]) -> State:
