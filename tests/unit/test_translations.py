@@ -325,6 +325,10 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "ligne 2\u00a0: une unité derrière le nombre\u00a0: exportez le nombre seul, ou "
             "retirez-la dans un `mapping` (docs/mapping.md)",
         ),
+        (
+            "a comma before the decimals; a space between thousands",
+            "une virgule devant les décimales\u00a0; une espace entre les milliers",
+        ),
         ("waiting for chu-limoges (offline)", "attend chu-limoges (hors ligne)"),
         ("about 3 % of the people were cut", "about 3 % of the people were cut"),  # no such text
         ("12,345 rows in 64 buckets. To use them, write in node.yaml:",
