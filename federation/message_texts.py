@@ -26,6 +26,7 @@ WORDS = (
     "offline", "enrolled", "revoked", "expired", "exact", "approximate", "noised", "person", "row",
     "visit", "stay", "grant", "charge", "withdrawal", "answer", "boolean", "category", "string",
     "date", "array", "code", "new", "removed", "empty",
+    "there",
 )  # fmt: skip
 VALUES = {word: word for word in WORDS} | {
     "number": "a number", "left": "left holder", "right": "right holder",

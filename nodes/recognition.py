@@ -238,9 +238,9 @@ def _numbers(columns: Mapping[str, Values], read: Reading) -> Recognised:
     keys |= {"thousands": thousands} if thousands != read.thousands else {}
     others = [NOTATIONS[i] for i, count in enumerate(counts) if count == counts[best] and i > best]
     rival = next((n for n in others if n[0] != decimal and (thousands is None or n[1])), None)
-    meaning = f"{MARKS[decimal]} before the decimals" if decimal != read.decimal else ""
-    if thousands:
-        meaning += f"{' and ' if meaning else ''}{MARKS[thousands]} between thousands"
+    parts = [f"{MARKS[decimal]} before the decimals"] if decimal != read.decimal else []
+    parts += [f"{MARKS[thousands]} between thousands"] if thousands else []
+    meaning = "; ".join(parts)
     doubt = ""
     if rival and rival[1]:
         doubt = f"or is {MARKS[rival[1]]} between thousands? Compare with another source"

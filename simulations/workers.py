@@ -169,7 +169,7 @@ def _without_script() -> Iterator[None]:
     try:
         yield
     finally:
-        script |= hidden
+        script.update(hidden)
 
 
 def _torch_is_idle() -> bool:

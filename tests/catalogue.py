@@ -88,6 +88,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
         "{0} failed: {1}", "{0} failed",
     ),
     "federation/cli/actions": (
+        "difference",
         "added", "replaced", "none", "never", "running", "ahead of", "behind", "granted", "charged",
         "remaining",
     ),
@@ -131,6 +132,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
         "must be a day and a time, written as 2026-01-31T12:00:00Z",
         "cannot be read; compare it with the documentation",
     ),
+    "nodes/recognition.py": ("a comma", "a point", "a space"),
     "nodes/approvals.py": ("approved", "waiting", "in the cohort", "outside", "not known"),
     "strategies/*_dp.py": ("a count", "a weekly count", "a Gini coefficient", "a count of a level"),
 }  # fmt: skip

@@ -218,8 +218,8 @@ def test_a_report_is_french_from_its_title_to_its_numbers(document: Document) ->
     for text in (
         '<html lang="fr">', "Ce qui a été demandé", "Âge à l&#39;entrée (years)", "Tableau 1",
         "une régression logistique de died", "90 % bas", "Intervalles\u00a0: 90 %.",
-        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe: M", "rapport de cotes", ">survie",
-        "exact", "Copier",
+        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe\u00a0: M", "rapport de cotes",
+        ">survie", "exact", "Copier",
     ):  # fmt: skip
         assert text in page, text
     english = ("What was asked", "Table one", "withheld", "odds ratio", "rows left out")
@@ -324,6 +324,10 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "mapping (docs/mapping.md)",
             "ligne 2\u00a0: une unité derrière le nombre\u00a0: exportez le nombre seul, ou "
             "retirez-la dans un `mapping` (docs/mapping.md)",
+        ),
+        (
+            "a comma before the decimals; a space between thousands",
+            "une virgule devant les décimales\u00a0; une espace entre les milliers",
         ),
         ("waiting for chu-limoges (offline)", "attend chu-limoges (hors ligne)"),
         ("about 3 % of the people were cut", "about 3 % of the people were cut"),  # no such text
