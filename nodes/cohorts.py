@@ -53,6 +53,22 @@ def examine(
     return counts, explained
 
 
+def examine_columns(
+    dataset: Dataset, storage: Storage, columns: Sequence[str]
+) -> tuple[int, list[Finding]]:
+    """The number of rows, and the rules that `columns` break. That no person has more than one row
+    is left to the caller: a database needs a table of all people for it."""
+    connection, contract = connectors.connect(storage), dataset.contract
+    connectors.open_rows(connection, dataset, needed(contract, columns))
+    checks = [
+        check
+        for check in contract_sql.checks(contract, columns, _raw_types(connection))
+        if check.rule != "people"
+    ]
+    counts = _counts(connection, checks)
+    return counts["", "rows"], contract_sql.judge(contract, counts, max_rows=1)
+
+
 def _examine(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
@@ -62,6 +78,19 @@ def _examine(
     if passes > 1 and contract.person is not None:
         checks = [check for check in checks if check.rule != "people"]
         counts[contract.person, "people"] = _count_people(connection, contract, passes)
+    counts |= _counts(connection, checks)
+    most = (
+        1
+        if _people(contract, counts) == counts["", "rows"] or contract.person is None
+        else _max_rows(connection, contract, contract.person)
+    )
+    return counts, contract_sql.judge(contract, counts, most)
+
+
+def _counts(
+    connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]
+) -> dict[tuple[str, str], int]:
+    counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         counts |= zip(
@@ -69,12 +98,7 @@ def _examine(
             _count(connection, some, "source"),
             strict=True,
         )
-    most = (
-        1
-        if _people(contract, counts) == counts["", "rows"] or contract.person is None
-        else _max_rows(connection, contract, contract.person)
-    )
-    return counts, contract_sql.judge(contract, counts, most)
+    return counts
 
 
 def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:

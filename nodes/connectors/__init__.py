@@ -20,7 +20,7 @@ from federation.expression import quote_name, quote_text
 from nodes import reading, row_files
 from nodes.connectors import csv_source, formats, source
 from nodes.connectors.csv_types import NUMBER
-from nodes.connectors.source import Source, require, unreadable
+from nodes.connectors.source import Source, failed_to_read, require, unreadable
 from nodes.contract_sql import EXACT_WHOLE
 from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage, View
@@ -164,7 +164,7 @@ def _refused_by_engine(dataset: Dataset, reason: duckdb.Error) -> errors.HdhErro
             "within `storage.memory_limit`: raise it in node.yaml, or give"
             " `storage.max_temp_directory_size`, which lets rows go to an encrypted disk",
         )
-    return unreadable(dataset, f"({type(reason).__name__}): check its path and format")
+    return failed_to_read(dataset, reason, "check its path and format")
 
 
 def is_here(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> bool:
@@ -312,10 +312,15 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
         held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
         return frozenset(dataset.contract.columns) - absent
+    return frozenset(names_in_order(dataset, storage))
+
+
+def names_in_order(dataset: Dataset, storage: Storage) -> Sequence[str]:
+    """The columns of the source as it lists them."""
     connection = connect_to(dataset, storage)
     try:
         with _scratch(connection) as folder:
-            return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)
+            return list(_source(connection, dataset, (), folder, only_names=True).columns)
     except duckdb.Error as reason:
         raise _refused_by_engine(dataset, reason) from None
     finally:

@@ -63,6 +63,14 @@ def unreadable(dataset: Dataset, reason: str) -> errors.DataError:
     )
 
 
+def failed_to_read(dataset: Dataset, kind: BaseException, remedy: str) -> errors.DataError:
+    """The error of a library by its kind alone, since its text may hold a row."""
+    return errors.DataError(
+        f"dataset {dataset.contract.dataset!r}: the source cannot be read"
+        f" ({type(kind).__name__}): {remedy}"
+    )
+
+
 def lacks_extra(dataset: Dataset, kind: str, extra: str) -> errors.SetupError:
     return errors.SetupError(
         f"dataset {dataset.contract.dataset!r}: {kind} needs the extra `{extra}`: "

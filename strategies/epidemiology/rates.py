@@ -85,7 +85,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             " groups cannot be standardised over a column that defines them"
         )
     for field in (*by, *over):
-        formula.refuse_outcome(field.name, [events], schema, where="in `by` or `over`")
+        formula.refuse_outcome(field.name, [events], schema, where="`by`, `over`")
     groups, strata = grouping.labels(by), grouping.labels(over)
     if len(groups) * len(strata) > MAX_CELLS:
         raise ExpressionError(

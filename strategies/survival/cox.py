@@ -121,7 +121,7 @@ def _strata(model: Model, options: Options, schema: Schema) -> tuple[Field, ...]
                 f"strata: {field.name!r} is a {field.kind};"
                 " strata need a category or a yes-or-no column"
             )
-        formula.refuse_outcome(field.name, model.response, schema, where="in `strata`")
+        formula.refuse_outcome(field.name, model.response, schema, where="`strata`")
     return tuple(strata)
 
 
