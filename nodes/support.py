@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from federation import cohort as cohorts
+from federation import errors
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.disclosure import node_door
@@ -15,25 +15,44 @@ from federation.disclosure import support as rules_of
 from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.messages import Part, Refusal, State
-from federation.schema import Field, Schema
-from nodes import differencing, functionals, partitions
+from federation.schema import Schema
+from nodes import differencing, functionals, partitions, support_columns, support_in_blocks
 from nodes.session import StudySession
 from strategies import support
-from strategies.numerics import designs
 from strategies.protocol import AnyTask, Roles
 from strategies.support import Mask, Rows
+
+CHANGED = Refusal(
+    "source", "the files of this node's rows changed while they were read: submit the study again"
+)
 
 
 def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     """What the rows make of a state, past the first door."""
+    try:
+        return _checked_part(task, state, session)
+    except errors.SourceError:
+        return CHANGED
+
+
+def _checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     cohort, rules = session.cohort, session.rules
     refused = check(task, session)
     if refused is not None:
         return refused
+    part = _part(task, state, session)
+    if isinstance(part, Refusal):
+        return part
+    part = support.with_counts(part, cohort, task)
+    return node_door.check_part(part, rules) or part
+
+
+def _part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
+    if session.cohort.in_blocks is not None:
+        return support_in_blocks.part(task, state, session.cohort)
     if is_steered_too_far(task, state, session):
         return rules_of.STEERED
-    part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
-    return node_door.check_part(part, rules) or part
+    return task.analysis.local(session.cohort, task, state)
 
 
 def is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
@@ -77,7 +96,10 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
 
 
 def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
-    return None if cohort.count is not None or task.roles is None else support.rows_of(cohort, task)
+    """None where rows are counted in place, or read in blocks."""
+    if cohort.count is not None or cohort.in_blocks is not None or task.roles is None:
+        return None
+    return support.rows_of(cohort, task)
 
 
 def is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None = None) -> bool:
@@ -100,6 +122,8 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     )
     if strict and rules_of.too_few(counted, sides, k).any():
         return True
+    if cohort.in_blocks is not None:
+        return support_in_blocks.is_unsupported(task, cohort, session.rules)
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
@@ -116,10 +140,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
     """Whether one person is most of a sum. A column in which fewer than `k` people differ here is
     judged by its counts alone, over all nodes where the hub may see them."""
     roles = support.roles_of(task)
-    plain = [
-        field for field in support.own_fields(roles) if field.kind == "number" and not field.pieces
-    ]
-    for field in plain:
+    for field in support_columns.plain_numbers(roles):
         if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
@@ -136,11 +157,9 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
 
 
 def _made_limit(values: Floats, rows_per_person: int) -> float:
-    """The largest share of one person in a column that a study makes. In a column of 0 and 1 it
-    grows with the rows that a person may have, since the rule of `min_cell` counts people there."""
-    if bool(((values == 0) | (values == 1)).all()):
-        return min(rules_of.MAX_MADE_SHARE * rows_per_person, rules_of.MAX_SHARE)
-    return rules_of.MAX_MADE_SHARE
+    return support_columns.made_limit(
+        rows_per_person, binary=bool(((values == 0) | (values == 1)).all())
+    )
 
 
 def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:
@@ -160,7 +179,7 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
     """Whether two conditions of a study hold for nearly the same people, or for the same: that they
     do may be what the study wants to know."""
     k = rules.min_cell
-    some = [piece for piece in pieces if piece.kind not in ("edge", "influence")]
+    some = support_columns.comparable(pieces)
     if len(some) < 2:
         return False
     values = cohort.columns(map(support.as_field, some))
@@ -184,7 +203,7 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
     roles = support.roles_of(task)
     if not roles.terms:
         return False
-    (X, codes), person = _design(roles, rows), rows.person
+    (X, codes), person = support_columns.design_of(roles, rows), rows.person
     thin = _thin(roles, rows, rules.min_cell)
     if thin.any():
         X, person = X[~thin], None if person is None else person[~thin]
@@ -193,31 +212,14 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
     return rules_of.largest_leverage(X, person, limit, codes) > limit
 
 
-def _design(roles: Roles, rows: Rows) -> tuple[Floats, Ints | None]:
-    """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
-    levels: its columns are not among them then."""
-    rows_kept = cohorts.kept_rows(rows.is_used)
-    coded = max(designs.large_factors(roles.terms).values(), key=len, default=[])
-    apart = set(coded)
-    terms = [term for place, term in enumerate(roles.terms) if place not in apart]
-    size = len(terms)
-    X = cohorts.design(terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
-    if not coded:
-        return X, None
-    return X, designs.codes_of([roles.terms[place] for place in coded], rows.columns, rows_kept)
-
-
 def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
     """(n_used,) rows of people on a side where fewer than `k` are here: they stand out in the
     columns that name them, and these are judged by their counts over all nodes."""
     thin = np.zeros(int(np.count_nonzero(rows.is_used)), np.bool_)
-    for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
+    for field in support_columns.level_fields(roles):
         column = rows.of(field)
-        if field.kind == "number":
-            continue
         people = support.level_people(column, len(field.groups), rows.person)
-        few = np.append((people > 0) & (people < k), False)  # last, for a missing value
-        thin |= few[np.where(support.is_known(column), column, -1).astype(np.int64)]
+        thin |= support_columns.at_thin_level(column, people, k)
     for term in roles.terms:
         if len(term.factors) == 1:
             continue
@@ -236,6 +238,15 @@ def check_study(
     for the same. This rule ignores the contract's own columns until a study
     makes others of them. An analysis that is refused by itself does not count: a refusal of the
     others because of it might reveal the value that it asks for."""
+    try:
+        return _check_study(present, session, schema)
+    except errors.SourceError:
+        return CHANGED
+
+
+def _check_study(
+    present: Collection[AnyTask], session: StudySession, schema: Schema
+) -> Refusal | None:
     cohort, rules = session.cohort, session.rules
     if cohort.count is not None or not any(map(_writes, present)):
         return None
@@ -246,9 +257,12 @@ def check_study(
         return None
     pieces = dict.fromkeys(piece for task in tasks for piece in support.written(task))
     conditions = [piece for piece in pieces if piece.kind in ("condition", "number")]
+    if cohort.in_blocks is not None:
+        refused = support_in_blocks.is_joined(conditions, tasks, cohort, schema, rules)
+        return rules_of.REFUSAL if refused else None
     if _alike(conditions, cohort, support.all_rows(cohort), rules):
         return rules_of.REFUSAL
-    X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
+    X = np.stack(support_columns.all_columns(tasks, cohort, schema), axis=1)
     person = cohort.numbered
     if rules.hub_sees_cells:
         X, person = _without_thin(X, person, rules.min_cell)
@@ -278,30 +292,3 @@ def _away(column: Floats) -> Mask:
     values, n = np.unique(column, return_counts=True)
     away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
     return away
-
-
-def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
-    """The expressions of the study, the columns that they use, and all numbers, conditions and
-    design columns of its analyses; 0 where missing."""
-    fields = [
-        field
-        for task in tasks
-        for field in (*task.fields, *support.own_fields(task.roles or Roles()))
-    ]
-    names = {name for field in fields if field.pieces for name in schema.columns_of(field.name)}
-    fields += [schema.fields[name] for name in sorted(names)]
-    fields += [support.as_field(piece) for task in tasks for piece in support.pieces(task)]
-    wanted = [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
-    by_sql: dict[str, Field] = {field.sql: field for field in wanted}
-    arrays = list(cohort.columns(by_sql.values()).values())
-    for task in tasks:
-        terms = support.roles_of(task).terms
-        spread = [
-            term for term in terms if len(term.factors) > 1 or term.factors[0].level is not None
-        ]
-        if spread:
-            columns = cohort.columns(task.fields)
-            zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
-            design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
-            arrays += list(design.T)
-    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]

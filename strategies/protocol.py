@@ -74,7 +74,7 @@ class Roles:
     choice. `reached(cohort, task)`: people whom options choose without a condition on columns.
     `choice`: options that cut what the task computes, such as scores, and all of its other options.
     `steered(cohort, task, state)`: the weights that a state gives to rows; None at a step where all
-    weights are equal."""
+    weights are equal, or where those of some rows show that no row weighs much among all."""
 
     terms: tuple[Term, ...] = ()
     amounts: tuple[Field, ...] = ()
@@ -207,6 +207,23 @@ def _added(arrays: Sequence[Sum]) -> Sum:
     return running
 
 
+def sum_of(parts: Iterable[Part]) -> Part:
+    """The sum of the parts of some people and of others, in their order. There is one at least."""
+    total: Part | None = None
+    for part in parts:
+        total = part if total is None else _both(total, part)
+    assert total is not None, "a cohort has a block, if an empty one"
+    return total
+
+
+def _both(part: Part, other: Part) -> Part:
+    return replace(
+        part,
+        sums={name: part.sums[name] + other.sums[name] for name in part.sums},
+        cells={name: part.cells[name] + other.cells[name] for name in part.cells},
+    )
+
+
 # -- optional members
 def _every_node(task: AnyTask, state: State) -> float:
     return 1.0
@@ -214,6 +231,10 @@ def _every_node(task: AnyTask, state: State) -> float:
 
 def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
     return None
+
+
+def _not_over_people(task: AnyTask) -> bool:
+    return False
 
 
 def _as_it_is(task: AnyTask, state: State, estimates: Estimates) -> State:
@@ -230,7 +251,9 @@ class Traits:
     categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
     that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
     written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
-    coefficients that an earlier study released; the result is the same to 1e-9."""
+    coefficients that an earlier study released; the result is the same to 1e-9.
+    `over_people(task)`: whether a Part is the sum of the parts of the people, at any state; then a
+    node may compute it from blocks of people, one after the other."""
 
     version: int = 1
     tolerant: bool = False
@@ -239,6 +262,11 @@ class Traits:
     share_asked: Callable[[AnyTask, State], float] = _every_node
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
     warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is
+    over_people: Callable[[AnyTask], bool] = _not_over_people
+
+
+def always_over_people(task: AnyTask) -> bool:
+    return True
 
 
 # -- required members
