@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,8 +179,6 @@ class Children:
     def _start(self, name: str) -> None:
         path = self._output(name)
         self._close_input(name)
-        if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
-            os.replace(path, path.with_suffix(".log.1"))
         self.processes[name] = child_process.start(
             self.commands[name],
             output=path,
@@ -225,6 +224,9 @@ class Children:
 
     def look_after(self) -> bool:
         """Whether all are running. One that has died is restarted, at most every five seconds."""
+        for name in self.processes:
+            with suppress(OSError):  # of a disk that takes nothing now
+                bound(self._output(name), self.hub.file.log_megabytes * 2**20)
         for name, process in list(self.processes.items()):
             if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
                 log.error(
@@ -250,6 +252,18 @@ class Children:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def bound(path: Path, max_bytes: int) -> None:
+    """Makes room in the output of a running process, which goes on writing to the end of the same
+    file: what is there is kept once, under another name."""
+    if not path.exists() or path.stat().st_size <= max_bytes:
+        return
+    try:
+        shutil.copyfile(path, path.with_suffix(".log.1"))
+    except OSError as reason:  # of a full disk, where room is needed most
+        log.error("%s is not kept before it is emptied (%s)", path.name, reason.strerror)
+    os.truncate(path, 0)
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -26,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 import uvloop
 from anyio import to_thread
@@ -408,6 +410,24 @@ def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) ->
         uvloop.run(_both(inner, outer, door))
 
 
+# What uvicorn logs of a request that is none: a line for each, of anyone who connects.
+OF_STRANGERS = ("Invalid", "Unsupported", "No supported")
+
+
+def keep_strangers_out_of_the_log(loop: asyncio.AbstractEventLoop) -> None:
+    """Leaves out of the log what whoever connects could write there without end: requests that are
+    none, and the exceptions of the HTTP parser about them."""
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: not record.getMessage().startswith(OF_STRANGERS)
+    )
+
+    def unless_of_a_stranger(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), h11.ProtocolError):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(unless_of_a_stranger)
+
+
 def public_config(app: Asgi, path: Path, **more: Any) -> uvicorn.Config:
     """The public listener, on a socket at `path`. Of uvicorn's two parsers h11 alone limits the
     size of headers; no route of nodes is a WebSocket."""
@@ -437,6 +457,7 @@ async def _both(inner: uvicorn.Server, outer: uvicorn.Server, door: Doorkeeper) 
     Handlers run one at a time: each writes to SQLite, where a writer that finds the database locked
     sleeps for up to a tenth of a second."""
     to_thread.current_default_thread_limiter().total_tokens = THREADS
+    keep_strangers_out_of_the_log(asyncio.get_running_loop())
     first = asyncio.create_task(inner.serve())
     while not inner.started and not first.done():
         await asyncio.sleep(0.02)
