@@ -14,7 +14,7 @@ import pytest
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.messages import TaskId
-from nodes import cohort_blocks, cohorts, fingerprints, kept_cohorts
+from nodes import cohort_blocks, cohorts, fingerprints, kept_cohorts, sides
 from nodes.cohorts import Opened
 from nodes.site import Dataset, Site, Storage
 from tests import federations
@@ -135,6 +135,23 @@ def study(storage: Storage, path: Path, between: Any = lambda: None) -> Any:
         return ask(query)
 
     return federations.run(asked, contract, sites, asking).runs[TaskId("a")]
+
+
+def test_the_sides_that_a_producer_sees_are_counted_in_blocks(tmp_path: Path) -> None:
+    table = rows(300)
+    table.loc[:9, "g"] = None
+    path = written(table, tmp_path / "people.parquet")
+    asked = federations.study_of(
+        {"a": {"run": "glm", "model": "g ~ old + few", "family": "binomial"}},
+        cohort={"derive": {"old": "x > 500", "few": "if(x > 700, 1, 0)"}, "where": "x < 980"},
+    )
+    shown = [
+        sides.of_study(
+            asked, Site("n0", {"people": Dataset(ALONE, str(path))}, federations.OPEN, storage)
+        )
+        for storage in (Storage(), TINY)
+    ]
+    assert len(shown[0]) == 3 and shown[1] == shown[0]
 
 
 def test_files_that_change_between_two_rounds_end_the_study(tmp_path: Path) -> None:
