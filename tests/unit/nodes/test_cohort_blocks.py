@@ -186,9 +186,9 @@ def test_a_file_with_a_duplicate_person_breaks_its_contract(
         assert [finding.rule for finding in findings] == ["duplicate person"]
 
 
-def test_a_block_holds_a_tenth_of_what_may_be_held() -> None:
+def test_a_block_holds_a_fifth_of_what_may_be_held() -> None:
     storage = Storage(max_values=1_000)
     assert cohort_blocks.is_large(501, ["x", "y"], storage)
     assert not cohort_blocks.is_large(500, ["x", "y"], storage)
-    assert cohort_blocks.rows_of_block(["x", "y"], storage) == 50
-    assert Storage().max_values == kept_cohorts.MAX_VALUES  # larger ones are not kept
+    assert cohort_blocks.rows_of_block(["x", "y"], storage) == 100
+    assert Storage().max_values < kept_cohorts.MAX_VALUES
