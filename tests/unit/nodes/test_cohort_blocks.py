@@ -25,7 +25,7 @@ CONTRACT = federations.contract_of(
     "  g: {type: category, levels: [a, b]}\n"
 )
 ALONE = CONTRACT.model_copy(update={"rows_per_person": 1})
-TINY = Storage(max_values=100)  # blocks of 5 rows of two columns
+TINY = Storage(max_values=100)  # blocks of 10 rows of two columns
 
 
 def rows(n: int, each: int = 1) -> pandas.DataFrame:
@@ -76,7 +76,7 @@ def test_blocks_of_people_with_several_rows_have_the_rows_and_order_of_the_whole
     whole, cut = (opened(path, CONTRACT, storage, where) for storage in (Storage(), TINY))
     assert whole.cohort.in_blocks is None and cut.cohort.in_blocks is not None
     blocks = list(cut.cohort.blocks())
-    assert len(blocks) > 20 and max(block.rows for block in blocks) < 40
+    assert len(blocks) > 10 and max(block.rows for block in blocks) < 60
     assert columns(cut, CONTRACT) == columns(whole, CONTRACT)
     assert cut.cohort.people == whole.cohort.people == sum(block.people for block in blocks)
     assert cut.cohort.people_in_dataset == whole.cohort.people_in_dataset == 100
