@@ -1,8 +1,10 @@
 """A node larger than its memory: analyses of a Parquet file of many rows and 20 columns, each in a
 process of its own, with its time and peak memory.
 
-    python -m benchmarks.large 1e7     1.5 GB at most
-    python -m benchmarks.large 1e8     8 GB and 600 s at most (`make big`; some 20 minutes in all)
+    python -m benchmarks.large 1e7             1.5 GB at most
+    python -m benchmarks.large 1e8             8 GB and 600 s at most (`make big`)
+    python -m benchmarks.large 1e7 glm workers=2 max_values=1000000000000 folder=/tmp
+                                               one analysis; held as a whole; the file stays
 """
 
 from __future__ import annotations
@@ -38,6 +40,12 @@ ANALYSES: dict[str, dict[str, Any]] = {
         "model": f"Surv(time, event) ~ {ALL}",
         "intervals": 5,
     },
+    "propensity": {
+        "run": "propensity",
+        "treatment": "event",
+        "confounders": " + ".join(NAMES[:5]),
+        "outcome": "Surv(time, died)",
+    },
 }
 MEMORY_MB = {10_000_000: 1_500, 100_000_000: 8_000}
 SECONDS = {100_000_000: 600}
@@ -59,10 +67,10 @@ def write(rows: int, path: Path) -> None:
     )
 
 
-def fit(name: str, path: str, workers: int) -> None:
+def fit(name: str, path: str, workers: int, max_values: int) -> None:
     """One analysis in this process: prints its seconds, its seconds of CPU, and its peak in MB."""
     agreed, study = tables.contract(), federations.study_of({"a": ANALYSES[name]})
-    storage = Storage(workers=workers)
+    storage = Storage(workers=workers, max_values=max_values)
     site = Site("n000", {"people": Dataset(agreed, path)}, tables.OPEN, storage)
     begin, cpu = time.monotonic(), time.process_time()
     outcome = rounds.run(study, agreed, local.ask_of([site], federations.NOW), [site.name])
@@ -70,7 +78,9 @@ def fit(name: str, path: str, workers: int) -> None:
     print(time.monotonic() - begin, time.process_time() - cpu, timing.peak_mb())
 
 
-def main(rows: int, chosen: list[str], workers: int, folder: str | None) -> bool:
+def main(rows: int, chosen: list[str], words: dict[str, str]) -> bool:
+    folder, workers = words.get("folder"), words.get("workers", "1")
+    max_values = words.get("max_values", str(Storage().max_values))
     met = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         path = Path(folder or scratch) / f"people-{rows}.parquet"
@@ -81,7 +91,7 @@ def main(rows: int, chosen: list[str], workers: int, folder: str | None) -> bool
             command = [sys.executable, "-m", "benchmarks.large", "fit", name, str(path)]
             environment = os.environ | timing.ONE_THREAD
             done = subprocess.run(
-                [*command, str(workers)],
+                [*command, workers, max_values],
                 capture_output=True,
                 text=True,
                 check=True,
@@ -98,9 +108,9 @@ def main(rows: int, chosen: list[str], workers: int, folder: str | None) -> bool
 
 if __name__ == "__main__":
     if sys.argv[1] == "fit":
-        fit(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        workers, max_values = map(int, [*sys.argv[4:], Storage().max_values][:2])
+        fit(sys.argv[2], sys.argv[3], workers, max_values)
         sys.exit()
-    words = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
     named = [word for word in sys.argv[2:] if "=" not in word] or list(ANALYSES)
-    size, processes = int(float(sys.argv[1])), int(words.get("workers", 1))
-    sys.exit(not main(size, named, processes, words.get("folder")))
+    options = dict(word.split("=", 1) for word in sys.argv[2:] if "=" in word)
+    sys.exit(not main(int(float(sys.argv[1])), named, options))

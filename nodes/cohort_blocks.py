@@ -29,7 +29,7 @@ from nodes.connectors import FILE, PLACE, formats
 from nodes.row_limit import Limited
 from nodes.site import Dataset, Storage
 
-SHARE = 10  # a block holds so small a part of the values that may be held
+SHARE = 5  # a block holds so small a part of the values that may be held
 Read = Callable[[], Iterator[Cohort]]
 
 

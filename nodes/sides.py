@@ -10,7 +10,9 @@ import numpy as np
 
 from federation import schema as schemas
 from federation.cohort import Cohort
+from federation.disclosure import in_blocks
 from federation.disclosure import support as rules_of
+from federation.disclosure.in_blocks import OffMode, Piece
 from federation.schema import Field
 from federation.study import Study
 from nodes import cohorts
@@ -36,7 +38,9 @@ def of_study(study: Study, site: Site) -> list[Sides]:
     tasks = registry.plan(study.model_copy(update={"privacy": _exact(study)}), dataset.contract)
     schema = schemas.build(dataset.contract, study.cohort.derive)
     fields = [field for task in tasks.values() for field in task.fields]
-    opened = cohorts.open_checked(dataset, site.storage, schema, fields, study.cohort.where)
+    opened = cohorts.open_checked(
+        dataset, site.storage, schema, fields, study.cohort.where, in_blocks=not dataset.is_linked
+    )
     cohort = opened.cohort
     return [
         _sides(
@@ -55,6 +59,8 @@ def _exact(study: Study) -> object:
 
 
 def _sides(place: str, text: str, field: Field, cohort: Cohort) -> Sides:
+    if cohort.in_blocks is not None:
+        return _sides_in_blocks(place, text, field, cohort)
     rows = support.all_rows(cohort)
     column = cohort.columns([field])[field.name]
     is_known = support.is_known(column)
@@ -69,3 +75,27 @@ def _sides(place: str, text: str, field: Field, cohort: Cohort) -> Sides:
     sides = {"at the most frequent value": rows.people(column == mode)}
     sides["at others"] = rows.people(is_known & (column != mode))
     return Sides(place, text, sides | people, share)
+
+
+def _sides_in_blocks(place: str, text: str, field: Field, cohort: Cohort) -> Sides:
+    """Of a number, at least so many people as a few blocks show, if these are many."""
+    blocks, names = support.all_blocks(cohort), (*field.groups, "missing")
+    if field.kind != "number":
+        people = np.zeros(len(names), np.int64)
+        for block in blocks():
+            column, rows = block.of(field), block.rows
+            people[:-1] += support.level_people(column, len(field.groups), rows.person)
+            people[-1] += rows.people(~support.is_known(column))
+        counts = dict(zip(names, people.tolist(), strict=True))
+        return Sides(place, text, {k: n for k, n in counts.items() if n or k != "missing"})
+    counted, missing = OffMode(), 0
+    for block in blocks():
+        column = block.of(field)
+        counted.add(column, block.rows.person)
+        missing += block.rows.people(~support.is_known(column))
+    share = in_blocks.share(lambda: (Piece(b.of(field), b.rows.person) for b in blocks()))
+    if counted.is_settled:
+        sides = {"at others, at least": counted.least}
+    else:
+        sides = {"at the most frequent value": counted.at_mode, "at others": counted.away}
+    return Sides(place, text, sides | ({"missing": missing} if missing else {}), share)

@@ -94,11 +94,16 @@ class OffMode:
         return self.everyone - int(self.alone[self.rows.argmax()])
 
     @property
+    def at_mode(self) -> int:
+        """People with a row at the mode, unless enough are off it."""
+        return int(self.people[self.rows.argmax()]) if len(self.values) else 0
+
+    @property
     def support(self) -> int:
-        """The same; of a column of two values, the people on the smaller side."""
+        """The people off the mode; of a column of two values, those on the smaller side."""
         if self.is_settled or len(self.values) != 2:
             return self.away
-        return min(self.away, int(self.people[self.rows.argmax()]))
+        return min(self.away, self.at_mode)
 
 
 def _people_by_value(place: Ints, rows: Ints, person: Ints | None) -> tuple[Ints, Ints, int]:

@@ -23,6 +23,7 @@ from strategies.numerics import designs, firth
 from strategies.protocol import AnyTask
 from tests import federations
 from tests.growth.test_results import exponent
+from tests.property import test_blocks as blocks
 from tests.property import test_every_analysis as laws
 
 TABLE = laws.TABLE[laws.TABLE["age"] != ""]
@@ -254,3 +255,36 @@ def test_the_hub_grows_as_its_nodes(name: str, options: dict[str, Any]) -> None:
     nodes = [4, 16, 64]
     calls = [calls_a_round(name, options, n) for n in nodes]
     assert exponent(nodes, calls) < MAX_EXPONENT, f"{calls} at {nodes} nodes"
+
+
+IN_BLOCKS = [
+    case
+    for case in laws.CASES
+    if task_of(*case, contract_of()).analysis.TRAITS.over_people(task_of(*case, contract_of()))
+]
+
+
+def held_in_blocks(task: AnyTask, copies: int) -> int:
+    """Bytes held at the peak of two rounds over blocks of 100 people."""
+    rows, states = Rows(task, copies), list[State]()
+    two_rounds(task, rows, states)
+    cohort = blocks.cut(rows.cohort, 100)
+
+    def add(asked: AnyTask, state: State) -> Part:
+        return protocol.sum_of(asked.analysis.local(b, asked, state) for b in cohort.blocks())
+
+    tracemalloc.start()
+    try:
+        for state in states:
+            task.analysis.TRAITS.in_blocks(add, task, state)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("name", "options"), federations.first_of_each(IN_BLOCKS))
+def test_a_round_over_blocks_holds_no_more_of_more_rows(name: str, options: dict[str, Any]) -> None:
+    task = task_of(name, options, contract_of())
+    held = [held_in_blocks(task, copies) for copies in (3, 12)]
+    masks = 4 * 12 * len(TABLE)  # the cut of this test looks at the person of every row
+    assert held[1] < 1.2 * held[0] + masks, held

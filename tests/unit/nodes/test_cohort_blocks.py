@@ -14,7 +14,7 @@ import pytest
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.messages import TaskId
-from nodes import cohort_blocks, cohorts, fingerprints, kept_cohorts
+from nodes import cohort_blocks, cohorts, fingerprints, kept_cohorts, sides
 from nodes.cohorts import Opened
 from nodes.site import Dataset, Site, Storage
 from tests import federations
@@ -25,7 +25,7 @@ CONTRACT = federations.contract_of(
     "  g: {type: category, levels: [a, b]}\n"
 )
 ALONE = CONTRACT.model_copy(update={"rows_per_person": 1})
-TINY = Storage(max_values=100)  # blocks of 5 rows of two columns
+TINY = Storage(max_values=100)  # blocks of 10 rows of two columns
 
 
 def rows(n: int, each: int = 1) -> pandas.DataFrame:
@@ -76,7 +76,7 @@ def test_blocks_of_people_with_several_rows_have_the_rows_and_order_of_the_whole
     whole, cut = (opened(path, CONTRACT, storage, where) for storage in (Storage(), TINY))
     assert whole.cohort.in_blocks is None and cut.cohort.in_blocks is not None
     blocks = list(cut.cohort.blocks())
-    assert len(blocks) > 20 and max(block.rows for block in blocks) < 40
+    assert len(blocks) > 10 and max(block.rows for block in blocks) < 60
     assert columns(cut, CONTRACT) == columns(whole, CONTRACT)
     assert cut.cohort.people == whole.cohort.people == sum(block.people for block in blocks)
     assert cut.cohort.people_in_dataset == whole.cohort.people_in_dataset == 100
@@ -137,6 +137,23 @@ def study(storage: Storage, path: Path, between: Any = lambda: None) -> Any:
     return federations.run(asked, contract, sites, asking).runs[TaskId("a")]
 
 
+def test_the_sides_that_a_producer_sees_are_counted_in_blocks(tmp_path: Path) -> None:
+    table = rows(300)
+    table.loc[:9, "g"] = None
+    path = written(table, tmp_path / "people.parquet")
+    asked = federations.study_of(
+        {"a": {"run": "glm", "model": "g ~ old + few", "family": "binomial"}},
+        cohort={"derive": {"old": "x > 500", "few": "if(x > 700, 1, 0)"}, "where": "x < 980"},
+    )
+    shown = [
+        sides.of_study(
+            asked, Site("n0", {"people": Dataset(ALONE, str(path))}, federations.OPEN, storage)
+        )
+        for storage in (Storage(), TINY)
+    ]
+    assert len(shown[0]) == 3 and shown[1] == shown[0]
+
+
 def test_files_that_change_between_two_rounds_end_the_study(tmp_path: Path) -> None:
     path = written(rows(300), tmp_path / "people.parquet")
     assert study(TINY, path).result is not None
@@ -169,9 +186,9 @@ def test_a_file_with_a_duplicate_person_breaks_its_contract(
         assert [finding.rule for finding in findings] == ["duplicate person"]
 
 
-def test_a_block_holds_a_tenth_of_what_may_be_held() -> None:
+def test_a_block_holds_a_fifth_of_what_may_be_held() -> None:
     storage = Storage(max_values=1_000)
     assert cohort_blocks.is_large(501, ["x", "y"], storage)
     assert not cohort_blocks.is_large(500, ["x", "y"], storage)
-    assert cohort_blocks.rows_of_block(["x", "y"], storage) == 50
-    assert Storage().max_values == kept_cohorts.MAX_VALUES  # larger ones are not kept
+    assert cohort_blocks.rows_of_block(["x", "y"], storage) == 100
+    assert Storage().max_values < kept_cohorts.MAX_VALUES
