@@ -22,6 +22,7 @@ import numpy as np
 from federation.arrays import Ints
 from federation.cohort import Cohort
 from federation.contract import Contract
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
@@ -122,16 +123,15 @@ def conditions(book: Ledger, contract: Contract) -> list[Condition]:
 
 
 def check(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, compares_narrow: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, rules: Rules
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
-    its people are remembered. `compares_narrow`: the people of each condition count as those of an
-    answer, even if they are few here, or nearly all."""
+    its people are remembered."""
     if rows is None or memory.hashes is None:
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
-    groups = _groups(memory, cohort, task, rows, compares_narrow)
+    groups = _groups(memory, cohort, task, rows, rules)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -145,7 +145,7 @@ def check(
 
 
 def _groups(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, compares_narrow: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules
 ) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     everyone = _print(memory, np.ones(cohort.rows, np.bool_))
@@ -169,7 +169,7 @@ def _groups(
     for piece in pieces:
         chosen = support.set_apart(piece, values[piece.sql], rows)
         if chosen is not None and (
-            compares_narrow or support.is_wide(chosen, cohort, rows, memory.min_cell)
+            rules.compares_narrow or support.is_wide(chosen, cohort, rows, rules.thin)
         ):
             by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
             groups.append(Group(_print(memory, chosen), names, by))

@@ -3,7 +3,8 @@ added up."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from federation.disclosure import node_door
 from federation.disclosure import support as rules_of
 from federation.disclosure.rules import Rules
 from federation.expression import Piece
+from federation.formula import Term
 from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
-from nodes import differencing, functionals, partitions
+from nodes import differencing, functionals, joint_columns, partitions
 from nodes.session import StudySession
 from strategies import support
 from strategies.numerics import designs
@@ -71,8 +73,9 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     limits = (share * cohort.people, share * (cohort.everyone or cohort).people)
     return (
         functionals.check(memory, task, numbers, columns, limits)
+        or joint_columns.check(memory, cohort, task, rules)
         or partitions.check(memory, cohort, task, rows, rules)
-        or differencing.check(memory, cohort, task, rows, rules.compares_narrow)
+        or differencing.check(memory, cohort, task, rows, rules)
     )
 
 
@@ -104,7 +107,7 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
         return False
     everyone = cohort.everyone or cohort
     return (
-        _dominated(cohort, task, rows, k)
+        _dominated(cohort, task, rows, session.rules.thin)
         or _singled_out(task, rows, session.rules)
         or _alike(support.pieces(task), cohort, rows, session.rules)
         or _alike(task.where, everyone, support.all_rows(everyone), session.rules)
@@ -112,15 +115,15 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
 
 
 # -- dominance
-def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
-    """Whether one person is most of a sum. A column in which fewer than `k` people differ here is
-    judged by its counts alone, over all nodes where the hub may see them."""
+def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, thin: int) -> bool:
+    """Whether one person is most of a sum. A column in which fewer than `thin` people differ here
+    is judged by its counts alone, over all nodes where the hub may see them."""
     roles = support.roles_of(task)
     plain = [
         field for field in support.own_fields(roles) if field.kind == "number" and not field.pieces
     ]
     for field in plain:
-        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
+        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, thin):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
@@ -129,7 +132,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
     columns += [support.product(term, rows) for term in crossed]
     for column in columns:
         limit = _made_limit(column, cohort.rows_per_person)
-        if _too_much(column, rows.person, limit, k):
+        if _too_much(column, rows.person, limit, thin):
             return True
     weights = [rows.of(field) for field in roles.weights]
     return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
@@ -143,7 +146,7 @@ def _made_limit(values: Floats, rows_per_person: int) -> float:
     return rules_of.MAX_MADE_SHARE
 
 
-def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:
+def _too_much(values: Floats, person: Ints | None, limit: float, thin: int) -> bool:
     there = ~np.isnan(values)
     if not there.all():
         values, person = values[there], None if person is None else person[there]
@@ -152,7 +155,7 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
         width = float(values.max() - values.min())
         if rules_of.shows_no_share(sample, width, limit):
             return False
-    return support.off_mode(values, person) >= k and rules_of.share(values, person) > limit
+    return support.off_mode(values, person) >= thin and rules_of.share(values, person) > limit
 
 
 # -- conditions that are nearly the same
@@ -168,7 +171,8 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
     compared = [
         mask
         for mask in masks
-        if mask is not None and (rules.compares_narrow or support.is_wide(mask, cohort, rows, k))
+        if mask is not None
+        and (rules.compares_narrow or support.is_wide(mask, cohort, rows, rules.thin))
     ]
     B = np.stack(compared or [rows.is_used], axis=1)
     both = B.astype(np.float32).T @ B.astype(np.float32)
@@ -181,50 +185,89 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
 
 # -- leverage
 def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
-    roles = support.roles_of(task)
+    """Whether a person stands out in the columns of a model.
+
+    Where few people have a level here, it is counted over all nodes. These people are judged as if
+    they had the most frequent level, and once more by what is left of the other columns beside that
+    level."""
+    roles, limit, person = support.roles_of(task), rules_of.MAX_LEVERAGE, rows.person
     if not roles.terms:
         return False
-    (X, codes), person = _design(roles, rows), rows.person
-    thin = _thin(roles, rows, rules.min_cell)
-    if thin.any():
-        X, person = X[~thin], None if person is None else person[~thin]
-        codes = None if codes is None else codes[~thin]
-    limit = rules_of.MAX_LEVERAGE
-    return rules_of.largest_leverage(X, person, limit, codes) > limit
+    X, codes = _design(roles.terms, rows)
+    few = _few_levels(roles, rows, rules.thin)
+    crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
+    if not few and not crossed:
+        return rules_of.largest_leverage(X, person, limit, codes) > limit
+    wide = tuple(term for term in roles.terms if term not in crossed)
+    merged, merged_codes = _design(wide, _merged(rows, few))
+    if rules_of.largest_leverage(merged, person, limit, merged_codes) > limit:
+        return True
+    X, codes = _design(wide, rows)
+    apart, unjudged = _of_few(few, crossed, wide, rows)
+    return rules_of.largest_leverage(X, person, limit, codes, apart, unjudged) > limit
 
 
-def _design(roles: Roles, rows: Rows) -> tuple[Floats, Ints | None]:
+def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
     """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
     levels: its columns are not among them then."""
     rows_kept = cohorts.kept_rows(rows.is_used)
-    coded = max(designs.large_factors(roles.terms).values(), key=len, default=[])
+    coded = _coded(terms)
     apart = set(coded)
-    terms = [term for place, term in enumerate(roles.terms) if place not in apart]
-    size = len(terms)
-    X = cohorts.design(terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
+    others = [term for place, term in enumerate(terms) if place not in apart]
+    size = len(others)
+    X = cohorts.design(others, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
     if not coded:
         return X, None
-    return X, designs.codes_of([roles.terms[place] for place in coded], rows.columns, rows_kept)
+    return X, designs.codes_of([terms[place] for place in coded], rows.columns, rows_kept)
 
 
-def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
-    """(n_used,) rows of people on a side where fewer than `k` are here: they stand out in the
-    columns that name them, and these are judged by their counts over all nodes."""
-    thin = np.zeros(int(np.count_nonzero(rows.is_used)), np.bool_)
+def _coded(terms: Sequence[Term]) -> list[int]:
+    """The places of the columns of the largest factor, if that has many levels."""
+    return max(designs.large_factors(terms).values(), key=len, default=[])
+
+
+def _few_levels(roles: Roles, rows: Rows, thin: int) -> dict[Field, list[int]]:
+    """The levels that some people have here, but fewer than `thin`, by column of a design."""
+    few: dict[Field, list[int]] = {}
     for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
-        column = rows.of(field)
         if field.kind == "number":
             continue
-        people = support.level_people(column, len(field.groups), rows.person)
-        few = np.append((people > 0) & (people < k), False)  # last, for a missing value
-        thin |= few[np.where(support.is_known(column), column, -1).astype(np.int64)]
-    for term in roles.terms:
-        if len(term.factors) == 1:
-            continue
-        away = _away(support.product(term, rows))
-        if 0 < rows.people(away) < k:
-            thin |= away
-    return thin
+        people = support.level_people(rows.of(field), len(field.groups), rows.person)
+        levels = np.flatnonzero((people > 0) & (people < thin)).tolist()
+        if levels:
+            few[field] = levels
+    return few
+
+
+def _is_thin_product(term: Term, rows: Rows, thin: int) -> bool:
+    return len(term.factors) > 1 and 0 < rows.people(joint_columns.away(support.product(term, rows))) < thin
+
+
+def _merged(rows: Rows, few: Mapping[Field, Sequence[int]]) -> Rows:
+    """The rows as if the people of these levels had the most frequent one."""
+    columns = dict(rows.columns)
+    for field, levels in few.items():
+        column = columns[field.name]
+        known = support.is_known(column) & rows.is_used
+        most = np.bincount(column[known].astype(np.int64)).argmax()
+        columns[field.name] = np.where(np.isin(column, levels), most, column).astype(column.dtype)
+    return replace(rows, columns=columns)
+
+
+def _of_few(
+    few: Mapping[Field, Sequence[int]], crossed: Sequence[Term], terms: Sequence[Term], rows: Rows
+) -> tuple[Floats | None, list[int]]:
+    """The columns (n_used, n) in which few people stand out, and their levels of the factor that is
+    in codes."""
+    coded = [terms[place] for place in _coded(terms)]
+    in_codes = coded[0].factors[0].field if coded else None
+    columns = [support.product(term, rows) for term in crossed]
+    for field, levels in few.items():
+        if field != in_codes:
+            columns += [(rows.of(field) == level).astype(np.float64) for level in levels]
+    codes = {term.factors[0].level: place for place, term in enumerate(coded)}
+    unjudged = [codes.get(level, len(coded)) for level in few.get(in_codes, ())] if in_codes else []
+    return np.stack(columns, axis=1) if columns else None, unjudged
 
 
 # -- all that a study writes together
@@ -249,35 +292,12 @@ def check_study(
     if _alike(conditions, cohort, support.all_rows(cohort), rules):
         return rules_of.REFUSAL
     X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
-    person = cohort.numbered
-    if rules.hub_sees_cells:
-        X, person = _without_thin(X, person, rules.min_cell)
-    limit = rules_of.MAX_JOINT_LEVERAGE
-    if X.size and rules_of.largest_leverage(X, person, limit) > limit:
-        return rules_of.REFUSAL
-    return None
+    return rules_of.REFUSAL if joint_columns.stands_out(X, cohort.numbered, rules) else None
 
 
 def _writes(task: AnyTask) -> bool:
     """Whether the study made a column or a condition of this task."""
     return bool(support.written(task))
-
-
-def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:
-    """Without the columns in which fewer than `k` people differ here, and without these people:
-    they are counted over all nodes."""
-    away = [_away(X[:, j]) for j in range(X.shape[1])]
-    thin = np.array([support.count_people(mask, person) < k for mask in away])
-    stands_out = np.logical_or.reduce([mask for mask, few in zip(away, thin, strict=True) if few])
-    rows = ~(stands_out & np.ones(len(X), np.bool_))
-    return X[rows][:, ~thin], None if person is None else person[rows]
-
-
-def _away(column: Floats) -> Mask:
-    """(n_rows,) whose value is not the most frequent one."""
-    values, n = np.unique(column, return_counts=True)
-    away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
-    return away
 
 
 def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
