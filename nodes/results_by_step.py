@@ -3,9 +3,10 @@ steps link, for each number of steps but all.
 
 An answer over some steps is one over a part of the linked people, so it passes every rule of an
 answer: its people, columns and fingerprints are counted, and compared with those of the answers
-before it. The difference of two tables would also show the cells of the people whom the steps
-between them link. A node that shows its hub no small cells counts these too, and answers only over
-steps between which no cell is small; elsewhere the hub's door compares them.
+before it. The difference of two answers is an answer over the people whom the steps between them
+link, and nobody sees it but whoever subtracts. A node therefore judges these people as if they were
+asked about: their columns, levels and weights by the rules of sums, whatever its hub may see, and
+their cells where it shows its hub no small ones. Elsewhere the hub's door compares the cells.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from strategies.protocol import AnyTask
 
 BETWEEN = Refusal(
     "small_cells",
-    "the steps after these link so few people, in all or in a cell, that both results together"
-    " would tell of them",
+    "the steps after these link so few people, in all, in a cell or on a side of a column, that"
+    " both results together would tell of them: link by fewer steps, or merge levels",
 )
 
 
@@ -90,9 +91,14 @@ def _difference(wider: Field | None, chosen: Field) -> Field:
 
 
 def _are_shown(people: Cohort, task: AnyTask, state: State, session: StudySession) -> bool:
-    """Whether the hub may see the counts of these people, who are the difference of two answers."""
+    """Whether an answer over these people alone, who are the difference of two answers, would pass
+    the rules of sums. No hub adds such differences up over its nodes, so a side of few people here
+    is not left to it."""
     rules = session.rules
     if people.people < rules.min_cell:
+        return False
+    alone = replace(session, cohort=people, rules=replace(rules, hub_sees_cells=False), memory=None)
+    if support.is_unsupported(task, alone) or support.is_steered_too_far(task, state, alone):
         return False
     if rules.hub_sees_cells:
         return True

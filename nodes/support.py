@@ -32,13 +32,13 @@ def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | R
     refused = check(task, session)
     if refused is not None:
         return refused
-    if _is_steered_too_far(task, state, session):
+    if is_steered_too_far(task, state, session):
         return rules_of.STEERED
     part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
     return node_door.check_part(part, rules) or part
 
 
-def _is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
+def is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
     """Whether the hub's state leaves the sums of a round to one person, or makes steps out of
     smooth functions: two such sums reveal the few people who are between the steps."""
     if task.roles is None or task.roles.steered is None:

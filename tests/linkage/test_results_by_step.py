@@ -275,6 +275,30 @@ def test_differences_of_a_curve_are_those_of_the_people_at_each_time():
     assert rows == [(1, 40, 1, 5, 34), (2, 34, 10, 0, 24), (3, 24, 0, 0, 24), (4, 24, 10, 14, 0)]
 
 
+def test_one_person_of_a_level_between_two_steps_is_not_told_by_their_difference(tmp_path):
+    """Of the 40 people whom step 3 links, one has the fourth grade. The sums of `spent` by grade
+    over all steps, less those over two, would be her costs."""
+    tables = misspelt(300, 40)
+    grades = sorted(tables.left["grade"].unique())
+    tables.left.loc[300:338, "grade"] = grades[0]
+    tables.left.loc[339, "grade"] = grades[-1]
+    analysis = answers(tables, tmp_path, by_step("model"))["model"]
+    withheld = {row["steps"]: row["withheld"] for row in analysis.tables["by_step"]}
+    assert withheld["steps 1 to 2"] and not withheld["steps 1 to 3"]
+
+
+def test_one_person_who_is_most_of_a_column_between_two_steps_is_not_told_either(tmp_path):
+    """The 40 people whom step 3 links spent nearly nothing, but for one."""
+    tables = misspelt(300, 40)
+    nir = tables.right["number"].str.replace(" ", "")
+    spent = tables.right["spent"].mask(nir.isin(tables.left["nir"][300:340]), 1)
+    spent = spent.mask(nir == tables.left["nir"][339], 400)
+    right = tables.right.assign(spent=spent)
+    analysis = answers(replace(tables, right=right), tmp_path, by_step("model"))["model"]
+    withheld = {row["steps"]: row["withheld"] for row in analysis.tables["by_step"]}
+    assert withheld["steps 1 to 2"] and not withheld["steps 1 to 3"]
+
+
 # -- at a node, whatever its hub asks
 @contextmanager
 def helper(tables: Tables, asked: Study, folder: Path, **policy: Any) -> Iterator[NodeContext]:
@@ -324,7 +348,7 @@ def test_what_a_node_answers_does_not_depend_on_the_order_in_which_a_hub_asks(tm
     assert all(isinstance(answered, Part) for answered in then.values())
 
 
-def test_steps_that_differ_in_few_complete_rows_are_compared_by_their_fingerprints(tmp_path):
+def test_steps_between_which_few_people_have_complete_rows_are_refused(tmp_path):
     """Step 3 links 40 people, of whom 5 have an age."""
     tables = misspelt(300, 40)
     tables.left.loc[305:339, "age"] = np.nan
@@ -332,8 +356,7 @@ def test_steps_that_differ_in_few_complete_rows_are_compared_by_their_fingerprin
     with helper(tables, asked, tmp_path) as context:
         answered = answer_to(context, asked, TaskId("m"), TaskId("m", steps=2))
     assert isinstance(answered[TaskId("m")], Part)
-    refused = answered[TaskId("m", steps=2)]
-    assert isinstance(refused, Refusal) and refused.rule == "differencing"
+    assert answered[TaskId("m", steps=2)] == results_by_step.BETWEEN
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ columns:
 SECOND = FIRST.replace("version: 1", "version: 2").replace("[0, 100]", "[0, 110]") + (
     "  ill: {type: boolean}\n"
 )
-DESCRIBED = {"a": {"run": "describe", "columns": ["age"]}}
+DESCRIBED = {"a": {"run": "describe", "columns": ["age"], "bins": 1}}  # one grid in both versions
 
 
 def rows(folder: Path, name: str, ages: Sequence[float], first: int = 0) -> str:
