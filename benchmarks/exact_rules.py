@@ -49,7 +49,7 @@ def cost() -> bool:
         (site,) = tables.sites(tables.people(ROWS), agreed, 1, Path(folder))
         checks = (
             support.check,
-            support._is_steered_too_far,
+            support.is_steered_too_far,
             support.check_study,
             counted.with_counts,
         )
@@ -71,7 +71,7 @@ UNCHECKED = (lambda *_: None, lambda *_: False, lambda *_: None, lambda part, *_
 
 
 def _install(checks: Any) -> None:
-    support.check, support._is_steered_too_far, support.check_study, counted.with_counts = checks
+    support.check, support.is_steered_too_far, support.check_study, counted.with_counts = checks
 
 
 # -- refusals

@@ -144,9 +144,7 @@ def check(
     return None
 
 
-def _groups(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules
-) -> list[Group]:
+def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     everyone = _print(memory, np.ones(cohort.rows, np.bool_))
     chosen_by = _chosen_by(memory)
@@ -163,6 +161,8 @@ def _groups(
     names = memory.columns_behind(rows.columns)
     complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
     groups = [whole, Group(complete, names, chosen_by)]
+    if (used := support.added_up(cohort, task)) is not None:
+        groups.append(Group(_print(memory, used.is_used), names))
     groups += list(_reached(memory, cohort, task))
     pieces = support.pieces(task)
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}

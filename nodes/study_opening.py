@@ -120,7 +120,8 @@ def _remembered(
     beside = partitions.columns_beside(book, account, contract, columns) if columns else set()
     conditions = differencing.conditions(book, contract)
     named = {name for condition in conditions for name in condition.columns}
-    made = joint_columns.columns_beside(book, account, contract, _told(study, dataset, schema, tasks))
+    told = _told(study, dataset, schema, tasks)
+    made = joint_columns.columns_beside(book, account, contract, told)
     return frozenset(name for name in beside | named | made if name in schema.fields)
 
 

@@ -106,12 +106,20 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
+    used = support.added_up(cohort, task)
+    is_other = used is not None and not np.array_equal(used.is_used, rows.is_used)
     return (
-        _dominated(cohort, task, rows, session.rules.thin)
-        or _singled_out(task, rows, session.rules)
+        _stands_out(task, rows, session)
+        or (used is not None and is_other and _stands_out(task, used, session))
         or _alike(support.pieces(task), cohort, rows, session.rules)
         or _alike(task.where, everyone, support.all_rows(everyone), session.rules)
     )
+
+
+def _stands_out(task: AnyTask, rows: Rows, session: StudySession) -> bool:
+    """Whether a person does in the sums over some rows."""
+    cohort, rules = session.cohort, session.rules
+    return _dominated(cohort, task, rows, rules.thin) or _singled_out(cohort, task, rows, rules)
 
 
 # -- dominance
@@ -184,7 +192,7 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
 
 
 # -- leverage
-def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
+def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
     """Whether a person stands out in the columns of a model.
 
     Where few people have a level here, it is counted over all nodes. These people are judged as if
@@ -193,6 +201,8 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
     roles, limit, person = support.roles_of(task), rules_of.MAX_LEVERAGE, rows.person
     if not roles.terms:
         return False
+    if roles.within is not None and _stands_out_within(cohort, task, rows, rules):
+        return True
     X, codes = _design(roles.terms, rows)
     few = _few_levels(roles, rows, rules.thin)
     crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
@@ -207,6 +217,49 @@ def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
     return rules_of.largest_leverage(X, person, limit, codes, apart, unjudged) > limit
 
 
+def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    """Whether few people differ from others of their level, with which alone the task compares
+    them, or one person does most of all."""
+    roles = support.roles_of(task)
+    assert roles.within is not None
+    _, codes = np.unique(roles.within(cohort, task)[rows.is_used], return_inverse=True)
+    columns = _columns_of(roles.terms, rows)
+    people = np.array([rows.people(_away_within(column, codes)) for column in columns.T])
+    few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
+    if few.any() and not rules.hub_sees_cells:
+        return True
+    apart = columns[:, few] if few.any() else None
+    limit, everyone = rules_of.MAX_LEVERAGE, range(int(codes.max(initial=-1)) + 1)
+    X = columns[:, ~few]
+    return rules_of.largest_leverage(X, rows.person, limit, codes, apart, everyone) > limit
+
+
+def _away_within(column: Floats, codes: Ints) -> Mask:
+    """(n_rows,) whose value is not the most frequent one of their level, or the first of these."""
+    values, place = np.unique(column, return_inverse=True)
+    pairs, pair, n = np.unique(codes * len(values) + place, return_inverse=True, return_counts=True)
+    level = pairs // max(len(values), 1)
+    order = np.lexsort((-n, level))
+    first = np.unique(level[order], return_index=True)[1]
+    is_most = np.zeros(len(pairs), np.bool_)
+    is_most[order[first]] = True
+    mask: Mask = ~is_most[pair.reshape(-1)]
+    return mask
+
+
+def _columns_of(terms: Sequence[Term], rows: Rows) -> Floats:
+    """(n_used, n_terms): the columns of a model; the mean of a column where it is missing, as it is
+    in rows of which something is imputed."""
+    rows_kept, size = cohorts.kept_rows(rows.is_used), len(terms)
+    zeros, ones = np.zeros(size), np.ones(size)
+    X = cohorts.design(terms, rows.columns, rows_kept, centre=zeros, scale=ones)
+    for column in X.T:
+        missing = np.isnan(column)
+        if missing.any():
+            column[missing] = 0.0 if missing.all() else column[~missing].mean()
+    return X
+
+
 def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
     """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
     levels: its columns are not among them then."""
@@ -214,8 +267,7 @@ def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
     coded = _coded(terms)
     apart = set(coded)
     others = [term for place, term in enumerate(terms) if place not in apart]
-    size = len(others)
-    X = cohorts.design(others, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
+    X = _columns_of(others, rows)
     if not coded:
         return X, None
     return X, designs.codes_of([terms[place] for place in coded], rows.columns, rows_kept)
@@ -240,7 +292,12 @@ def _few_levels(roles: Roles, rows: Rows, thin: int) -> dict[Field, list[int]]:
 
 
 def _is_thin_product(term: Term, rows: Rows, thin: int) -> bool:
-    return len(term.factors) > 1 and 0 < rows.people(joint_columns.away(support.product(term, rows))) < thin
+    return len(term.factors) > 1 and 0 < rows.people(_away(support.product(term, rows))) < thin
+
+
+def _away(column: Floats) -> Mask:
+    """(n_used,) whose value is not the most frequent one, and not missing."""
+    return joint_columns.away(column) & ~np.isnan(column)
 
 
 def _merged(rows: Rows, few: Mapping[Field, Sequence[int]]) -> Rows:
