@@ -159,10 +159,10 @@ def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, rules: Ru
             ),
         ]
     names = memory.columns_behind(rows.columns)
-    complete = everyone if rows.is_used.all() else _print(memory, rows.is_used)
-    groups = [whole, Group(complete, names, chosen_by)]
-    if (used := support.added_up(cohort, task)) is not None:
-        groups.append(Group(_print(memory, used.is_used), names))
+    added_up = support.added_up(cohort, task)  # some of these are chosen by a condition below
+    used = (added_up or rows).is_used
+    complete = everyone if used.all() else _print(memory, used)
+    groups = [whole, Group(complete, names, None if added_up is not None else chosen_by)]
     groups += list(_reached(memory, cohort, task))
     pieces = support.pieces(task)
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
