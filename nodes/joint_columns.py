@@ -47,43 +47,49 @@ TOGETHER = Refusal(
 
 
 @dataclass(frozen=True)
-class Made:
-    """A condition or a number of an answered study. `columns`: of the contract, about which the
-    answer tells. `reads`: by contract column that `piece` may name, its type and levels."""
+class WrittenColumn:
+    """A condition or a number of an answered study. `where`: the condition that chose its rows;
+    outside these its column is 0. `columns`: of the contract, about which the answer tells.
+    `reads`: by contract column that `piece` or `where` may name, its type and levels."""
 
     piece: Piece
+    where: str | None
     columns: frozenset[str]
     reads: Mapping[str, Any]
 
+    @property
+    def key(self) -> tuple[Piece, str | None]:
+        return self.piece, self.where
+
     def to_bytes(self) -> bytes:
-        values = {"kind": self.piece.kind, "sql": self.piece.sql}
+        values = {"kind": self.piece.kind, "sql": self.piece.sql, "where": self.where}
         more = {"columns": sorted(self.columns), "reads": self.reads}
         return json.dumps(values | more, sort_keys=True).encode()
 
 
-def _made(content: bytes) -> Made:
+def _column_from(content: bytes) -> WrittenColumn:
     values = json.loads(content)
     piece = Piece(values["kind"], values["sql"])
-    return Made(piece, frozenset(values["columns"]), values["reads"])
+    return WrittenColumn(piece, values["where"], frozenset(values["columns"]), values["reads"])
 
 
 def _kinds(contract: Contract) -> dict[str, Any]:
     return {name: [column.kind, list(column.levels)] for name, column in contract.columns.items()}
 
 
-def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[Made]:
+def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[WrittenColumn]:
     """Those of earlier answers about the same people, as far as this contract reads their columns
     in the same way."""
     kinds = _kinds(contract)
     for content in ledger.remembered(book, KIND, account.dataset, account.register):
-        made = _made(content)
-        if all(kinds.get(name) == kind for name, kind in made.reads.items()):
-            yield made
+        column = _column_from(content)
+        if all(kinds.get(name) == kind for name, kind in column.reads.items()):
+            yield column
 
 
-def _beside(made: Iterable[Made], columns: frozenset[str]) -> list[Made]:
+def _beside(written: Iterable[WrittenColumn], columns: frozenset[str]) -> list[WrittenColumn]:
     """The latest of those about a column of `columns`, each once."""
-    sharing = {some.piece: some for some in made if some.columns & columns}
+    sharing = {column.key: column for column in written if column.columns & columns}
     return list(sharing.values())[-MAX_EARLIER:]
 
 
@@ -93,63 +99,95 @@ def columns_beside(
     """The contract columns that a node reads to judge a study about `columns` together with earlier
     ones."""
     beside = _beside(_remembered(book, account, contract), columns)
-    return {name for made in beside for name in made.reads}
+    return {name for column in beside for name in column.reads}
 
 
 def check(memory: Memory, cohort: Cohort, task: AnyTask, rules: Rules) -> Refusal | None:
     """The reason why a task is not answered beside earlier ones; if it is answered, its columns are
     remembered."""
-    written = dict.fromkeys((*task.where, *support.pieces(task)))
-    pieces = [piece for piece in written if piece.kind in ("condition", "number")]
-    if cohort.count is not None or not pieces:
+    new = _columns_of(memory, task)
+    if cohort.count is not None or not new:
         return None
-    columns = memory.columns_of(task)
-    made = [_of_piece(piece, columns, memory.contract) for piece in pieces]
-    earlier = _beside(_remembered(memory.ledger, memory.account, memory.contract), columns)
-    before = {some.piece for some in earlier}
-    if before and not before.issuperset(pieces):
-        together = [*(some for some in earlier if some.piece not in written), *made]
-        if _is_told(together, memory, cohort, rules):
-            return TOGETHER
-    for content in (some.to_bytes() for some in made):
+    remembered = _remembered(memory.ledger, memory.account, memory.contract)
+    before = _beside(remembered, memory.columns_of(task))
+    keys = {column.key for column in new}
+    earlier = [column for column in before if column.key not in keys]
+    is_repeated = keys <= {column.key for column in before}
+    if earlier and not is_repeated and _single_out([*earlier, *new], memory, cohort, rules):
+        return TOGETHER
+    for column in new:
+        content = column.to_bytes()
         name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
         memory.keep(KIND, name, content)
     return None
 
 
-def _of_piece(piece: Piece, columns: frozenset[str], contract: Contract) -> Made:
-    named, kinds = set(_NAME.findall(piece.sql)), _kinds(contract)
-    return Made(piece, columns, {name: kinds[name] for name in sorted(named & kinds.keys())})
+def _columns_of(memory: Memory, task: AnyTask) -> list[WrittenColumn]:
+    """Those of a task; the condition that chooses its rows is a column of all rows."""
+    kinds, about = _kinds(memory.contract), memory.columns_of(task)
+
+    def column(piece: Piece, where: str | None) -> WrittenColumn:
+        named = set(_NAME.findall(f"{piece.sql} {where or ''}")) & kinds.keys()
+        return WrittenColumn(piece, where, about, {name: kinds[name] for name in sorted(named)})
+
+    pieces = (piece for piece in support.pieces(task) if piece.kind in ("condition", "number"))
+    written = [column(piece, memory.where) for piece in dict.fromkeys(pieces)]
+    if memory.where is not None:
+        written.append(column(Piece("condition", memory.where), None))
+    return written
 
 
-def _is_told(made: Sequence[Made], memory: Memory, cohort: Cohort, rules: Rules) -> bool:
-    """Whether the columns single someone out among the rows of the cohort, or, for a study with a
-    condition, among all rows, of which fewer columns are read."""
-    everyone, named = cohort.everyone, memory.names.get("", frozenset())
-    readable = [(cohort, memory.readable)]
-    if everyone is not None:
-        readable.append((everyone, memory.readable if memory.contract.person is None else named))
-    for rows, columns in readable:
-        some = [one for one in made if columns.issuperset(one.reads)]
-        most = MAX_VALUES // max(rows.rows, 1)
-        if some and stands_out(_columns(some[-most:], rows, memory.contract), rows.numbered, rules):
-            return True
-    return False
+def _single_out(
+    written: Sequence[WrittenColumn], memory: Memory, cohort: Cohort, rules: Rules
+) -> bool:
+    """Whether the columns single someone out: those of all rows among these, and those of the rows
+    that the study's condition chose, if it has one, among these."""
+    everyone, contract = cohort.everyone, memory.contract
+    if memory.where is None or everyone is None:
+        return _stand_out_among(written, cohort, memory.readable, contract, rules)
+    alike = [column for column in written if column.where == memory.where]
+    named = memory.readable if contract.person is None else memory.names.get("", frozenset())
+    return _stand_out_among(alike, cohort, memory.readable, contract, rules) or _stand_out_among(
+        written, everyone, named, contract, rules
+    )
 
 
-def _columns(made: Sequence[Made], cohort: Cohort, contract: Contract) -> Floats:
-    """(n_rows, n): the columns that were made, and the numbers that they are made of; 0 where
-    missing."""
-    names = sorted({name for some in made for name in some.reads})
+def _stand_out_among(
+    written: Sequence[WrittenColumn],
+    cohort: Cohort,
+    readable: frozenset[str],
+    contract: Contract,
+    rules: Rules,
+) -> bool:
+    """`readable`: the contract columns that the rows of the cohort were read with."""
+    some = [column for column in written if readable.issuperset(column.reads)]
+    some = some[-(MAX_VALUES // max(cohort.rows, 1)) :]
+    return bool(some) and stands_out(_matrix(some, cohort, contract), cohort.numbered, rules)
+
+
+def _matrix(written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract) -> Floats:
+    """(n_rows, n): the columns, and the numbers of the contract that they are made of; 0 where
+    missing, and where their condition does not hold."""
+    names = sorted({name for column in written for name in column.reads})
     sources = [
         Field(name, contract.columns[name].kind, quote_name(name))
         for name in names
         if contract.columns[name].kind in ("number", "boolean")
     ]
-    pieces = (support.as_field(some.piece) for some in made)
-    by_sql = {field.sql: field for field in (*sources, *pieces)}
-    arrays = cohort.columns(by_sql.values()).values()
-    return np.stack([np.nan_to_num(np.asarray(a, np.float64), nan=0.0) for a in arrays], axis=1)
+    held = {where: f"coalesce(({where}), FALSE)" for where in {column.where for column in written}}
+    conditions = (Field(sql, "boolean", sql) for where, sql in held.items() if where is not None)
+    pieces = (support.as_field(column.piece) for column in written)
+    fields = {field.sql: field for field in (*sources, *conditions, *pieces)}
+    columns = cohort.columns(fields.values())
+    by_sql = {
+        sql: np.nan_to_num(np.asarray(columns[field.name], np.float64), nan=0.0)
+        for sql, field in fields.items()
+    }
+    arrays = [by_sql[field.sql] for field in sources]
+    for column in written:
+        chosen = 1.0 if column.where is None else by_sql[held[column.where]]
+        arrays.append(by_sql[column.piece.sql] * chosen)
+    return np.stack(arrays, axis=1)
 
 
 def stands_out(X: Floats, person: Ints | None, rules: Rules) -> bool:

@@ -120,18 +120,18 @@ def _remembered(
     beside = partitions.columns_beside(book, account, contract, columns) if columns else set()
     conditions = differencing.conditions(book, contract)
     named = {name for condition in conditions for name in condition.columns}
-    told = _told(study, dataset, schema, tasks)
-    made = joint_columns.columns_beside(book, account, contract, told)
-    return frozenset(name for name in beside | named | made if name in schema.fields)
+    answered = _answered_columns(study, dataset, schema, tasks)
+    written = joint_columns.columns_beside(book, account, contract, answered)
+    return frozenset(name for name in beside | named | written if name in schema.fields)
 
 
-def _told(
+def _answered_columns(
     study: Study, dataset: Dataset, schema: Schema, tasks: Mapping[str, AnyTask]
 ) -> frozenset[str]:
     """The contract columns about which the answers tell, if the study makes columns of them."""
     where = {study.cohort.where} if study.cohort.where else set()
-    made = any(field.pieces for task in tasks.values() for field in task.fields)
-    if not where and not made and not any(map(_divides, tasks.values())):
+    written = any(field.pieces for task in tasks.values() for field in task.fields)
+    if not where and not written and not any(map(_divides, tasks.values())):
         return frozenset()
     names = {field.name for task in tasks.values() for field in task.fields}
     return dataset.own_columns(frozenset().union(*map(schema.columns_of, names | where)))

@@ -305,8 +305,8 @@ def _merged(rows: Rows, few: Mapping[Field, Sequence[int]]) -> Rows:
     columns = dict(rows.columns)
     for field, levels in few.items():
         column = columns[field.name]
-        known = support.is_known(column) & rows.is_used
-        most = np.bincount(column[known].astype(np.int64)).argmax()
+        is_there = support.is_known(column) & rows.is_used
+        most = np.bincount(column[is_there].astype(np.int64)).argmax()
         columns[field.name] = np.where(np.isin(column, levels), most, column).astype(column.dtype)
     return replace(rows, columns=columns)
 

@@ -96,7 +96,7 @@ def sides(task: AnyTask) -> list[Side]:
         return sides_
     added_up = [side for piece in _pieces_of_used(task) for side in _piece_sides(piece)]
     added_up += _column_sides(roles)
-    return sides_ + [replace(side, name=f"added up: {side.name}") for side in added_up]
+    return sides_ + added_up
 
 
 def _column_sides(roles: Roles) -> list[Side]:

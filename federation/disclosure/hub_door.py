@@ -312,10 +312,10 @@ def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:
     }
     while more := {subject for table in tables for subject in _left_over(table, small, k)}:
         small |= more
-    kept = ([row for row in table.rows if subjects.of(row) not in small] for table in tables)
+    shown = ([row for row in table.rows if subjects.of(row) not in small] for table in tables)
     return [
         [{name: value for name, value in row.items() if name not in NEVER_SHOWN} for row in rows]
-        for rows in kept
+        for rows in shown
     ]
 
 

@@ -32,7 +32,6 @@ def combined() -> Iterator[tuple[str, Studies]]:
         "cox": COX,
         "weights": glm("income ~ 1", weights="y"),
         "mixed_model": {"run": "mixed_model", "model": "income ~ y", "by": "region"},
-        "propensity": {"run": "propensity", "treatment": "treated", "confounders": "y"},
         "pca": {"run": "pca", "columns": ["income", "y"]},
         "imputation": {
             "run": "multiple_imputation",
@@ -58,10 +57,10 @@ def combined() -> Iterator[tuple[str, Studies]]:
 
 def with_conditions() -> Iterator[tuple[str, Studies]]:
     """The level is two conditions, and one more for the target."""
-    column, one = asked(glm("income ~ y"), y=LEVEL), glm("income ~ 1")
+    column, mean = asked(glm("income ~ y"), y=LEVEL), glm("income ~ 1")
     bounds = "age >= 43", "age >= 68"
     conditions = [asked(glm("income ~ y"), y=text) for text in bounds]
-    cohorts = [asked(one, where=text) for text in ("age >= 43", "age < 68")]
+    cohorts = [asked(mean, where=text) for text in ("age >= 43", "age < 68")]
     yield "combined: a column, then conditions", [column, *conditions]
     yield "combined: conditions, then a column", [*conditions, column]
     yield "combined: a column, then cohorts", [column, *cohorts]

@@ -101,16 +101,18 @@ def test_a_rare_beginning_is_no_difference_of_others(length: int, tmp_path: Path
     table = pathways({"x": 5, "y": 90, "z": 30})
     result = released(table, analysis, tmp_path, "rows_per_person: 5\n")
     edges = result.tables["edges"]
-    hidden = {
-        row["column"] for row in edges if row["row"] == "(start)" and "suppressed" in row
-    } - {"(all)"}
+    hidden = {row["column"] for row in edges if row["row"] == "(start)" and "suppressed" in row} - {
+        "(all)"
+    }
     begun = {row["sequence"][0] for row in result.tables["beginnings"]}
     assert "x" in hidden and len(hidden) >= 2
     assert begun == {"x", "y", "z"} - hidden
 
 
 def listed(rows: list[Row]) -> list[Row]:
-    result = Result({"t": Table(rows, door="listed")}, Counts(people=500, rows=500, missing=0), Exactness())
+    result = Result(
+        {"t": Table(rows, door="listed")}, Counts(people=500, rows=500, missing=0), Exactness()
+    )
     return hub_door.clear({"": result}, K)[""].tables["t"]
 
 
