@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,10 +12,15 @@ from federation.results import Row
 Rows = Sequence[Mapping[str, Any]]
 PLACES = ("time", "round", "interval")  # numbers that say which row it is
 ABOUT = ("study", "study_hash")
+WORK = ("rounds",)  # how a result was reached, which is no finding
+# A fit that begins at the coefficients of an earlier one ends within 1e-9 of the same optimum, and
+# p-values magnify that.
+SAME_DIGITS = 1e-7
 
 
 def of(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Row]:
-    """A row for each number, status and text in which two contents of result.json differ.
+    """A row for each number, status and text in which two contents of result.json differ: numbers
+    that are not whole differ where seven digits do not agree.
 
     `difference` is b - a, and missing where one of them has no number. A table that only one
     result has gives one row."""
@@ -56,8 +62,8 @@ def _of_rows(name: str, table: str, a: Rows, b: Rows) -> Iterator[Row]:
         if here is None or there is None:
             yield _row(name, table, place, "there", here is not None, there is not None)
             continue
-        for column in dict.fromkeys([*here, *there]):
-            if here.get(column) != there.get(column):
+        for column in dict.fromkeys(name for name in [*here, *there] if name not in WORK):
+            if not _is_same(here.get(column), there.get(column)):
                 yield _row(name, table, place, column, here.get(column), there.get(column))
 
 
@@ -88,6 +94,12 @@ def _row(analysis: str, table: str, place: str, column: str, a: Any, b: Any) -> 
         "b": b,
         "difference": difference,
     }
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return a == b or math.isclose(a, b, rel_tol=SAME_DIGITS)
+    return bool(a == b)
 
 
 def _is_number(value: Any) -> bool:

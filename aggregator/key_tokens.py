@@ -5,14 +5,19 @@ token:
 
     pkcs11:token=hdh;object=ca?module-path=/usr/lib/softhsm/libsofthsm2.so
 
-The token's PIN is in the environment, where the password of an encrypted key would be."""
+The token's PIN is in the environment, where the password of an encrypted key would be. A token
+locks itself after a few wrong ones, and each enrolment and each renewal opens it: so a PIN that was
+refused is not tried again by the same process, and none at a token that has a single try left."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -24,6 +29,28 @@ from federation import errors
 CURVE = "secp384r1"
 PIN = "HDH_AUTHORITY_PASSWORD"
 _LOCK = threading.Lock()  # a PKCS#11 module is one for the whole process
+WRONG_PIN = f"does not accept the PIN; start the hub with it in {PIN}"
+
+
+@dataclass
+class Refusals:
+    """The PINs that tokens have refused, as hashes under a key that no other process knows."""
+
+    secret: bytes = field(default_factory=lambda: os.urandom(32))
+    hashes: set[bytes] = field(default_factory=set)
+
+    def add(self, where: Place, pin: str) -> None:
+        self.hashes.add(self._hash(where, pin))
+
+    def has(self, where: Place, pin: str) -> bool:
+        return self._hash(where, pin) in self.hashes
+
+    def _hash(self, where: Place, pin: str) -> bytes:
+        named = "\0".join((where.module, where.token, pin)).encode()
+        return hmac.digest(self.secret, named, hashlib.sha256)
+
+
+_REFUSED = Refusals()
 
 
 @dataclass(frozen=True)
@@ -128,21 +155,29 @@ def _session(where: Place, pin: str, *, writes: bool = False) -> Iterator[Any]:
         raise errors.SetupError(
             "a key on a token needs python-pkcs11: pip install 'hdh-federation[pkcs11]'"
         ) from None
-    with _LOCK, _explained(where):
+    with _LOCK, _explained(where, pin):
+        if pin and _REFUSED.has(where, pin):
+            raise errors.SetupError(f"the token {where.token!r} {WRONG_PIN}")
         token = pkcs11.lib(where.module).get_token(token_label=where.token)
+        if pin and token.flags & pkcs11.TokenFlag.USER_PIN_FINAL_TRY:
+            raise errors.SetupError(
+                f"the token {where.token!r} has one try left for its PIN: enter the right one with"
+                " the program of the token's maker, then start the hub again"
+            )
         with token.open(user_pin=pin or None, rw=writes) as session:
             yield session
 
 
 @contextmanager
-def _explained(where: Place) -> Iterator[None]:
+def _explained(where: Place, pin: str) -> Iterator[None]:
     """SetupError for what a token or its library refuses."""
     from pkcs11 import exceptions
 
     try:
         yield
     except (exceptions.PinIncorrect, exceptions.PinInvalid, exceptions.PinLenRange):
-        why = f"does not accept the PIN; start the hub with it in {PIN}"
+        _REFUSED.add(where, pin)
+        why = WRONG_PIN
     except (exceptions.PinLocked, exceptions.PinExpired):
         why = "has locked its PIN; its security officer can reset it"
     except exceptions.NoSuchKey:

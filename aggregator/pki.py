@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import shutil
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aggregator import key_tokens
+from aggregator import key_tokens, replacements
 from federation import chains, credentials, errors
 
 AUTHORITY_DAYS, INTERMEDIATE_DAYS, CERTIFICATE_DAYS = 3650, 3 * 365, 365
 PASSWORD = key_tokens.PIN
-ROOT, INTERMEDIATE = "ca", "intermediate"
+ROOT, INTERMEDIATE, WAITING = "ca", "intermediate", "intermediate-new"
+KINDS = ("key", "pkcs11")  # of files: a key, and where on a token it is
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the addresses between the hub's own processes
 # Certificates are valid from yesterday on, in case a node's clock is slow.
 EARLIER = timedelta(days=1)
@@ -45,24 +46,19 @@ def make_authority(
     (folder / "ca.crt").write_bytes(
         builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM)
     )
-    renew_server(folder, hosts, days=days)
+    _write_server(folder, folder, hosts, days)
 
 
 def renew_authority(folder: Path, hosts: list[str], *, token: str = "") -> Path:
     """Puts a new authority in the place of the present one, whose certificate stays under `former`
     for the receipts that it vouches for. No certificate of the former one or of its intermediate
     counts any more. Returns where its certificate is."""
+    new = replacements.prepare(folder)
     _authority(folder, ROOT)  # only who has its key may replace it
     former = _keep_former(folder, ROOT)
-    new = folder / "new"
     make_authority(new, hosts, token=token)
-    key = "ca.pkcs11" if token else "ca.key"
-    for name in (key, "ca.crt", "hub.key", "hub.crt"):
-        os.replace(new / name, folder / name)
-    shutil.rmtree(new)
-    (folder / ("ca.key" if token else "ca.pkcs11")).unlink(missing_ok=True)
-    for path in folder.glob(f"{INTERMEDIATE}*"):
-        path.unlink()
+    intermediate = [path.name for path in folder.glob(f"{INTERMEDIATE}*")]
+    replacements.replace(folder, ["ca.key", "ca.pkcs11", *intermediate])
     return former
 
 
@@ -79,7 +75,7 @@ def _keep_former(folder: Path, name: str) -> Path:
 def request_intermediate(folder: Path, *, token: str = "") -> str:
     """A new key for an intermediate, under a name of its own until its certificate comes, and the
     request (PEM) that the root's keeper signs."""
-    key = _new_key(folder, f"{INTERMEDIATE}-new", token)
+    key = _new_key(folder, WAITING, token)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub intermediate")])
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
     request = builder.sign(key, hashes.SHA384())
@@ -112,21 +108,26 @@ def install_intermediate(folder: Path, certificate: str, hosts: list[str]) -> No
     """Lets a signed intermediate sign from now on, and renews the server certificate under it.
     Certificates under the former intermediate stay valid. InputError if the root has not signed it,
     or if it is not for the key that waits here."""
+    new = replacements.prepare(folder)
     signed = _intermediate_of(folder, certificate)
-    waiting = _key(folder, f"{INTERMEDIATE}-new")
+    waiting = _key(folder, WAITING, signed.public_key())
     if waiting.public_key() != signed.public_key():
         raise errors.InputError(
             "the certificate is not for the key that waits here: sign the newest request"
         )
     if (folder / f"{INTERMEDIATE}.crt").exists():
         _keep_former(folder, INTERMEDIATE)
-    content = signed.public_bytes(serialization.Encoding.PEM)
-    for kind, other in (("key", "pkcs11"), ("pkcs11", "key")):
-        if (new := folder / f"{INTERMEDIATE}-new.{kind}").exists():
-            os.replace(new, folder / f"{INTERMEDIATE}.{kind}")
-            (folder / f"{INTERMEDIATE}.{other}").unlink(missing_ok=True)
-    credentials.write_secret(folder / f"{INTERMEDIATE}.crt", content)
-    renew_server(folder, hosts)
+    kind = "pkcs11" if isinstance(waiting, key_tokens.TokenKey) else "key"
+    contents = {
+        f"{INTERMEDIATE}.{kind}": (folder / f"{WAITING}.{kind}").read_bytes(),
+        f"{INTERMEDIATE}.crt": signed.public_bytes(serialization.Encoding.PEM),
+        "ca.crt": (folder / "ca.crt").read_bytes(),  # the server's certificate ends with it
+    }
+    for name, content in contents.items():
+        credentials.write_secret(new / name, content)
+    _write_server(new, new, hosts)
+    former = [f"{name}.{each}" for name in (INTERMEDIATE, WAITING) for each in KINDS]
+    replacements.replace(folder, former)
 
 
 def _intermediate_of(folder: Path, certificate: str) -> x509.Certificate:
@@ -143,9 +144,17 @@ def _intermediate_of(folder: Path, certificate: str) -> x509.Certificate:
     return signed
 
 
-def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS) -> None:
-    """Writes a new key and certificate of the hub's servers: hub.key, and hub.crt, which ends with
-    the authority's certificate."""
+def renew_server(folder: Path, hosts: list[str]) -> None:
+    """A new key and certificate of the hub's servers."""
+    _write_server(folder, replacements.prepare(folder), hosts)
+    replacements.replace(folder)
+
+
+def _write_server(
+    authority: Path, folder: Path, hosts: list[str], days: int = CERTIFICATE_DAYS
+) -> None:
+    """Writes hub.key, and hub.crt, which ends with the certificate of the `authority` in that
+    folder."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
         x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
@@ -154,7 +163,7 @@ def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS
     builder = _leaf(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]),
         key.public_key(),
-        folder,
+        authority,
         days,
     )
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -163,7 +172,7 @@ def renew_server(folder: Path, hosts: list[str], *, days: int = CERTIFICATE_DAYS
     )
     credentials.write_secret(folder / "hub.key", credentials.private_pem(key))
     credentials.write_secret(
-        folder / "hub.crt", _signed(builder, folder) + (folder / "ca.crt").read_bytes()
+        folder / "hub.crt", _signed(builder, authority) + (authority / "ca.crt").read_bytes()
     )
 
 
@@ -248,7 +257,7 @@ def signer_of(folder: Path) -> str:
 
 def _authority(folder: Path, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate = x509.load_pem_x509_certificate((folder / f"{name}.crt").read_bytes())
-    key = _key(folder, name)
+    key = _key(folder, name, certificate.public_key())
     if key.public_key() != certificate.public_key():  # nobody would trust what it signs
         raise errors.SetupError(
             f"{name}.key is not the key of {name}.crt, as after a replacement that was interrupted:"
@@ -259,26 +268,32 @@ def _authority(folder: Path, name: str) -> tuple[x509.Certificate, ec.EllipticCu
 
 def has_key(folder: Path, name: str) -> bool:
     """Whether the key of an authority is here, in a file or on a token."""
-    return any((folder / f"{name}.{kind}").exists() for kind in ("key", "pkcs11"))
+    return any((folder / f"{name}.{kind}").exists() for kind in KINDS)
 
 
 def _new_key(folder: Path, name: str, token: str) -> ec.EllipticCurvePrivateKey:
-    """A new key, in a file or on a token."""
+    """A new key, in a file or on a token, in the place of a former one of either kind."""
     if token:
         token_key = key_tokens.make(key_tokens.place(token), os.environ.get(PASSWORD, ""))
+        (folder / f"{name}.key").unlink(missing_ok=True)
         credentials.write_secret(folder / f"{name}.pkcs11", token.encode() + b"\n")
         return token_key
     key = ec.generate_private_key(ec.SECP384R1())
+    (folder / f"{name}.pkcs11").unlink(missing_ok=True)
     credentials.write_secret(folder / f"{name}.key", _protected(key))
     return key
 
 
-def _key(folder: Path, name: str) -> ec.EllipticCurvePrivateKey:
-    """The key of an authority, in a file or on a token."""
-    uri = folder / f"{name}.pkcs11"
-    if uri.exists():
-        return key_tokens.TokenKey(key_tokens.place(uri.read_text()), os.environ.get(PASSWORD, ""))
-    return _key_in(folder / f"{name}.key")
+def _key(folder: Path, name: str, public: object) -> ec.EllipticCurvePrivateKey:
+    """The key of an authority, in a file or on a token. An earlier version that was interrupted may
+    have left both: then the one of the `public` key."""
+    path, uri = (folder / f"{name}.{kind}" for kind in KINDS)
+    if not uri.exists():
+        return _key_in(path)
+    with suppress(errors.SetupError):
+        if path.exists() and (key := _key_in(path)).public_key() == public:
+            return key
+    return key_tokens.TokenKey(key_tokens.place(uri.read_text()), os.environ.get(PASSWORD, ""))
 
 
 def _protected(key: ec.EllipticCurvePrivateKey) -> bytes:

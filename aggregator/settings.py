@@ -12,7 +12,7 @@ import pydantic
 import yaml
 
 from aggregator import database as databases
-from aggregator import pki
+from aggregator import pki, replacements
 from federation import audit, credentials, errors, logs, yaml_source
 from federation.contract import Frozen
 from federation.notices import Notify
@@ -164,7 +164,9 @@ def load(folder: Path) -> HubSettings:
     if not (folder / FILE).exists():
         raise errors.SetupError(f"{folder}: no hub here; create one with `hdh hub init {folder}`")
     source = yaml_source.read(folder / FILE, errors.InputError, nfc=False)
-    return HubSettings(
+    hub = HubSettings(
         folder.resolve(),
         yaml_source.build(HubFile, source.values, source, under=(), error=errors.InputError),
     )
+    replacements.finish(hub.pki)  # of keys and certificates, if one was interrupted
+    return hub

@@ -16,7 +16,7 @@ import math
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Coroutine, Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -72,6 +72,7 @@ from federation.exchange import FITS, GIVE, PULL, PUSH, TAKE, fitting
 from federation.rpc.exchange_pb2 import Bundle, Part
 
 log = logging.getLogger("hdh.superlink")
+FLOWERS_PUSH = "/v1/runtime/push-messages"
 MAX_WAIT_S = 20.0  # below the timeout of Flower's clients
 MAX_OBJECTS = 2000  # of a reply, in its tree or beside it
 MAX_REMEMBERED = 10_000  # replies that the ServerApp has not asked for
@@ -103,9 +104,11 @@ class Delivery:
 class News:
     """What the routes tell each other. `events`: set when there may be something for a node (by its
     id) or a run. `answered`: the queries whose replies have come. `handed`: by run, the last
-    replies, which its ServerApp may not have received. Of large queries, by node: `delivered`,
-    `stored` how often there may have been new ones, and `looked` at which of those times the node
-    found no more."""
+    replies, which its ServerApp may not have received; `pulls`, `pulling`: a run's requests for
+    replies, one at a time, which go on when they are given up. Of large queries, by node:
+    `delivered`, `stored` how often there may have been new ones for it, `elsewhere` the same for
+    any node, by a program that uses Flower's own route, and `looked` at which of those
+    times the node found no more."""
 
     factory: Any
     mailbox: Mailbox = field(default_factory=Mailbox)
@@ -113,9 +116,11 @@ class News:
     answered: dict[str, None] = field(default_factory=dict)
     delivered: dict[int, Delivery] = field(default_factory=dict)
     stored: Counter[int] = field(default_factory=Counter)
+    elsewhere: int = 0
     looked: dict[int, int] = field(default_factory=dict)
     handed: dict[int, Bundle] = field(default_factory=dict)
     pulls: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    pulling: set[asyncio.Future[Bundle]] = field(default_factory=set)
     tidying: asyncio.Task[None] | None = None
 
     @property
@@ -133,11 +138,27 @@ class News:
         bundle.received = secrets.token_hex(8)
         self.handed[run_id] = bundle
 
+    async def to_its_end(self, pulled: Coroutine[Any, Any, Bundle]) -> Bundle:
+        """A request for replies, which goes on if it is given up: Flower's store hands them out
+        once, and the next request finds them in `handed`."""
+        pulling = asyncio.ensure_future(pulled)
+        self.pulling.add(pulling)
+        pulling.add_done_callback(self.pulling.discard)
+        return await asyncio.shield(pulling)
+
     def answer(self, message_id: str, run_id: int) -> None:
         self.answered[message_id] = None
         while len(self.answered) > MAX_REMEMBERED:
             del self.answered[next(iter(self.answered))]
         self.events[run_id].set()
+
+    def times_stored(self, node_id: int) -> int:
+        return self.stored[node_id] + self.elsewhere
+
+    def note_elsewhere(self) -> None:
+        self.elsewhere += 1
+        for event in self.events.values():
+            event.set()
 
     async def wait(self, key: int, until: float, is_there: Callable[[], bool]) -> None:
         """Waits for news about a node or a run until `is_there`, or until the time is up."""
@@ -188,6 +209,20 @@ def mount(app: FastAPI) -> None:
     app.include_router(_fleet(news))
     app.include_router(_runtime(news))
     app.state.hdh_news = news
+    app.add_middleware(Noticed, news=news)
+
+
+class Noticed:
+    """Notices messages that come over Flower's own route. The hub's ServerApp sends none there; a
+    bundle that is not ours does, and the nodes must see its messages, refuse them and log it."""
+
+    def __init__(self, app: Any, news: News) -> None:
+        self.app, self.news = app, news
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+        if scope.get("path") == FLOWERS_PUSH:
+            self.news.note_elsewhere()
 
 
 def _until(request: Bundle) -> float:
@@ -211,7 +246,9 @@ def _fleet(news: News) -> APIRouter:
                 news.events[node_id].set()  # and what woke this one was meant for it
                 return Bundle()
             taken = _taken(news, request)
-            if taken is None and news.looked.get(node_id, -1) != (times := news.stored[node_id]):
+            if taken is None and news.looked.get(node_id, -1) != (
+                times := news.times_stored(node_id)
+            ):
                 taken = await run_in_threadpool(_take, news, state, request)
                 news.looked[node_id] = times if taken is None else -1
             if taken is not None or time.monotonic() >= until:
@@ -232,7 +269,7 @@ def _fleet(news: News) -> APIRouter:
             if query.reply is not None:
                 return Bundle(flower=PushMessagesResponse().SerializeToString())
             await run_in_threadpool(_move_to_store, state, query.held)
-            news.mailbox.queries.pop(message.reply_to_message_id, None)
+            news.mailbox.remove([message.reply_to_message_id])
         response = await run_in_threadpool(_give, state, pushed, request.parts)
         if response is None:
             return Bundle(flower=PushMessagesResponse().SerializeToString())
@@ -387,17 +424,22 @@ def _runtime(news: News) -> APIRouter:
     async def hdh_pull(
         request: BundleRequest, state: RuntimeStateDependency, task: TaskDependency
     ) -> Bundle:
-        wanted = set(PullAppMessagesRequest.FromString(request.flower).message_ids)
-        async with news.pulls[task.run_id]:  # a request that was given up may still be under way
-            if (lost := news.lost(task.run_id, request.received)) is not None:
-                return lost
-            await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
-            bundle = await _replies(news, state, task, wanted)
-            news.hand(task.run_id, bundle)
-            news.keep_tidy()
-        return bundle
+        return await news.to_its_end(_pulled(news, state, task, request))
 
     return router
+
+
+async def _pulled(news: News, state: Any, task: Any, request: Bundle) -> Bundle:
+    """The replies that a run waits for; those of its last request, if it has not received them."""
+    wanted = set(PullAppMessagesRequest.FromString(request.flower).message_ids)
+    async with news.pulls[task.run_id]:  # a request that was given up may still be under way
+        if (lost := news.lost(task.run_id, request.received)) is not None:
+            return lost
+        await news.wait(task.run_id, _until(request), lambda: wanted <= news.answered.keys())
+        bundle = await _replies(news, state, task, wanted)
+        news.hand(task.run_id, bundle)
+        news.keep_tidy()
+    return bundle
 
 
 def _held_messages(
@@ -416,25 +458,31 @@ def _held_messages(
 
 async def _replies(news: News, state: Any, task: Any, wanted: Set[str]) -> Bundle:
     """The replies to these queries that have come, and Flower's words about those that will have
-    none."""
-    stored = sorted(wanted - news.mailbox.queries.keys())
-    held_messages = news.mailbox.take_out(wanted, FITS)
-    if unanswered := news.mailbox.unanswered(wanted):
+    none. Nothing leaves the mailbox before the last wait: a request that is cancelled in between
+    loses nothing. A query of another run is nobody's: Flower says that it is unavailable."""
+    mailbox = news.mailbox
+    held_here = mailbox.of_run(wanted, task.run_id)
+    stored = sorted(wanted - held_here)
+    held_messages = mailbox.replies(held_here, FITS)
+    away: list[HeldMessage] = []
+    if unanswered := mailbox.unanswered(held_here):
         away = await run_in_threadpool(_away, state, unanswered)
-        for held in away:
-            news.mailbox.queries.pop(held.metadata.reply_to_message_id, None)
-        held_messages += away
-    left = FITS - sum(held.size for held in held_messages)
+    left = FITS - sum(held.size for held in (*held_messages, *away))
     response, parts = PullAppMessagesResponse(), list[Part]()
     if stored:
         request = PullAppMessagesRequest(message_ids=stored)
         response, parts = await run_in_threadpool(_pull, state, task, request, left)
+    still = {held.metadata.message_id for held in mailbox.unanswered(held_here)}
+    held_messages += [held for held in away if held.metadata.reply_to_message_id in still]
+    settled = [held.metadata.reply_to_message_id for held in held_messages]
+    mailbox.remove(settled)
     for held in held_messages:
         response.messages_list.append(held.message)
         response.message_object_trees.append(held.tree)
         parts += held.parts
-    for message_id in (*stored, *(m.metadata.reply_to_message_id for m in held_messages)):
-        news.answered.pop(message_id, None)
+    for message_id in (*stored, *settled):
+        if message_id not in mailbox.queries:  # of another run, it has yet to hear of its reply
+            news.answered.pop(message_id, None)
     return Bundle(flower=response.SerializeToString(), parts=parts)
 
 

@@ -37,6 +37,7 @@ log = logging.getLogger("hdh.hub")
 POLL_S = 2.0  # between two looks for a run, if the hub says nothing
 AGAIN_S = 0.1  # between two looks for a SuperLink that does not answer
 CALM_S = 2.0  # without a new run, before another process is made ready
+MAX_REASON = 500  # characters of a failure in the log
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 PROCESS = (sys.executable, "-m", "aggregator.flower.server_process")
 
@@ -111,20 +112,30 @@ def serve(
     wait: Callable[[float], bool],
 ) -> None:
     """Starts what there is to start, until `wait`, for so many seconds, says that the hub has gone.
-    A SuperLink that is starting is asked again soon, and not after growing waits."""
-    asked = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
-    is_there = True
+    A SuperLink that is starting is asked again soon, and not after growing waits. A request or a
+    start that fails ends nothing: a run that was acquired is started at the next attempt."""
+    token, is_there = "", True
     while is_there:
+        pause_s = POLL_S
         try:
-            acquired = client.AcquireTask(asked)
+            token = token or _acquired(client)
+            if token:
+                server_apps.launch(command(token))
+                token = ""
+                continue
+            server_apps.tend()
         except httpx.TransportError:
-            is_there = wait(AGAIN_S)
-            continue
-        if acquired.HasField("task") and acquired.token:
-            server_apps.launch(command(acquired.token))
-            continue
-        server_apps.tend()
-        is_there = wait(POLL_S)
+            pause_s = AGAIN_S
+        except (httpx.HTTPError, ValueError, OSError) as reason:  # its answer; a process more
+            log.warning("no run could be started now: %s", str(reason)[:MAX_REASON])
+        is_there = wait(pause_s)
+
+
+def _acquired(client: Any) -> str:
+    """The token of a run that waits, or ""."""
+    asked = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+    acquired = client.AcquireTask(asked)
+    return acquired.token if acquired.HasField("task") else ""
 
 
 def wait_for_hub(seconds: float) -> bool:

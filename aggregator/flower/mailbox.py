@@ -73,7 +73,7 @@ class Query:
 
 @dataclass
 class Mailbox:
-    """`queries`: by message id, until their replies are taken out. `waiting`: by node, the ids of
+    """`queries`: by message id, until their replies are removed. `waiting`: by node, the ids of
     those that it was not sent. `delivered`: by node, the last one that it was sent."""
 
     queries: dict[str, Query] = field(default_factory=dict)
@@ -123,8 +123,14 @@ class Mailbox:
         queries = (self.queries[each] for each in message_ids if each in self.queries)
         return [query.held for query in queries if query.reply is None]
 
-    def take_out(self, message_ids: Iterable[str], fits: int) -> list[HeldMessage]:
-        """The replies that have come, as many as fit into so many bytes, and at least one."""
+    def of_run(self, message_ids: Iterable[str], run_id: int) -> set[str]:
+        """Those of the queries that are here, and belong to the run."""
+        queries = ((each, self.queries.get(each)) for each in message_ids)
+        return {each for each, query in queries if query and query.held.metadata.run_id == run_id}
+
+    def replies(self, message_ids: Iterable[str], fits: int) -> list[HeldMessage]:
+        """The replies that have come, as many as fit into so many bytes, and at least one. They
+        stay here until `remove`."""
         replies: list[HeldMessage] = []
         for message_id in sorted(message_ids):
             query = self.queries.get(message_id)
@@ -134,8 +140,11 @@ class Mailbox:
             if fits < 0 and replies:
                 break
             replies.append(query.reply)
-            del self.queries[message_id]
         return replies
+
+    def remove(self, message_ids: Iterable[str]) -> None:
+        for message_id in message_ids:
+            self.queries.pop(message_id, None)
 
     def forget(self, runs: Collection[int]) -> None:
         """Removes what belongs to these runs."""

@@ -59,25 +59,42 @@ def average_precision(scores: Floats) -> float:
     answers = np.repeat([0, 1], len(yes))
     weights = np.concatenate([no, yes])
     places = np.tile(middles(len(yes)), 2)
-    return float(metrics.average_precision_score(answers, places, sample_weight=weights))
+    precision = metrics.average_precision_score(answers, places, sample_weight=weights)
+    return min(float(precision), 1.0)  # a sum of shares, rounded
 
 
 def calibration(scores: Floats) -> tuple[float, float]:
     """The intercept and slope of the logistic regression of the answers on the scores (Cox 1958): 0
-    and 1 for calibrated scores; NaN if the regression has no solution."""
+    and 1 for calibrated scores; NaN if the regression has no finite solution, as where all answers
+    are the same, or a score separates them."""
     x, (no, yes) = middles(scores.shape[1]), np.maximum(scores, 0.0)
-    beta, n = np.array([0.0, 1.0]), no + yes
-    X = np.stack([np.ones_like(x), x])
-    for _ in range(30):
+    if not _overlap(no, yes):
+        return math.nan, math.nan
+    n, X = no + yes, np.stack([np.ones_like(x), x])
+    beta = np.array([special.logit(yes.sum() / n.sum()), 0.0])
+    for _ in range(50):
         mu = special.expit(beta @ X)
         information = (X * (n * mu * (1 - mu))) @ X.T
-        if not np.linalg.cond(information) < 1e12:
-            return math.nan, math.nan
         step = np.linalg.solve(information, X @ (yes - n * mu))
-        beta = beta + np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-10:
-            break
-    return float(beta[0]), float(beta[1])
+        while _log_lik(beta + step, X, no, yes) < _log_lik(beta, X, no, yes) - 1e-9 * n.sum():
+            step /= 2
+        beta = beta + step
+        if np.abs(step).max() < 1e-10 * max(1.0, np.abs(beta).max()):
+            return float(beta[0]), float(beta[1])
+    return math.nan, math.nan
+
+
+def _log_lik(beta: Floats, X: Floats, no: Floats, yes: Floats) -> float:
+    eta = beta @ X
+    return float(yes @ eta - (no + yes) @ np.logaddexp(0.0, eta))
+
+
+def _overlap(no: Floats, yes: Floats) -> bool:
+    """Whether some no has a higher score than some yes, and some yes than some no."""
+    bins_no, bins_yes = np.flatnonzero(no), np.flatnonzero(yes)
+    if not (len(bins_no) and len(bins_yes)):
+        return False
+    return bool(bins_yes[0] < bins_no[-1] and bins_no[0] < bins_yes[-1])
 
 
 def recall_cut(scores: Floats, rate: float) -> int:

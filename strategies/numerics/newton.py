@@ -328,9 +328,10 @@ def climb(
     again: str = "newton",
     rules: Sequence[Rule] = (),
     max_rounds: int = MAX_ROUNDS,
+    waits: bool = False,
 ) -> State | Top:
     """One round of Newton's method, halved where it overshoots; the next state is of step `again`,
-    and satisfies `rules`.
+    and satisfies `rules`. `waits`: something else that the rounds compute needs another one.
 
     `design`, or else the information of the first round with its `sensitivity` and `size`, settles
     what is aliased. Raises ModelError(diverged) when the rows do not bound a coefficient."""
@@ -343,8 +344,8 @@ def climb(
         return State(again, values | {"beta": moved.beta})
     values.setdefault("null", np.array([log_lik]))
     refuse_unbounded(settled_before, information, diverged, relative=relative)
-    if settled(moved, beta, values["last"]):
-        rounds = int(values["rounds"][0])
+    rounds = int(values["rounds"][0])
+    if settled(moved, beta, values["last"]) and not (waits and rounds < max_rounds):
         return Top(moved.beta, moved.step, log_lik, float(values["null"][0]), rounds)
     values |= {"best": np.array([log_lik]), "last": beta}
     reached = within(rules, values, beta, moved.step.beta, diverged)

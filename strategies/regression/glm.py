@@ -432,6 +432,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
         relative=task.options.family == "poisson",
         rules=limits(task).steps["newton"].rules,
         max_rounds=max_rounds(task),
+        waits=has_null_rounds(task) and not _null_is_settled(state),
     )
     return climbed if isinstance(climbed, State) else _result(climbed, total, task, state)
 
@@ -621,6 +622,11 @@ def _null_step(total: Total, state: State) -> dict[str, Floats]:
     return {"null_intercept": moved, "null_deviance": np.array([float(deviance) - gain, gain])}
 
 
+def _null_is_settled(state: State) -> bool:
+    deviance, gain = state["null_deviance"]
+    return bool(gain < 1e-9 * (abs(deviance) + 1))
+
+
 def _null_deviance(task: Task[Options, Plan], state: State) -> float | None:
     """The deviance of the model with an intercept and the offset only; without an intercept, of the
     offset only."""
@@ -629,8 +635,7 @@ def _null_deviance(task: Task[Options, Plan], state: State) -> float | None:
     if not task.plan.model.intercept:
         return deviance
     if has_null_rounds(task):
-        null, gain = (float(value) for value in state["null_deviance"])
-        return null if gain < 1e-9 * (abs(null) + 1) else None
+        return float(state["null_deviance"][0]) if _null_is_settled(state) else None
     if task.plan.model.offset is not None:
         if task.options.family == "gaussian":
             return deviance - score**2 / w

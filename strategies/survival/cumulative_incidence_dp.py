@@ -31,6 +31,7 @@ from strategies.survival.cumulative_incidence import Estimate, Plan
 
 COUNTS = 0.05  # share of the budget spent on the number of people
 SURE = kaplan_meier_dp.SURE
+MIN_AT_RISK = kaplan_meier_dp.MIN_AT_RISK
 TRAITS = Traits()
 
 
@@ -83,7 +84,7 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     noise_of_risk = math.sqrt(variance * len(counts)) * cumulative.noise_of(later)
     curve, summary = [], []
     for index, label in enumerate(plan.labels):
-        drowned = np.flatnonzero(at_risk[index] <= np.maximum(SURE * noise_of_risk, 1.0))
+        drowned = np.flatnonzero(at_risk[index] <= np.maximum(SURE * noise_of_risk, MIN_AT_RISK))
         end = int(drowned[0]) if len(drowned) else plan.grid.size
         fit = cumulative_incidence.estimate(counts[:causes, index, :end], at_risk[index, :end])
         for cause, name in enumerate(plan.causes):

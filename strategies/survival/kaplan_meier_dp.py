@@ -35,6 +35,7 @@ from strategies.survival.time_grid import TimeGrid
 COUNTS = 0.05  # share of the budget spent on the number of people
 MAX_TIMES = 1500  # the noise covariance is a square matrix of this size
 SURE = 5.0  # a number at risk is used as a divisor above this many standard deviations of noise
+MIN_AT_RISK = 1.5  # and above this: two rows, and not one, however the noise falls
 TRAITS = Traits()
 
 
@@ -109,7 +110,7 @@ class Life:
     def clear(self, at_risk: Floats, groups: int = 1) -> int:
         """The number of times before the first at which `at_risk` (n_times,), a sum over `groups`
         groups, no longer stands out from the noise."""
-        threshold = np.maximum(SURE * math.sqrt(groups) * self.at_risk_sd, 1.0)
+        threshold = np.maximum(SURE * math.sqrt(groups) * self.at_risk_sd, MIN_AT_RISK)
         drowned = np.flatnonzero(at_risk <= threshold)
         return int(drowned[0]) if len(drowned) else len(at_risk)
 

@@ -50,8 +50,11 @@ FORKS = {
     "n_jobs",
 }
 ALLOWED = {
-    "simulations/workers.py": ["fork", "fork"]
-}  # chosen, and asked for, where gRPC is not imported
+    # chosen, and asked for, where gRPC is not imported
+    "simulations/workers.py": ["fork", "fork"],
+    # of a fork server, which is a fresh process without gRPC
+    "simulations/pilots/running.py": ["ProcessPoolExecutor", "ProcessPoolExecutor"],
+}
 MULTIPROCESSING = {"get_context", "connection"}  # the other members start processes by fork
 
 

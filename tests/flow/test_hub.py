@@ -546,7 +546,10 @@ def test_each_study_is_answered_from_the_version_of_its_contract(
             hdh("node", "dataset", "add", str(path), *source, "--site", site)
     deployments.restart(deployment, "nice")
     asked = study(
-        "doses", {"d": {"run": "describe", "columns": ["dose"]}}, dataset="doses", min_nodes=1
+        "doses",
+        {"d": {"run": "describe", "columns": ["dose"], "bins": 1}},
+        dataset="doses",
+        min_nodes=1,
     )
     with deployment.connect() as hub:
         assert {

@@ -104,21 +104,20 @@ renamed <- function(frame, by) {
   frame
 }
 
-tidy.hdh_analysis <- function(x, table = NULL, exponentiate = FALSE, by_node = FALSE, ...) {
-  if (by_node) return(tidy_by_node(x, table))
-  frame <- renamed(table_of(x, table), TIDY_NAMES)
+tidy.hdh_analysis <- function(x, table = NULL, exponentiate = FALSE, by_node = FALSE,
+                              conf.int = TRUE, conf.level = NULL, ...) {
+  rows <- if (by_node) rows_by_node(x, table) else table_of(x, table)
+  if (!is.null(conf.level)) rows <- at_level(rows, x, conf.level)
+  if (exponentiate) rows <- exponentiated(rows, x)
+  frame <- renamed(rows, TIDY_NAMES)
   if (x$content$run == "kaplan_meier" && "strata" %in% names(frame)) {
     frame <- frame[c(setdiff(names(frame), "strata"), "strata")]
   }
-  if (exponentiate) {
-    for (column in intersect(c("estimate", "conf.low", "conf.high"), names(frame))) {
-      frame[[column]] <- exp(frame[[column]])
-    }
-  }
+  if (!conf.int) frame <- frame[setdiff(names(frame), c("conf.low", "conf.high"))]
   frame
 }
 
-tidy_by_node <- function(x, table) {
+rows_by_node <- function(x, table) {
   parts <- released(x)$by_node
   if (!length(parts)) {
     stop_hdh("analysis '", x$name, "' has no results of nodes; ask for results = \"both\"")
@@ -127,10 +126,60 @@ tidy_by_node <- function(x, table) {
     tables <- parts[[node]]$tables
     if (!length(tables)) return(NULL)
     chosen <- if (is.null(table)) main_table(x$content$run, names(tables)) else table
-    frame <- rows_frame(tables[[chosen]])
-    cbind(node = node, renamed(frame, TIDY_NAMES))
+    cbind(node = node, rows_frame(tables[[chosen]]))
   })
   do.call(rbind, frames)
+}
+
+# The column of ratios, such as "odds_ratio", of a table that has estimates on a log scale too.
+ratio_of <- function(rows) {
+  named <- grep("ratio$", names(rows), value = TRUE)
+  named <- named[paste0(named, "_low") %in% names(rows)]
+  if (length(named) && "estimate" %in% names(rows)) named[[1]] else NULL
+}
+
+exponentiated <- function(rows, x) {
+  if (is.null(ratio_of(rows))) {
+    stop_hdh(
+      "analysis '", x$name, "' (", x$content$run, ") has no estimates on a log scale here; leave out ",
+      "`exponentiate`"
+    )
+  }
+  for (column in intersect(c("estimate", "conf_low", "conf_high"), names(rows))) {
+    rows[[column]] <- exp(rows[[column]])
+  }
+  rows
+}
+
+# Other levels of confidence, where an interval is the estimate and a multiple of its standard error.
+at_level <- function(rows, x, level) {
+  if (!is.numeric(level) || length(level) != 1L || !is.finite(level) || level <= 0 || level >= 1) {
+    stop_hdh("`conf.level` must be a number between 0 and 1, such as 0.95")
+  }
+  declared <- x$content$options$conf_level
+  if (is.null(declared)) declared <- 0.95
+  if (level == declared) return(rows)
+  df <- if (identical(x$content$options$family, "gaussian")) x$content$tables$glance[[1]]$df_residual
+  quantile <- function(level) {
+    if (is.null(df)) stats::qnorm((1 + level) / 2) else stats::qt((1 + level) / 2, df)
+  }
+  half <- if (all(c("estimate", "std_error", "conf_high") %in% names(rows))) {
+    (rows$conf_high - rows$estimate) / rows$std_error
+  }
+  if (is.null(half) || !isTRUE(all(abs(half / quantile(declared) - 1) < 1e-6, na.rm = TRUE))) {
+    stop_hdh(
+      "analysis '", x$name, "' has intervals of ", declared, " only; for others write conf_level = ",
+      level, " in the study"
+    )
+  }
+  width <- quantile(level) * rows$std_error
+  rows$conf_low <- rows$estimate - width
+  rows$conf_high <- rows$estimate + width
+  if (!is.null(ratio <- ratio_of(rows))) {
+    rows[[paste0(ratio, "_low")]] <- exp(rows$conf_low)
+    rows[[paste0(ratio, "_high")]] <- exp(rows$conf_high)
+  }
+  rows
 }
 
 glance.hdh_analysis <- function(x, ...) {

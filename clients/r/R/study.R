@@ -12,7 +12,7 @@ list_options <- list(
   piecewise_exponential = c("cuts"),
   rates = c("by", "over"),
   surveillance = c("by", "weeks"),
-  train = c("recall_rates", "widths")
+  train = c("cuts", "recall_rates", "widths")
 )
 list_keys <- c("levels", "range", "missing", "shape", "use")
 

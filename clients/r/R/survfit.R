@@ -51,8 +51,13 @@ cumulative_hazard <- function(curve, group, x, is_whole) {
 
 first_at_risk <- function(rows) if (nrow(rows)) max(rows$n_risk) else 0
 
-hdh_forest <- function(x, exponentiate = TRUE, ...) {
+# `exponentiate`: by default where the estimates are logs of ratios.
+hdh_forest <- function(x, exponentiate = NULL, ...) {
   frame <- if (inherits(x, "hdh_analysis")) tidy(x) else x
+  if (!all(c("term", "estimate", "conf.low", "conf.high") %in% names(frame))) {
+    stop_hdh("there is no table of terms with intervals to draw; pass one of tidy()")
+  }
+  if (is.null(exponentiate)) exponentiate <- !is.null(ratio_of(frame))
   frame <- frame[!is.na(frame$estimate) & frame$term != "(Intercept)", ]
   if (!nrow(frame)) stop_hdh("there is no estimate to draw")
   change <- if (exponentiate) exp else identity

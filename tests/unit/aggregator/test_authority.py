@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
-from aggregator import daemon, database, enrolment, pki
-from federation import client, credentials, errors
+from aggregator import daemon, database, enrolment, pki, replacements, settings
+from federation import chains, client, credentials, errors
 from federation.cli.actions import parties
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from tests import hub_services
@@ -141,15 +149,126 @@ def test_a_key_of_another_authority_signs_nothing(tmp_path: Path) -> None:
         pki.renew_authority(tmp_path / "hub", ["localhost"])
 
 
-def test_a_replacement_that_is_interrupted_leaves_the_former_authority(
+# -- a process that is killed between any two steps of a replacement
+STEPS = ("replace", "unlink", "rmdir", "mkdir", "open")
+
+
+class KilledError(BaseException): ...
+
+
+def killed_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """From the step of this number on, nothing more reaches the disk."""
+    left = step
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            writes = function is not os_open or arguments[1] & (os.O_WRONLY | os.O_RDWR)
+            if writes and (left := left - 1) < 0:
+                raise KilledError
+            return function(*arguments, **named)
+
+        return call
+
+    os_open = os.open
+    for name in STEPS:
+        patch.setattr(os, name, counted(getattr(os, name)))
+
+
+def public_bytes(key: Any) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    content: bytes = key.public_bytes(serialization.Encoding.PEM, form)
+    return content
+
+
+def served_by(folder: Path) -> tuple[bytes, ...]:
+    """The public keys of root, signer and server, which must form one chain."""
+    root = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    shown = (folder / "hub.crt").read_bytes()
+    leaf = chains.leaf_of(shown, (folder / "ca.crt").read_bytes())
+    assert leaf is not None
+    assert x509.load_pem_x509_certificates(shown)[-1] == root
+    server = credentials.private_key((folder / "hub.key").read_bytes()).public_key()
+    assert leaf.public_key() == server
+    signer = pki._authority(folder, pki.signer_of(folder))[1].public_key()
+    name = pki.signer_of(folder)
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / "hub.crt", folder / "hub.key")
+    csr = credentials.request(_new_key())
+    certified = pki.certify(folder, csr, "ana", "coordinator").encode()
+    assert chains.leaf_of(certified, (folder / "ca.crt").read_bytes()) is not None
+    return (name.encode(), *(public_bytes(key) for key in (root.public_key(), signer, server)))
+
+
+def change_authority(folder: Path) -> None:
+    pki.renew_authority(folder, ["localhost"])
+
+
+def change_intermediate(folder: Path) -> None:
+    signed = pki.sign_intermediate(folder, pki.request_intermediate(folder))
+    pki.install_intermediate(folder, signed, ["localhost"])
+
+
+def change_server(folder: Path) -> None:
+    pki.renew_server(folder, ["localhost"])
+
+
+@pytest.mark.parametrize("change", [change_authority, change_intermediate, change_server])
+def test_a_replacement_that_is_killed_at_any_step_leaves_one_chain(
+    change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pki.make_authority(tmp_path / "made", ["localhost"])
+    change_intermediate(tmp_path / "made")
+    outcomes = list[bool]()
+    for step in range(200):
+        folder = shutil.copytree(tmp_path / "made", tmp_path / str(step))
+        before = served_by(folder)
+        with monkeypatch.context() as patch, suppress(KilledError):
+            killed_at(step, patch)
+            change(folder)
+            patch.undo()
+            break
+        replacements.finish(folder)  # as the next start does
+        after = served_by(folder)
+        assert after == before or after[3] != before[3]
+        outcomes.append(after != before)
+        change(folder)
+        assert served_by(folder) not in (before, after)
+        assert not [path for path in folder.iterdir() if path.is_dir() and path.name != "former"]
+    assert outcomes == sorted(outcomes) and not outcomes[0] and outcomes[-1]
+    assert 10 < len(outcomes) < 200
+
+
+def test_a_hub_ends_the_replacement_that_was_interrupted_when_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hub = settings.init(tmp_path / "hub", ["localhost"], 8443, None, "127.0.0.1")
+    with monkeypatch.context() as patch:
+        patch.setattr(replacements, "finish", lambda _folder: None)
+        pki.renew_authority(hub.pki, ["localhost"])
+    former = pki.fingerprint(hub.pki)
+    settings.load(hub.folder)
+    assert pki.fingerprint(hub.pki) != former
+    served_by(hub.pki)
+
+
+def test_a_key_on_a_token_that_was_given_up_does_not_stand_before_the_one_in_the_file(
+    tmp_path: Path,
+) -> None:
+    """An initialisation with --token was killed, and repeated without; an earlier version left
+    both when a replacement was interrupted."""
+    (tmp_path / "ca.pkcs11").write_text("pkcs11:token=a;object=b?module-path=/none.so\n")
     pki.make_authority(tmp_path, ["localhost"])
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
-    with monkeypatch.context() as crash:
-        crash.setattr(pki.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            pki.renew_authority(tmp_path, ["localhost"])
-    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    served_by(tmp_path)
+    assert not (tmp_path / "ca.pkcs11").exists()
+    (tmp_path / "ca.pkcs11").write_text("pkcs11:token=a;object=b?module-path=/none.so\n")
+    served_by(tmp_path)
+    (tmp_path / "intermediate-new.pkcs11").write_text("pkcs11:token=a;object=b?module-path=/m\n")
+    change_intermediate(tmp_path)
+    served_by(tmp_path)
     pki.renew_authority(tmp_path, ["localhost"])
-    assert (tmp_path / "ca.crt").read_bytes() != before["ca.crt"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        "ca.crt",
+        "ca.key",
+        "hub.crt",
+        "hub.key",
+    }

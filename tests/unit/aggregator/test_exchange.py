@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -16,11 +17,22 @@ import httpx
 import pytest
 import uvicorn
 from flwr.app import Message, Metadata
-from flwr.app.message import make_message
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import (
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+)
 from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    PullAppMessagesRequest,
+    PullAppMessagesResponse,
+    PushAppMessagesRequest,
+)
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
@@ -218,6 +230,25 @@ def test_messages_of_any_size_arrive(superlink: SuperLink, size: int) -> None:
     assert (superlink.asked["/v1/fleet/push-object"] > 0) == (size > exchange.FITS)
 
 
+def test_what_comes_over_flowers_own_route_reaches_a_node_that_has_looked_before(
+    superlink: SuperLink,
+) -> None:
+    """As from a bundle that is not ours, which the node refuses and logs."""
+    node, grid = superlink.node(), superlink.grid()
+    assert node.take(0.0) is None
+    message = query(node, grid, b"not ours")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    tree = get_object_tree(message)
+    header = message_to_proto(remove_content_from_message(message))
+    grid._runtime_client.PushMessages(
+        PushAppMessagesRequest(messages_list=[header], message_object_trees=[tree])
+    )
+    taken = node.take(5.0)
+    assert taken is not None
+    response = PullMessagesResponse.FromString(taken.flower)
+    assert response.messages_list[0].metadata.run_id == grid.run.run_id
+
+
 def test_a_node_that_has_nothing_to_do_is_told_so_after_its_wait(superlink: SuperLink) -> None:
     node = superlink.node()
     assert node.take(0.0) is None and node.take(0.05) is None
@@ -272,6 +303,76 @@ def test_replies_that_never_reached_the_hubs_process_are_handed_out_again(
     rest = box.pull(set(ids) - first.keys())
     assert [wire.reply_of(reply)[0] for reply in rest.values()] == [b"another"]
     assert box.pull(()) == {}
+
+
+def pulled(news: Any, superlink: SuperLink, run_id: int, wanted: set[str]) -> set[str]:
+    """The queries whose replies a request hands out, in a loop of its own."""
+    bundle = asyncio.run(
+        routes._replies(news, superlink.state, SimpleNamespace(run_id=run_id), wanted)
+    )
+    response = PullAppMessagesResponse.FromString(bundle.flower)
+    replies = [each for each in response.messages_list if not each.HasField("error")]
+    return {reply.metadata.reply_to_message_id for reply in replies}
+
+
+def test_replies_stay_where_they_are_until_all_is_read(
+    superlink: SuperLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that is cancelled at any of its waits loses nothing."""
+    news = superlink.app.state.hdh_news
+    node, other, grid = superlink.node(), superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"first"), query(other, grid, b"second")])
+    answer(node, b"reply")
+
+    async def cancelled(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(routes, "run_in_threadpool", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            pulled(news, superlink, grid.run.run_id, set(ids))
+    assert pulled(news, superlink, grid.run.run_id, set(ids)) == {ids[0]}
+
+
+def test_a_request_that_is_cancelled_goes_on_and_its_replies_are_handed_out_again(
+    superlink: SuperLink,
+) -> None:
+    """Flower's store hands a large reply out once, to whoever waits for it by then."""
+    node, grid = superlink.node(), superlink.grid()
+    ids = outbox.push(grid, [query(node, grid, b"q")])
+    answer(node, bytes(exchange.FITS + 1))
+    news, task = (
+        routes.News(superlink.app.state.linkstate_factory),
+        SimpleNamespace(run_id=grid.run.run_id),
+    )
+    request = Bundle(flower=PullAppMessagesRequest(message_ids=ids).SerializeToString(), wait_s=0.2)
+
+    async def twice() -> Bundle:
+        """The first is given up while it waits."""
+        pulled = news.to_its_end(routes._pulled(news, superlink.state, task, request))
+        waiting = asyncio.ensure_future(pulled)
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await asyncio.wait(news.pulling)
+        bundle = await routes._pulled(news, superlink.state, task, request)
+        assert news.tidying is not None
+        news.tidying.cancel()
+        return bundle
+
+    response = PullAppMessagesResponse.FromString(asyncio.run(twice()).flower)
+    assert [each.metadata.reply_to_message_id for each in response.messages_list] == ids
+
+
+def test_a_run_gets_no_reply_to_a_query_of_another(superlink: SuperLink) -> None:
+    news = superlink.app.state.hdh_news
+    node, grid, other = superlink.node(), superlink.grid(), superlink.grid()
+    (message_id,) = outbox.push(grid, [query(node, grid, b"q")])
+    answer(node, b"reply")
+    replies = Inbox(other).pull([message_id])
+    assert replies[message_id].error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert message_id in news.mailbox.queries and message_id in news.answered
+    assert wire.reply_of(Inbox(grid).pull([message_id])[message_id])[0] == b"reply"
 
 
 def test_a_reply_that_is_handed_out_again_too_late_is_dropped(superlink: SuperLink) -> None:

@@ -151,6 +151,48 @@ def test_a_superlink_that_is_starting_is_asked_again_soon() -> None:
     assert waits == [executor.AGAIN_S] * 3 + [executor.POLL_S]
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.HTTPStatusError(
+            "503", request=httpx.Request("POST", "https://x"), response=httpx.Response(503)
+        ),
+        httpx.DecodingError("gzip"),
+        ValueError("Invalid protobuf response payload"),
+        OSError(11, "Resource temporarily unavailable"),
+    ],
+)
+@pytest.mark.parametrize("where", ["acquire", "launch", "tend"])
+def test_a_request_or_a_start_that_fails_ends_nothing_and_loses_no_run(
+    failure: Exception, where: str
+) -> None:
+    """A SuperLink that is overloaded answers 503; a machine that is full starts no process."""
+    fails, launched, waits = [failure, failure], list[Any](), list[float]()
+    tokens = ["t", "", "", "", "", ""]
+
+    def failing(place: str) -> None:
+        if place == where and fails:
+            raise fails.pop()
+
+    def acquire(_asked: object) -> Any:
+        failing("acquire")
+        return SimpleNamespace(HasField=lambda _: True, token=tokens.pop(0))
+
+    def launch(arguments: Any) -> None:
+        failing("launch")
+        launched.append(arguments)
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) < 4
+
+    server_apps = SimpleNamespace(launch=launch, tend=lambda: failing("tend"))
+    client = SimpleNamespace(AcquireTask=acquire)
+    executor.serve(client, server_apps, lambda token: [token], wait)  # type: ignore[arg-type]
+    assert launched == [["t"]] and not fails
+    assert waits == [executor.POLL_S] * 4  # and not in a loop
+
+
 def test_a_word_of_the_hub_ends_the_wait_and_so_does_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

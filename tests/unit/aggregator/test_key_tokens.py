@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
+import types
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,7 +75,7 @@ def test_a_root_and_an_intermediate_on_a_token_sign_what_tls_accepts(
 @needs_softhsm
 def test_the_key_never_leaves_its_token(token: None, tmp_path: Path) -> None:
     pki.make_authority(tmp_path, ["localhost"], token=uri("kept"))
-    key = pki._key(tmp_path, pki.ROOT)
+    key = pki._authority(tmp_path, pki.ROOT)[1]
     for give in (
         lambda: credentials.private_pem(key),
         key.private_numbers,
@@ -106,8 +110,84 @@ def test_what_a_token_refuses_is_said_with_its_remedy_and_without_the_pin(
     (tmp_path / "ca.pkcs11").write_text(where + "\n")
     monkeypatch.setenv(pki.PASSWORD, pin)
     with pytest.raises(errors.SetupError, match=message) as refused:
-        pki._key(tmp_path, pki.ROOT).sign(b"x", pki.ec.ECDSA(pki.hashes.SHA384()))
+        pki._key(tmp_path, pki.ROOT, None).sign(b"x", pki.ec.ECDSA(pki.hashes.SHA384()))
     assert not pin or pin not in str(refused.value)
+
+
+# -- a token that counts, in place of python-pkcs11, which this environment may not have
+class CountingToken:
+    """A token that accepts "right", and locks itself at the third wrong PIN."""
+
+    def __init__(self) -> None:
+        self.wrong, self.opened = 0, list[str]()
+
+    @property
+    def flags(self) -> int:
+        return 1 if self.wrong == 2 else 0
+
+    @contextmanager
+    def open(self, user_pin: str | None, rw: bool) -> Iterator[CountingToken]:
+        self.opened.append(user_pin or "")
+        if self.wrong >= 3:
+            raise RefusedError("PinLocked")
+        if user_pin != "right":
+            self.wrong += 1
+            raise WrongPinError
+        self.wrong = 0
+        yield self
+
+
+class RefusedError(Exception): ...
+
+
+class WrongPinError(RefusedError): ...
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> CountingToken:
+    token = CountingToken()
+    exceptions = types.SimpleNamespace(
+        PinIncorrect=WrongPinError,
+        PinInvalid=WrongPinError,
+        PinLenRange=WrongPinError,
+        PKCS11Error=RefusedError,
+    )
+    for name in ("PinLocked", "PinExpired", "NoSuchKey", "NoSuchToken"):
+        setattr(exceptions, name, type(name, (RefusedError,), {}))
+    library: Any = types.ModuleType("pkcs11")
+    library.exceptions = exceptions
+    library.TokenFlag = types.SimpleNamespace(USER_PIN_FINAL_TRY=1)
+    library.lib = lambda _module: types.SimpleNamespace(get_token=lambda token_label: token)
+    monkeypatch.setitem(sys.modules, "pkcs11", library)
+    monkeypatch.setattr(key_tokens, "_REFUSED", key_tokens.Refusals())
+    return token
+
+
+def is_open(pin: str) -> bool:
+    with key_tokens._session(Place("/m.so", TOKEN, "ca"), pin):
+        return True
+
+
+def test_a_wrong_pin_is_tried_once_and_the_right_one_after_it(counting: CountingToken) -> None:
+    """Each enrolment and renewal opens the token, and a stranger's request may be one."""
+    for _ in range(20):
+        with pytest.raises(errors.SetupError, match="does not accept the PIN"):
+            is_open("wrong")
+    assert counting.opened == ["wrong"]
+    assert is_open("right") and is_open("right")
+    assert counting.wrong == 0
+    assert "wrong" not in repr(vars(key_tokens._REFUSED))
+
+
+def test_the_last_try_of_a_token_is_left_to_its_owner(counting: CountingToken) -> None:
+    """A service that is restarted with a wrong PIN again and again would lock it."""
+    for _ in range(5):
+        key_tokens._REFUSED.hashes.clear()  # another process
+        with pytest.raises(errors.SetupError, match=r"does not accept|one try left"):
+            is_open("wrong")
+    assert len(counting.opened) == counting.wrong == 2
+    counting.wrong = 0  # the owner has entered it elsewhere
+    assert is_open("right")
 
 
 @pytest.mark.parametrize(

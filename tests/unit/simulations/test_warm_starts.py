@@ -26,6 +26,7 @@ CONTRACT: dict[str, Any] = {
         "ill": {"type": "boolean"},
         "n": {"type": "number", "range": [0, 50]},
         "time": {"type": "number", "range": [0, 24], "step": 1},
+        "before": {"type": "number", "range": [-3, 3]},
     },
 }
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
@@ -48,6 +49,7 @@ def frame(seed: int, n: int = 400) -> pandas.DataFrame:
             "ill": draw.random(n) < 1 / (1 + np.exp(1 - eta)),
             "n": np.minimum(draw.poisson(np.exp(eta / 2)), 50),
             "time": draw.integers(1, 25, n).astype(float),
+            "before": draw.uniform(-3, 3, n),
         }
     )
 
@@ -82,6 +84,18 @@ def test_the_optimum_is_the_same_from_the_coefficients_of_another_model(
         np.testing.assert_allclose(warm.tidy()[column], expected, rtol=1e-9, atol=1e-9)
     rounds_of = [int(result.glance()["rounds"].iloc[0]) for result in (warm, cold)]
     assert rounds_of[0] < rounds_of[1] if is_contained else rounds_of[0] == rounds_of[1]
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+def test_the_same_model_again_has_every_number_of_its_glance(family: str) -> None:
+    """With an offset, the deviance of the null model takes rounds of its own."""
+    response = {"binomial": "ill", "poisson": "n"}[family]
+    entry, model = {"run": "glm", "family": family}, f"{response} ~ age + offset(before)"
+    with fed.simulate(FRAMES, CONTRACT) as nodes:
+        cold, warm = (fitted(nodes, entry, model).glance().iloc[0] for _ in range(2))
+    assert warm["rounds"] < cold["rounds"]
+    for name in cold.index.drop("rounds"):
+        assert warm[name] == pytest.approx(cold[name], rel=1e-12), name
 
 
 @pytest.mark.parametrize("name", federations.first(MODELS, 1))

@@ -74,6 +74,42 @@ def test_calibration_is_the_logistic_fit_of_answers_on_scores(
     )
 
 
+def test_calibration_of_badly_calibrated_scores_solves_its_equations() -> None:
+    """200 small tables: scores far off, too wide, or the wrong way round."""
+    x = scores.middles(scores.BINS)
+    solved = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        n, (middle, intercept, slope) = int(rng.choice([15, 40, 300])), rng.normal(0, [4, 4, 1.5])
+        log_odds = rng.normal(middle, rng.choice([0.1, 1.0, 5.0]), n)
+        answers = rng.random(n) < special.expit(intercept + slope * log_odds)
+        no, yes = scores.count(log_odds, answers.astype(float), scores.BINS)
+        fitted = scores.calibration(np.stack([no, yes]).astype(float))
+        first, last = (
+            np.argmax([no > 0, yes > 0], axis=1),
+            [np.flatnonzero(c)[-1:] for c in (no, yes)],
+        )
+        overlap = all(map(len, last)) and first[1] < last[0] and first[0] < last[1]
+        assert overlap == bool(np.isfinite(fitted).all())
+        if not overlap:
+            continue
+        solved += 1
+        excess = yes - (no + yes) * special.expit(fitted[0] + fitted[1] * x)
+        assert abs(excess.sum()) < 1e-6 and abs(excess @ x) < 1e-5  # 1e-10 of a coefficient is left
+    assert solved > 100
+
+
+@pytest.mark.parametrize("wrong", ["no yes", "no no", "apart", "apart but for one bin"])
+def test_no_calibration_is_given_where_the_regression_has_no_solution(wrong: str) -> None:
+    counts = np.zeros((2, scores.BINS))
+    if wrong in ("no yes", "no no"):
+        counts[int(wrong == "no no"), 400:600] = 3
+    else:
+        counts[0, 300:500], counts[1, 500:700] = 2, 1
+        counts[0, 500] = wrong == "apart but for one bin"
+    assert np.isnan(scores.calibration(counts)).all()
+
+
 @pytest.mark.parametrize("probability", [0.2, 0.5, 0.7])
 def test_the_cells_at_a_cut_are_those_of_a_confusion_matrix(
     people: tuple[np.ndarray, np.ndarray, np.ndarray], probability: float

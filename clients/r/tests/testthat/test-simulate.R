@@ -5,6 +5,8 @@ study <- hdh_glm(study, "glm", died ~ age + diabetes + town, family = "binomial"
 study <- hdh_cox(study, "cox", Surv(time, died) ~ age + sex)
 study <- hdh_kaplan_meier(study, "curves", Surv(time, died) ~ sex)
 study <- hdh_describe(study, "ages", "age")
+study <- hdh_glm(study, "linear", visits ~ age + diabetes)
+study <- hdh_wilcoxon(study, "ranks", "visits", "sex")
 
 run_once <- local({
   result <- NULL
@@ -68,9 +70,37 @@ test_that("curves are a survfit, which summary and plot take", {
   expect_gt(file.size(file), 1000)
 })
 
+test_that("intervals of another level are those of confint", {
+  result <- run_once()
+  pooled <- stats::lm(visits ~ age + diabetes, rows)
+  fitted <- tidy(result$linear, conf.level = 0.8)
+  expect_equal(fitted$conf.low, unname(stats::confint(pooled, level = 0.8)[, 1]), tolerance = 1e-7)
+  ratios <- tidy(result$glm, conf.level = 0.9, exponentiate = TRUE)
+  expect_equal(ratios$conf.high, ratios$odds_ratio_high)
+  expect_equal(log(ratios$conf.high / ratios$estimate), stats::qnorm(0.95) * ratios$std.error, tolerance = 1e-9)
+  nodes <- tidy(result$glm, by_node = TRUE, exponentiate = TRUE)
+  expect_equal(nodes$estimate, nodes$odds_ratio)
+  expect_named(tidy(result$linear, conf.int = FALSE), c("term", "estimate", "std.error", "statistic", "p.value"))
+  expect_error(tidy(result$curves, conf.level = 0.9), "write conf_level = 0.9", class = "hdh_error")
+  expect_error(tidy(result$glm, conf.level = 95), "between 0 and 1", class = "hdh_error")
+})
+
+test_that("only logs of ratios become ratios", {
+  result <- run_once()
+  expect_error(tidy(result$curves, exponentiate = TRUE), "log scale", class = "hdh_error")
+  expect_error(tidy(result$linear, exponentiate = TRUE), "log scale", class = "hdh_error")
+  grDevices::pdf(NULL)
+  on.exit(grDevices::dev.off())
+  hdh_forest(result$linear)
+  expect_false(graphics::par("xlog"))
+  hdh_forest(result$glm)
+  expect_true(graphics::par("xlog"))
+  expect_error(hdh_forest(result$ages), "no table of terms", class = "hdh_error")
+})
+
 test_that("a result names what is not there", {
   result <- run_once()
-  expect_error(result$nothing, "it has: 'glm', 'cox', 'curves', 'ages'", class = "hdh_error")
+  expect_error(result$nothing, "it has: 'glm', 'cox', 'curves', 'ages', 'linear', 'ranks'", class = "hdh_error")
   expect_error(tidy(result$glm, "nothing"), "it has: 'coefficients'", class = "hdh_error")
   expect_error(as_survfit(result$glm), "only kaplan_meier", class = "hdh_error")
   expect_error(tidy(result$cox, by_node = TRUE), "results = \"both\"", class = "hdh_error")
