@@ -16,6 +16,20 @@ from tests.privacy.thin_variants import BELOW, SUMMED, UP_TO
 LEVEL = "floor((age - 18) / 25)"
 OPEN: dict[str, Any] = {"policy": {"hub_sees_cells": True}}
 POWERS = (1, 2, 3)
+ANALYSES: Mapping[str, dict[str, Any]] = {
+    "fine_gray": {"run": "fine_gray", "model": "Surv(time, cause) ~ y", "cause": "death"},
+    "piecewise": {"run": "piecewise_exponential", "model": "Surv(time, event) ~ y", "cuts": [30]},
+    "averaging": {"run": "fedavg", "model": "hiv ~ y", "rounds": 1},
+    "hazards": {"run": "train", "model": "Surv(time, event) ~ y", "network": "logistic"},
+    "trees": {"run": "boosted_trees", "model": "hiv ~ y", "trees": 1, "depth": 1},
+}
+AMOUNTS: Mapping[str, dict[str, Any]] = {
+    "rates": {"run": "rates", "events": "y", "time": "time"},
+    "inequality": {"run": "inequality", "value": "y", "step": 1},
+    "wilcoxon": {"run": "wilcoxon", "value": "y", "by": "sex", "step": 1},
+    "describe": {"run": "describe", "columns": ["y"], "bins": 1, "quantiles": []},
+    "k_means": {"run": "k_means", "columns": ["y", "income"], "groups": 2},
+}
 ALONE = {"run": "anova", "value": "y", "by": "sex"}
 COX = {"run": "cox", "model": "Surv(time, event) ~ y"}
 
@@ -41,6 +55,15 @@ def combined() -> Iterator[tuple[str, Studies]]:
         },
     }.items():
         yield f"combined: {name}", _powers(analysis)
+    for name, analysis in ANALYSES.items():
+        yield f"combined: {name}", _powers(analysis)
+    for name, analysis in AMOUNTS.items():
+        text = f"within(visits * {LEVEL} ^ "
+        several = [asked(analysis, y=f"{text}{d}, 0, 500)") for d in POWERS]
+        yield f"combined, as amounts: {name}", several
+    for results in ("split", "both"):
+        by_node = {**glm("visits ~ y"), "results": results}
+        yield f"combined: {results} results", _powers(by_node)
     yield "combined: summed", _powers(glm("visits ~ y"), **SUMMED)
     yield "combined: at open nodes", _powers(glm("visits ~ y"), **OPEN)
     responses = [asked(glm("y ~ 1"), y=f"visits * {LEVEL} ^ {d}") for d in POWERS]
