@@ -473,6 +473,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         terms,
         amounts,
         strata=effect.strata,
+        within=effect.within,
         conditions=written,
         grids=grids,
         steered=row_weights,
