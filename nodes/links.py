@@ -199,9 +199,9 @@ def claim_cohort(
     chosen = [entries, study.cohort.where, link.left, link.keep, link.on, link.cascade]
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).digest()
     account = Account(study.dataset, "person", now.year)
-    own = plan_.dataset_of(role)
-    people = context.site.account(own, now.year).register or own
-    other = link.right if own == link.left else link.left
+    dataset = plan_.dataset_of(role)
+    people = context.site.account(dataset, now.year).register or dataset
+    other = link.right if dataset == link.left else link.left
     stored = ledger.remember(
         context.ledger, "cohort", account, study.hash, f"link {people} {other} {now.year}",
         digest, now.isoformat(timespec="seconds"),

@@ -73,9 +73,9 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     limits = (share * cohort.people, share * (cohort.everyone or cohort).people)
     return (
         functionals.check(memory, task, numbers, columns, limits)
-        or joint_columns.check(memory, cohort, task, rules)
         or partitions.check(memory, cohort, task, rows, rules)
         or differencing.check(memory, cohort, task, rows, rules)
+        or joint_columns.check(memory, cohort, task, rules)  # last: it may depend on a person
     )
 
 
