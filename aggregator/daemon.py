@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,12 +20,12 @@ from pathlib import Path
 import sqlalchemy as sa
 
 import aggregator
-from aggregator import api, child_process, database, doorkeeper, metrics, pki, settings
+from aggregator import api, child_process, database, doorkeeper, jobs, metrics, pki, settings
 from aggregator.flower.control import Control
 from aggregator.planning import Planner
 from aggregator.scheduler import Scheduler
 from aggregator.settings import HubSettings
-from federation import __version__, audit, credentials, errors, lock, logs, loopback, notices
+from federation import __version__, addresses, audit, errors, lock, logs, loopback, notices
 from strategies import registry as analyses
 
 log = logging.getLogger("hdh.hub")
@@ -35,6 +35,7 @@ QUIET = {
     "UV_OFFLINE": "1",
 }
 START_S = 60.0
+EXPIRES_DAYS = 30.0  # before that a certificate's end is told at the start
 LOCK = "hub.lock"
 
 
@@ -60,6 +61,7 @@ def run(hub: HubSettings, *, log_format: str = "text") -> None:
 
 
 def _run(hub: HubSettings, stop: threading.Event) -> None:
+    _check_files(hub)
     engine = database.open_registry(hub.database)
     control = Control(hub.file.admin, hub.pki / "ca.crt", hub.token)
     scheduler = Scheduler(hub, engine, control)
@@ -112,16 +114,20 @@ def _database_answers(engine: sa.Engine) -> bool:
     return True
 
 
+def _check_files(hub: HubSettings) -> None:
+    """SetupError where a child or a study would end with an exception, or nobody could connect."""
+    jobs.witnesses(hub.jobs)
+    days = hub.check_keys()
+    if days < EXPIRES_DAYS:
+        log.error(
+            "the server's certificate %s: `hdh hub rotate`, then start the hub again",
+            f"expires in {days:.0f} days" if days >= 0 else "has expired, and nobody can connect",
+        )
+
+
 def _check_ports(hub: HubSettings) -> None:
     for which in ("fleet", "admin", "metrics"):
-        host, port = credentials.address(getattr(hub.file, which))
-        try:
-            socket.create_server((host, port)).close()
-        except OSError as reason:
-            raise errors.SetupError(
-                f"the port {host}:{port} cannot be opened ({reason.strerror});"
-                f" stop the program that uses it, or change `{which}` in hub.yaml"
-            ) from None
+        doorkeeper.listen(getattr(hub.file, which), which).close()
 
 
 def is_running(folder: Path) -> bool:
@@ -173,8 +179,6 @@ class Children:
     def _start(self, name: str) -> None:
         path = self._output(name)
         self._close_input(name)
-        if path.exists() and path.stat().st_size > self.hub.file.log_megabytes * 2**20:
-            os.replace(path, path.with_suffix(".log.1"))
         self.processes[name] = child_process.start(
             self.commands[name],
             output=path,
@@ -206,10 +210,9 @@ class Children:
         attempts = child_process.StartAttempts(self._start, self._output)
         until = time.monotonic() + START_S
         for which in ("admin", "fleet"):
-            host, port = credentials.address(getattr(self.hub.file, which))
-            host = "127.0.0.1" if host == "0.0.0.0" else host
+            address = getattr(self.hub.file, which)
             while not stop.is_set():
-                with suppress(OSError), socket.create_connection((host, port), timeout=1):
+                with suppress(OSError), addresses.connection(address, 1):
                     break
                 attempts.check(self.processes)
                 if time.monotonic() > until:
@@ -221,6 +224,9 @@ class Children:
 
     def look_after(self) -> bool:
         """Whether all are running. One that has died is restarted, at most every five seconds."""
+        for name in self.processes:
+            with suppress(OSError):  # of a disk that takes nothing now
+                bound(self._output(name), self.hub.file.log_megabytes * 2**20)
         for name, process in list(self.processes.items()):
             if process.poll() is not None and time.monotonic() >= self.again_at.get(name, 0.0):
                 log.error(
@@ -230,7 +236,10 @@ class Children:
                     child_process.last_line(self._output(name)),
                 )
                 self.again_at[name] = time.monotonic() + 5.0
-                self._start(name)
+                try:
+                    self._start(name)
+                except OSError as reason:  # no process, no memory or no file more for now
+                    log.error("%s cannot be started now (%s)", name, reason.strerror)
         return all(process.poll() is None for process in self.processes.values())
 
     def stop(self) -> None:
@@ -243,6 +252,18 @@ class Children:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def bound(path: Path, max_bytes: int) -> None:
+    """Makes room in the output of a running process, which goes on writing to the end of the same
+    file: what is there is kept once, under another name."""
+    if not path.exists() or path.stat().st_size <= max_bytes:
+        return
+    try:
+        shutil.copyfile(path, path.with_suffix(".log.1"))
+    except OSError as reason:  # of a full disk, where room is needed most
+        log.error("%s is not kept before it is emptied (%s)", path.name, reason.strerror)
+    os.truncate(path, 0)
 
 
 def environment(folder: Path) -> dict[str, str]:

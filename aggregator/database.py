@@ -217,9 +217,10 @@ class Decided:
     signature: str
 
 
-def open_registry(url: str) -> sa.Engine:
+def open_registry(url: str, *, new: bool = False) -> sa.Engine:
     """The database at `url`, migrated to this version's schema. SetupError if it cannot be reached,
-    or its schema is newer."""
+    its schema is newer, or it is empty, unless it is to be `new`: a hub with an empty registry
+    would tell its nodes that they are revoked."""
     local = url.startswith("sqlite")
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = None
@@ -230,13 +231,15 @@ def open_registry(url: str) -> sa.Engine:
         if local:
             sa.event.listen(engine, "connect", _durable)
         with engine.begin() as connection:
-            schema_version = _schema_version(connection)
+            schema_version = _schema_version(connection, new)
         if schema_version != VERSION:
             _migrate(engine, schema_version)
         return engine
-    except (sa.exc.SQLAlchemyError, ImportError) as reason:
+    except (sa.exc.SQLAlchemyError, ImportError, errors.SetupError) as reason:
         if engine is not None:
             engine.dispose()
+        if isinstance(reason, errors.SetupError):
+            raise
         why = str(getattr(reason, "orig", None) or reason).strip().splitlines()[0]
         raise errors.SetupError(
             f"the database {sa.engine.make_url(url).render_as_string()} cannot be used ({why});"
@@ -244,14 +247,19 @@ def open_registry(url: str) -> sa.Engine:
         ) from None
 
 
-def _schema_version(connection: sa.Connection) -> str | None:
-    """The schema's version; None if it is older than the first numbered one. An empty database is
-    given the newest schema."""
+def _schema_version(connection: sa.Connection, new: bool) -> str | None:
+    """The schema's version; None if it is older than the first numbered one. An empty database that
+    is to be `new` is given the newest schema."""
     tables = sa.inspect(connection).get_table_names()
     if "alembic_version" in tables:
         return connection.execute(sa.select(version.c.version_num)).scalar()
     if tables:
         return None
+    if not new:
+        raise errors.SetupError(
+            f"the database {connection.engine.url.render_as_string()} holds no registry of a hub:"
+            " put it back from a backup, or check `database` in hub.yaml"
+        )
     metadata.create_all(connection)
     connection.execute(version.insert().values(version_num=VERSION))
     return VERSION

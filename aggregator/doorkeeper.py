@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from federation import credentials, errors
+from federation import addresses, errors
 
 CHUNK = 2**16
 BACKLOG = 1024
@@ -198,10 +198,8 @@ def source(host: str) -> str:
 def listen(address: str, key: str) -> socket.socket:
     """The listening socket of HOST:PORT. SetupError, which names the key of hub.yaml, if the port
     cannot be opened."""
-    host, port = credentials.address(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return addresses.listener(address, BACKLOG)
     except OSError as reason:
         raise errors.SetupError(
             f"the port {address} cannot be opened ({reason.strerror}); stop the program that uses"

@@ -7,17 +7,21 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aggregator.parcels import Attempt
+from federation import errors, replacements
 from federation import study as studies
 from federation.contract import Contract
 from federation.messages import LedgerHead
 from federation.study import Study
 
+T = TypeVar("T")
+WITNESSES = "witnesses.json"
 KINDS = ("job.json", "round", "asked", "attempt", "result.json", "transcript.gz")
 _OF_JOB = re.compile(rf"(\d+-\d+)\.(?:{'|'.join(map(re.escape, KINDS))})(?:\.part)?")
 
@@ -66,7 +70,8 @@ def write(folder: Path, name: str, job: Job) -> None:
         "roles": dict(job.roles),
         "correctable": list(job.correctable),
     }
-    _replace(folder / f"{name}.job.json", json.dumps(values, ensure_ascii=False))
+    text = json.dumps(values, ensure_ascii=False)
+    replacements.write_secret(folder / f"{name}.job.json", text.encode())
 
 
 def read(folder: Path, name: str) -> Job:
@@ -86,14 +91,27 @@ def read(folder: Path, name: str) -> Job:
     )
 
 
+class DamagedError(Exception):
+    """A file of a job cannot be read, as after a disk that was full or lost its power."""
+
+
+def _parsed(path: Path, parse: Callable[[str], T]) -> T | None:
+    """What a file holds; None if it is not there. DamagedError if it cannot be read."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError, IsADirectoryError):
+        raise DamagedError(f"its file {path.name} at the hub is damaged") from None
+
+
 def ask(folder: Path, name: str, queries: int) -> None:
     """Stores the number of queries sent so far, so that the hub's process wakes the nodes."""
     _replace(folder / f"{name}.asked", str(queries))
 
 
 def asked(folder: Path, name: str) -> int:
-    path = folder / f"{name}.asked"
-    return int(path.read_text()) if path.exists() else 0
+    return _parsed(folder / f"{name}.asked", int) or 0
 
 
 def begin_attempt(folder: Path, name: str, attempt: Attempt) -> None:
@@ -103,19 +121,20 @@ def begin_attempt(folder: Path, name: str, attempt: Attempt) -> None:
 
 def attempt(folder: Path, name: str) -> Attempt | None:
     """The attempt that was begun last."""
-    path = folder / f"{name}.attempt"
-    return Attempt(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    return _parsed(folder / f"{name}.attempt", lambda text: Attempt(**json.loads(text)))
 
 
 def read_progress(folder: Path, name: str) -> Progress:
-    path = folder / f"{name}.round"
-    return Progress(**json.loads(path.read_text())) if path.exists() else Progress()
+    """What is shown of a study; nothing of it if the file is damaged."""
+    with suppress(DamagedError):
+        stored = _parsed(folder / f"{name}.round", lambda text: Progress(**json.loads(text)))
+        return stored or Progress()
+    return Progress()
 
 
 def read_result(folder: Path, name: str) -> dict[str, Any] | None:
     """The result that `finish` wrote; None until then."""
-    path = folder / f"{name}.result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return _parsed(folder / f"{name}.result.json", lambda text: dict(json.loads(text)))
 
 
 def transcript(folder: Path, name: str) -> Path:
@@ -147,10 +166,18 @@ def write_progress(folder: Path, name: str, progress: Progress) -> None:
 
 def witnesses(folder: Path) -> dict[str, LedgerHead]:
     """The newest ledger head of each node that any study of this hub has seen."""
-    path = folder / "witnesses.json"
-    if not path.exists():
-        return {}
-    return {node: LedgerHead(*head) for node, head in json.loads(path.read_text()).items()}
+    path = folder / WITNESSES
+    try:
+        return _parsed(path, _heads) or {}
+    except DamagedError:
+        raise errors.SetupError(
+            f"{path} is damaged: put it back from a backup, or remove it, and the hub then does not"
+            " notice a ledger that was rolled back before today"
+        ) from None
+
+
+def _heads(text: str) -> dict[str, LedgerHead]:
+    return {str(node): LedgerHead(*head) for node, head in json.loads(text).items()}
 
 
 def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:
@@ -161,11 +188,12 @@ def keep_witnesses(folder: Path, seen: Mapping[str, LedgerHead]) -> None:
         newest = witnesses(folder)
         for node, head in seen.items():
             newest[node] = max(head, newest.get(node, head), key=lambda witness: witness.seq)
-        _replace(folder / "witnesses.json", json.dumps(newest))
+        replacements.write_secret(folder / WITNESSES, json.dumps(newest).encode())
 
 
 def finish(folder: Path, name: str, text: str) -> None:
-    _replace(folder / f"{name}.result.json", text)
+    """Stores the result, which outlives a loss of power."""
+    replacements.write_secret(folder / f"{name}.result.json", text.encode())
 
 
 def _replace(path: Path, text: str) -> None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from aggregator import database
 from aggregator.scheduler import Scheduler
-from federation import __version__, credentials, errors
+from federation import __version__, addresses, credentials, errors
 from federation.notices import Notifier
+
+MAX_CLIENTS = 8
+SILENT_S, ANSWER_S = 5.0, 20.0  # without a byte; from the first byte to the last
 
 
 class Numbers:
@@ -22,6 +31,22 @@ class Numbers:
 
     def collect(self) -> Iterator[Metric]:
         yield InfoMetricFamily("hdh_hub", "The hub's version", {"version": __version__})
+        counted: list[Metric] = []
+        with suppress(sa.exc.SQLAlchemyError):  # which is told by the number that follows
+            counted = list(self._counted())
+        yield GaugeMetricFamily(
+            "hdh_database_up", "1 if the hub's database answers", int(bool(counted))
+        )
+        yield from counted
+        server = (self.scheduler.hub.pki / "hub.crt").read_bytes()
+        yield GaugeMetricFamily(
+            "hdh_certificate_days",
+            "Days until the hub's server certificate expires",
+            credentials.days_left(server),
+        )
+        yield self._notices()
+
+    def _counted(self) -> Iterator[Metric]:
         studies = GaugeMetricFamily("hdh_studies", "Studies by state", labels=["state"])
         state_column = database.studies.c.state
         by_state = sa.select(state_column, sa.func.count()).group_by(state_column)
@@ -42,13 +67,6 @@ class Numbers:
         for node in nodes:
             online.add_metric([node.name], int(node.name in connected))
         yield online
-        server = (self.scheduler.hub.pki / "hub.crt").read_bytes()
-        yield GaugeMetricFamily(
-            "hdh_certificate_days",
-            "Days until the hub's server certificate expires",
-            credentials.days_left(server),
-        )
-        yield self._notices()
 
     def _notices(self) -> Metric:
         failing = GaugeMetricFamily(
@@ -60,13 +78,64 @@ class Numbers:
 
 
 def serve(address: str, scheduler: Scheduler, notifier: Notifier | None = None) -> None:
-    host, port = credentials.address(address)
     numbers = CollectorRegistry()
     numbers.register(Numbers(scheduler, notifier))
     try:
-        start_http_server(port, addr=host, registry=numbers)
+        listening = addresses.listener(address)
     except OSError as reason:
         raise errors.SetupError(
             f"the metrics port {address} cannot be opened ({reason.strerror});"
             " change `metrics` in hub.yaml"
         ) from None
+    server = MetricsServer(listening, make_wsgi_app(numbers))
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+class Handler(WSGIRequestHandler):
+    """One request, which is to arrive in time. Nothing of it is printed."""
+
+    timeout = SILENT_S
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class MetricsServer(ThreadingMixIn, WSGIServer):
+    """Answers few at a time, and each for a short time: connections that send nothing, or a byte
+    now and then, take no thread and no file from the hub."""
+
+    daemon_threads = True
+
+    def __init__(self, listening: socket.socket, app: Any) -> None:
+        super().__init__(listening.getsockname()[:2], Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket, self.places = listening, threading.BoundedSemaphore(MAX_CLIENTS)
+        self.base_environ: dict[str, Any] = {}
+        self.server_name, self.server_port = "hub", listening.getsockname()[1]
+        self.setup_environ()
+        self.set_app(app)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        end = threading.Timer(ANSWER_S, _end, (request,))
+        end.daemon = True
+        end.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            end.cancel()
+            self.places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves, or is late, is no error of the hub's."""
+
+
+def _end(request: socket.socket) -> None:
+    """Wakes the thread that waits for more of a request; it closes the connection."""
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)

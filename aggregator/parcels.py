@@ -10,10 +10,12 @@ waits."""
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from federation.linkage.routes import ROUTES
 
 MAX_BYTES = 4 * 2**20  # of a part
 FILE_BYTES = 4096  # that a part counts at least, since it takes a file
+ASKED_S = 1.0  # so long the attempt that was begun is taken for the same, without another look
 _ATTEMPT = re.compile(r"[0-9a-f]{32}")
 
 
@@ -84,13 +87,15 @@ class _Waiting:
 class Parcels:
     """`per_study`, `per_node`, bytes: what may lie here at one time. `begun`: the attempt that the
     hub has begun last for a study, by its hash; None where no link of it runs. `attempts`: those
-    that parts are here of."""
+    that parts are here of. `asked`: when each of them was last found to be the one that is begun,
+    since the hub's database would be read twice for each MB."""
 
     folder: Path
     per_study: int
     per_node: int
     begun: Callable[[str], Attempt | None]
     attempts: dict[str, Attempt] = field(default_factory=dict)
+    asked: dict[str, float] = field(default_factory=dict)
     waiting: dict[Address, _Waiting] = field(default_factory=dict)
     sizes: Counter[tuple[str, str]] = field(default_factory=Counter)  # by study and sender
     news: threading.Condition = field(default_factory=threading.Condition)
@@ -139,6 +144,7 @@ class Parcels:
         with self.news:
             self._forget(study_hash)
             self.attempts.pop(study_hash, None)
+            self.asked.pop(study_hash, None)
 
     @property
     def bytes_here(self) -> int:
@@ -147,6 +153,10 @@ class Parcels:
     def _admit(self, address: Address) -> None:
         """RefusalError unless the message belongs to the attempt that the hub has begun. The first
         message of a new attempt deletes what is left of the former one."""
+        latest, now = self.attempts.get(address.study_hash), time.monotonic()
+        is_recent = now - self.asked.get(address.study_hash, -math.inf) < ASKED_S
+        if latest is not None and latest.has(address) and is_recent:
+            return
         attempt = self.begun(address.study_hash)
         if attempt is None or not attempt.has(address) or not _ATTEMPT.fullmatch(attempt.name):
             raise errors.RefusalError(
@@ -155,6 +165,7 @@ class Parcels:
         if self.attempts.get(address.study_hash) != attempt:
             self._forget(address.study_hash)
             self.attempts[address.study_hash] = attempt
+        self.asked[address.study_hash] = now
 
     def _forget(self, study_hash: str) -> None:
         shutil.rmtree(self.folder / study_hash, ignore_errors=True)

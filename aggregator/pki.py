@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,13 +19,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aggregator import key_tokens, replacements
-from federation import chains, credentials, errors
+from aggregator import key_tokens
+from federation import addresses, chains, credentials, errors, replacements
 
 AUTHORITY_DAYS, INTERMEDIATE_DAYS, CERTIFICATE_DAYS = 3650, 3 * 365, 365
 PASSWORD = key_tokens.PIN
 ROOT, INTERMEDIATE, WAITING = "ca", "intermediate", "intermediate-new"
 KINDS = ("key", "pkcs11")  # of files: a key, and where on a token it is
+MAX_COMMON_NAME = 64  # characters; what is verified are the alternative names
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # the addresses between the hub's own processes
 # Certificates are valid from yesterday on, in case a node's clock is slow.
 EARLIER = timedelta(days=1)
@@ -38,7 +40,7 @@ def make_authority(
     URI under which a token makes and keeps the key instead."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = _new_key(folder, ROOT, token)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub authority")])
+    name = _named("hdh hub authority")
     builder = _certificate(name, name, key.public_key(), key, AUTHORITY_DAYS).add_extension(
         x509.BasicConstraints(ca=True, path_length=1), critical=True
     )
@@ -76,8 +78,7 @@ def request_intermediate(folder: Path, *, token: str = "") -> str:
     """A new key for an intermediate, under a name of its own until its certificate comes, and the
     request (PEM) that the root's keeper signs."""
     key = _new_key(folder, WAITING, token)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hdh hub intermediate")])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(_named("hdh hub intermediate"))
     request = builder.sign(key, hashes.SHA384())
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
@@ -124,7 +125,7 @@ def install_intermediate(folder: Path, certificate: str, hosts: list[str]) -> No
         "ca.crt": (folder / "ca.crt").read_bytes(),  # the server's certificate ends with it
     }
     for name, content in contents.items():
-        credentials.write_secret(new / name, content)
+        replacements.write_secret(new / name, content)
     _write_server(new, new, hosts)
     former = [f"{name}.{each}" for name in (INTERMEDIATE, WAITING) for each in KINDS]
     replacements.replace(folder, former)
@@ -157,11 +158,13 @@ def _write_server(
     folder."""
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
-        x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
+        x509.IPAddress(ipaddress.ip_address(host))
+        if addresses.is_address(host)
+        else x509.DNSName(host)
         for host in dict.fromkeys([*hosts, *LOOPBACK])
     ]
     builder = _leaf(
-        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]),
+        _named(hosts[0][:MAX_COMMON_NAME]),
         key.public_key(),
         authority,
         days,
@@ -170,8 +173,8 @@ def _write_server(
     builder = builder.add_extension(
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
     )
-    credentials.write_secret(folder / "hub.key", credentials.private_pem(key))
-    credentials.write_secret(
+    replacements.write_secret(folder / "hub.key", credentials.private_pem(key))
+    replacements.write_secret(
         folder / "hub.crt", _signed(builder, authority) + (authority / "ca.crt").read_bytes()
     )
 
@@ -218,8 +221,60 @@ def fingerprint(folder: Path) -> bytes:
     )
 
 
+def describe_signer(folder: Path) -> str:
+    """Where the key of the authority that signs is. SetupError if it is here and cannot sign. A
+    token is not opened."""
+    name = signer_of(folder)
+    if not has_key(folder, name):
+        return "its key is kept elsewhere: nobody is enrolled or renewed now"
+    if (folder / f"{name}.pkcs11").exists():
+        return "its key is on a token"
+    if b"ENCRYPTED" in (folder / f"{name}.key").read_bytes() and not os.environ.get(PASSWORD):
+        return f"its key is encrypted; whether {PASSWORD} opens it is not known here"
+    _authority(folder, name)
+    return "its key is here, and signs"
+
+
+def check(folder: Path) -> float:
+    """Days until the server's certificate expires. SetupError if a key or a certificate that the
+    hub serves with is missing, cannot be read, or does not fit the others."""
+    root, chain = (_certificates(folder / name) for name in ("ca.crt", "hub.crt"))
+    if signer_of(folder) == INTERMEDIATE:
+        _certificates(folder / f"{INTERMEDIATE}.crt")
+    try:
+        key = credentials.private_key((folder / "hub.key").read_bytes())
+    except (OSError, ValueError, TypeError, AssertionError):
+        raise _unusable(folder / "hub.key") from None
+    if key.public_key() != chain[0].public_key():
+        raise _unusable(folder / "hub.key", "is not the key of hub.crt")
+    issued = chain[0].not_valid_before_utc + EARLIER  # whether it has expired is told otherwise
+    if chains.leaf_of(_pem(chain), _pem(root[:1]), issued) is None:
+        raise _unusable(folder / "hub.crt", "is not signed by the authority of ca.crt")
+    return credentials.days_left((folder / "hub.crt").read_bytes())
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError):
+        raise _unusable(path) from None
+
+
+def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
+
+
+def _unusable(path: Path, why: str = "is missing or cannot be read") -> errors.SetupError:
+    remedy = (
+        "`hdh hub rotate` makes a new server key and certificate"
+        if path.stem == "hub"
+        else "put it back from a backup"
+    )
+    return errors.SetupError(f"{path}: {why}; {remedy}")
+
+
 def make_secret(path: Path) -> None:
-    credentials.write_secret(path, os.urandom(48))
+    replacements.write_secret(path, os.urandom(48))
 
 
 def _leaf(
@@ -233,6 +288,10 @@ def _leaf(
     )
     builder = builder.add_extension(_issuer_id(signer), critical=False)
     return builder.add_extension(_usage(signs=False), critical=True)
+
+
+def _named(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def _issuer_id(signer: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
@@ -276,11 +335,11 @@ def _new_key(folder: Path, name: str, token: str) -> ec.EllipticCurvePrivateKey:
     if token:
         token_key = key_tokens.make(key_tokens.place(token), os.environ.get(PASSWORD, ""))
         (folder / f"{name}.key").unlink(missing_ok=True)
-        credentials.write_secret(folder / f"{name}.pkcs11", token.encode() + b"\n")
+        replacements.write_secret(folder / f"{name}.pkcs11", token.encode() + b"\n")
         return token_key
     key = ec.generate_private_key(ec.SECP384R1())
     (folder / f"{name}.pkcs11").unlink(missing_ok=True)
-    credentials.write_secret(folder / f"{name}.key", _protected(key))
+    replacements.write_secret(folder / f"{name}.key", _protected(key))
     return key
 
 
@@ -365,11 +424,3 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

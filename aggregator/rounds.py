@@ -165,7 +165,7 @@ def _begin(
     if len(roster) < study.min_answers:
         raise errors.RefusalError(
             f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and "
-            f"{len(roster)} are there: enrol more"
+            f"{len(roster)} are there: enrol more, or lower min_nodes"
         )
     runs = {}
     for task_id, task in _task_ids(study, tasks, roster):

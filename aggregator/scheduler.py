@@ -208,14 +208,16 @@ class Scheduler:
 
     # -- the loop
     def run(self, stop: threading.Event) -> None:
-        self._resume()
         tidied = 0.0
         looked = -RETENTION_S
-        running = True
+        running, is_resumed = True, False
         while not stop.is_set():
             self.news.wait(LOOK_S if running else IDLE_S)
             self.news.clear()
             try:
+                if not is_resumed:
+                    self._resume()
+                    is_resumed = True
                 under_way = database.in_states(self.engine, "waiting", "running")
                 self.under_way.keep_only([submitted.number for submitted in under_way])
                 running = any(submitted.state == "running" for submitted in under_way)
@@ -227,8 +229,8 @@ class Scheduler:
                 if time.monotonic() - looked > RETENTION_S:
                     self.delete_expired()
                     looked = time.monotonic()
-            # The SuperLink or the database cannot be reached: try again.
-            except (errors.SetupError, sa.exc.SQLAlchemyError) as error:
+            # The SuperLink or the database cannot be reached, or the disk is full: try again.
+            except (errors.SetupError, sa.exc.SQLAlchemyError, OSError) as error:
                 log.warning("%s", str(error).splitlines()[0])
                 stop.wait(1.0)
 
@@ -244,6 +246,8 @@ class Scheduler:
         # An older version took it, under wider limits. It must not stop the others.
         except errors.InputError:
             self._end(submitted, "failed", "this version of the hub cannot read the study")
+        except jobs.DamagedError as damaged:
+            self._again(submitted, str(damaged))
         return False
 
     def _start_in_turn(self, ready: Sequence[Submitted], running: Sequence[Submitted]) -> None:
@@ -283,8 +287,9 @@ class Scheduler:
         was there already. Their former Flower runs are stopped, in case they still run."""
         for submitted in database.in_states(self.engine, "running"):
             name = job_name(submitted.number, submitted.attempts)
-            if jobs.read_result(self.hub.jobs, name) is not None:
-                continue  # the next look stores it
+            with suppress(jobs.DamagedError):
+                if jobs.read_result(self.hub.jobs, name) is not None:
+                    continue  # the next look stores it
             with suppress(errors.SetupError):
                 flower_control.stop(self.control, int(submitted.flower_run or 0))
             self._again(submitted, "the hub was restarted")
@@ -600,7 +605,9 @@ class Scheduler:
             if submitted.study_hash != study_hash:
                 continue
             if self.under_way.requirements(submitted.number).is_linked:
-                return jobs.attempt(self.hub.jobs, job_name(submitted.number, submitted.attempts))
+                name = job_name(submitted.number, submitted.attempts)
+                with suppress(jobs.DamagedError):
+                    return jobs.attempt(self.hub.jobs, name)
         return None
 
     def ended(self, runs: Sequence[str]) -> list[str]:

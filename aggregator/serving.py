@@ -47,6 +47,7 @@ REQUEST_S = 10.0  # the longest time in which a request is to arrive, after its 
 WRITE_S = 60.0  # the longest time in which a receiver takes a message
 LONGEST_TEXT = 4000  # characters of a reason; gRPC drops a call whose headers are too long
 REFUSED_S = 5.0  # how long a refused key is refused without another look
+START_S = 30.0
 SLOT_S = 30.0  # the longest time that a call waits for its turn
 MAX_OPEN = {"call": 32, "stream": 64, "plan": 64}  # of one party, waiting ones included
 MAX_TURNS = {"call": 4, "plan": 2}  # of one party: threads at a time
@@ -326,8 +327,10 @@ class Servers:
     def start(self) -> None:
         self.thread = threading.Thread(target=self._run, name="api", daemon=True)
         self.thread.start()
-        if not self.up.wait(30):
-            raise errors.SetupError("the hub's service did not start; see the hub's log")
+        until = time.monotonic() + START_S
+        while not self.up.wait(0.1):
+            if time.monotonic() > until or not self.thread.is_alive():
+                raise errors.SetupError("the hub's service did not start; see the hub's log")
         self.serving(True)
 
     def serving(self, ready: bool) -> None:

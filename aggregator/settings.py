@@ -12,12 +12,13 @@ import pydantic
 import yaml
 
 from aggregator import database as databases
-from aggregator import pki, replacements
-from federation import audit, credentials, errors, logs, yaml_source
+from aggregator import pki
+from federation import addresses, audit, errors, logs, replacements, yaml_source
 from federation.contract import Frozen
 from federation.notices import Notify
 
 FILE = "hub.yaml"
+TOKEN, SECRET = "control.token", "superexec.secret"
 _ADDRESS = r"^.+:\d{1,5}$"
 
 
@@ -65,6 +66,14 @@ class HubFile(Frozen):
     otlp: str = pydantic.Field("", pattern=rf"{logs.OTLP}|^$")
     notify: Notify | None = None
 
+    @pydantic.field_validator("hosts")
+    @classmethod
+    def _named(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(addresses.host(host) for host in hosts)
+        except errors.InputError as error:
+            raise ValueError(str(error)) from None
+
 
 @dataclass(frozen=True)
 class HubSettings:
@@ -109,13 +118,30 @@ class HubSettings:
     @property
     def token(self) -> str:
         """The bearer token of Flower's control port."""
-        return (self.folder / "control.token").read_text().strip()
+        return (self.folder / TOKEN).read_text().strip()
+
+    def check_keys(self) -> float:
+        """Days until the server's certificate expires. SetupError if a key, a certificate or a
+        secret is missing, or cannot be used."""
+        for name in (TOKEN, SECRET):
+            path = self.folder / name
+            try:
+                is_sound = bool(path.read_bytes().strip())
+                if name == TOKEN:
+                    path.read_text(encoding="ascii")
+            except (OSError, ValueError):
+                is_sound = False
+            if not is_sound:
+                raise errors.SetupError(
+                    f"{path}: is missing or empty; put it back from a backup, or write 48 random"
+                    " characters into it: only the hub's own processes use it"
+                )
+        return pki.check(self.pki)
 
     def public_address(self, which: str) -> str:
         """The public address of the port `which`."""
-        host = self.file.hosts[0]
-        _, port = credentials.address(getattr(self.file, which))
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        _, port = addresses.split(getattr(self.file, which))
+        return addresses.joined(self.file.hosts[0], port)
 
 
 def init(
@@ -139,17 +165,19 @@ def init(
         raise errors.InputError(
             f"--port {port}: choose a port between 1024 and 65531; the hub uses five from there on"
         )
+    hosts = [addresses.host(host) for host in hosts]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.chmod(folder, 0o700)
-    public = {name: f"{listen}:{port + i}" for i, name in enumerate(("fleet", "api", "enrol"))}
+    ports = enumerate(("fleet", "api", "enrol"), start=port)
+    public = {name: addresses.joined(listen, number) for number, name in ports}
     local = {name: f"127.0.0.1:{port + i}" for i, name in enumerate(("admin", "metrics"), start=3)}
     values: dict[str, Any] = {"hosts": hosts, **public, **local}
     values |= {"database": database or "sqlite:///registry.db", **more}
     hub = HubSettings(folder, HubFile.model_validate(values))
-    databases.open_registry(hub.database).dispose()
+    databases.open_registry(hub.database, new=True).dispose()
     pki.make_authority(hub.pki, hosts, token=token)
-    pki.make_secret(folder / "superexec.secret")
-    credentials.write_secret(folder / "control.token", secrets.token_urlsafe(32).encode())
+    pki.make_secret(folder / SECRET)
+    replacements.write_secret(folder / TOKEN, secrets.token_urlsafe(32).encode())
     hub.jobs.mkdir(mode=0o700, exist_ok=True)
     audit.write(hub.audit, "hub made", hosts=hosts, authority=pki.fingerprint(hub.pki).hex())
     header = (

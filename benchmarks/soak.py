@@ -1,5 +1,5 @@
 """`make soak`: fifty nodes on one machine that come and go for half an hour, with one study after
-the other.
+the other, and an attacker on each port of the hub.
 
 Every study must end, with the result of exactly the nodes that it names. Memory must not grow, and
 every audit log and ledger must verify at the end.
@@ -7,6 +7,7 @@ every audit log and ledger must verify at the end.
 
 from __future__ import annotations
 
+import argparse
 import random
 import signal
 import subprocess
@@ -68,6 +69,20 @@ def weigh(soak: Soak) -> None:
         )
 
 
+ATTACKED = ("fleet", "api", "enrol", "metrics")
+
+
+def attackers(deployment: Deployment, seconds: float) -> list[subprocess.Popen[bytes]]:
+    """Someone without a key at each port, who floods it in one way after the other."""
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.floods", str(address), str(seconds)],
+            stderr=subprocess.DEVNULL,
+        )
+        for address in (getattr(deployment.hub.file, port) for port in ATTACKED)
+    ]
+
+
 def _superlink(deployment: Deployment) -> int:
     listing = subprocess.run(
         ["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"],
@@ -121,10 +136,14 @@ def main(minutes: float, nodes: int) -> bool:
             threads = [threading.Thread(target=work, args=(soak,)) for work in (come_and_go, weigh)]
             for thread in threads:
                 thread.start()
+            attacking = attackers(deployment, minutes * 60)
             number, wrong = studies(soak, minutes * 60)
             soak.stop.set()
             for thread in threads:
                 thread.join()
+            for attacker in attacking:
+                attacker.terminate()
+                attacker.wait()
             early, late = soak.memory[len(soak.memory) // 5][1], soak.memory[-1][1]
             audit.verify(deployment.hub.audit)
             for name in soak.names:
@@ -156,9 +175,8 @@ def main(minutes: float, nodes: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        not main(
-            float(sys.argv[1]) if len(sys.argv) > 1 else 30,
-            int(sys.argv[2]) if len(sys.argv) > 2 else 50,
-        )
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("minutes", type=float, nargs="?", default=30)
+    parser.add_argument("nodes", type=int, nargs="?", default=50)
+    given = parser.parse_args()
+    sys.exit(not main(given.minutes, given.nodes))

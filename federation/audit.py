@@ -196,15 +196,29 @@ def verify(path: Path) -> tuple[int, str]:
                 f"entry {seq + 1} of {path.name} was changed or is missing; compare with a backup"
             )
         seq, previous = entry["seq"], entry["hash"]
-    witness = _witness(path)
-    if witness.exists():
-        last_seq, last_hash = witness.read_text(encoding="ascii").split()
-        if int(last_seq) > seq or (int(last_seq) == seq and last_hash != previous):
+    if (witnessed := _witnessed(path)) is not None:
+        last_seq, last_hash = witnessed
+        if last_seq > seq or (last_seq == seq and last_hash != previous):
             raise errors.LedgerError(
                 f"{path.name} ends at entry {seq}, but its witness has recorded entry {last_seq}: "
                 "entries were cut off; compare with a backup"
             )
     return seq, previous
+
+
+def _witnessed(path: Path) -> tuple[int, str] | None:
+    """The number and hash that the witness has recorded; None if there is no witness."""
+    witness = _witness(path)
+    try:
+        number, recorded = witness.read_text(encoding="ascii").split()
+        return int(number), recorded
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        raise errors.LedgerError(
+            f"{witness.name}, the witness of {path.name}, cannot be read: whether entries were cut"
+            " off is not known; compare with a backup"
+        ) from None
 
 
 def _continued(entry: Mapping[str, Any]) -> tuple[int, str]:

@@ -20,6 +20,7 @@ from federation.schema import Field
 
 COLUMNS_AT_ONCE = 20  # of one query
 Values = NDArray[Any]
+Words = NDArray[np.uint64]
 Fetch = Callable[[Iterable[Field]], Mapping[str, Values]]
 T = TypeVar("T")
 
@@ -68,6 +69,18 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """How a cohort that is too large to hold is read: in blocks, each a cohort of some people with
+    all of their rows. `rows`: in all blocks. `read`: gives every block once, in a fixed order.
+    `apart(compute)`: what `compute` gives of each block, in the same order, if other processes can
+    read the blocks; `compute` and its values can be pickled."""
+
+    rows: int
+    read: Callable[[], Iterator[Cohort]]
+    apart: Callable[[Callable[[Cohort], Any]], Iterator[Any]] | None = None
+
+
+@dataclass(frozen=True)
 class Cohort:
     """The rows of a study at a node.
 
@@ -77,7 +90,8 @@ class Cohort:
     categories without reading columns, if the source can. `seed`: of random sampling in mode dp,
     which nobody outside may predict; 0 in exact mode. `release`: seed of random numbers that differ
     for every release. `everyone`: in exact mode, all rows of the dataset if the study selects some
-    of them."""
+    of them. `in_blocks`: set if the rows are read in blocks only; then `numbered` and `fetch` are
+    those of the blocks. `hashes`: of a block, reads the hash of each row's person (n_rows,)."""
 
     numbered: Ints | None
     people: int
@@ -90,10 +104,18 @@ class Cohort:
     seed: int = field(default=0, repr=False)
     release: bytes = field(default=b"", repr=False)
     everyone: Cohort | None = field(default=None, repr=False)
+    in_blocks: Blocks | None = field(default=None, repr=False)
+    hashes: Callable[[], Words] | None = field(default=None, repr=False)
 
     @property
     def rows(self) -> int:
+        if self.in_blocks is not None:
+            return self.in_blocks.rows
         return self.people if self.numbered is None else len(self.numbered)
+
+    def blocks(self) -> Iterator[Cohort]:
+        """Cohorts of some people each; only this one if it is held as a whole."""
+        return iter([self]) if self.in_blocks is None else self.in_blocks.read()
 
     @property
     def person(self) -> Ints:
@@ -121,6 +143,11 @@ class Cohort:
             some = listed[start : start + COLUMNS_AT_ONCE]
             columns = self.columns(some)
             yield from ((field, columns[field.name]) for field in some)
+
+
+def unread(asked: Iterable[Field]) -> Mapping[str, Values]:
+    """The `fetch` of a cohort in blocks, whose columns nobody may read as a whole."""
+    raise NotImplementedError
 
 
 def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from federation import chains, errors, limits, loopback
+from federation import addresses, chains, errors, limits, loopback, replacements
 from federation.tickets import RunTicket
 
 ROLES = ("node", "coordinator", "operator")
@@ -92,9 +90,11 @@ class Credentials:
 
 
 def load(folder: Path) -> Credentials:
+    """SetupError if nobody is enrolled in the folder, or one of its files cannot be used."""
+    replacements.finish(folder)  # of an enrolment that was interrupted
     try:
         values = json.loads((folder / "hub.json").read_text(encoding="utf-8"))
-        return Credentials(
+        party = Credentials(
             folder,
             values["name"],
             values["role"],
@@ -107,10 +107,26 @@ def load(folder: Path) -> Credentials:
             f"{folder}: not enrolled at a hub; ask the hub's operator for an invitation, and use "
             "it with `enrol --hub HOST:PORT --token TOKEN`"
         ) from None
-    except (OSError, KeyError, ValueError):
-        raise errors.SetupError(
-            f"{folder / 'hub.json'}: cannot be read; enrol again with a new invitation"
-        ) from None
+    except (OSError, KeyError, ValueError, TypeError):
+        raise _unusable(folder / "hub.json") from None
+    _check(party)
+    return party
+
+
+def _check(party: Credentials) -> None:
+    """SetupError if the key and the certificates are missing, cannot be read, or do not fit."""
+    for name, read in _READERS.items():
+        try:
+            read((party.folder / name).read_bytes())
+        except (OSError, ValueError, TypeError, AssertionError):
+            raise _unusable(party.folder / name) from None
+    certified = x509.load_pem_x509_certificate(party.certificate)
+    if certified.public_key() != private_key(party.key).public_key():
+        raise _unusable(party.folder / "own.key", "is not the key of own.crt")
+
+
+def _unusable(path: Path, why: str = "is missing or cannot be read") -> errors.SetupError:
+    return errors.SetupError(f"{path}: {why}; enrol again with a new invitation")
 
 
 def are_there(folder: Path) -> bool:
@@ -143,10 +159,6 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
             reply = hub_pb2_grpc.EnrolmentStub(channel).Enrol(request_, timeout=30)
         except grpc.RpcError as error:
             raise hub_error(error, hub) from None
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_secret(folder / "own.key", private_pem(key))
-    (folder / "ca.crt").write_bytes(authority)
-    (folder / "own.crt").write_text(reply.certificate)
     hub_file = {
         "name": reply.name,
         "role": reply.role,
@@ -154,7 +166,13 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
         "fleet": reply.fleet,
         "flower_id": str(reply.flower_id),
     }
-    (folder / "hub.json").write_text(json.dumps(hub_file, indent=2) + "\n")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = replacements.prepare(folder)
+    replacements.write_secret(new / "own.key", private_pem(key))
+    replacements.write_secret(new / "ca.crt", authority)
+    replacements.write_secret(new / "own.crt", reply.certificate.encode())
+    replacements.write_secret(new / "hub.json", json.dumps(hub_file, indent=2).encode() + b"\n")
+    replacements.replace(folder)
     return load(folder)
 
 
@@ -162,14 +180,14 @@ def fetch_authority(hub: str, fingerprint: bytes) -> bytes:
     """The certificate of the hub's authority (PEM), downloaded from the hub.
 
     SetupError if its fingerprint is not the one in the invitation."""
-    host, port = address(hub)
+    host, _ = addresses.split(hub)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # no certificate is trusted yet: the one that arrives is compared with the fingerprint
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection((host, port), timeout=15) as plain,
+            addresses.connection(hub, 15) as plain,
             context.wrap_socket(plain, server_hostname=host) as wrapped,
         ):
             chain = _chain(wrapped)
@@ -199,14 +217,6 @@ def _chain(wrapped: ssl.SSLSocket) -> Sequence[bytes]:
     return [certificate.public_bytes(der) for certificate in inner.get_unverified_chain()]
 
 
-def address(text: str) -> tuple[str, int]:
-    """The host and the port of HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise errors.InputError(f"{text!r} is not HOST:PORT, as in hub.example.org:8445")
-    return host.strip("[]"), int(port)
-
-
 def request(key: ec.EllipticCurvePrivateKey) -> str:
     """A certificate signing request in PEM, without a name: the invitation determines the name."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -223,6 +233,13 @@ def private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_pem_private_key(pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key
+
+
+_READERS: Mapping[str, Callable[[bytes], object]] = {
+    "ca.crt": x509.load_pem_x509_certificate,
+    "own.crt": x509.load_pem_x509_certificate,
+    "own.key": private_key,
+}
 
 
 def channel(party: Credentials) -> Any:
@@ -332,16 +349,5 @@ def renew_if_due(party: Credentials, stub: Any) -> bool:
     if days_left(party.certificate) > RENEW_DAYS:
         return False
     reply = stub.Renew(hub_pb2.RenewRequest(csr=request(private_key(party.key))), timeout=30)
-    write_secret(party.folder / "own.crt", reply.certificate.encode())
+    replacements.write_secret(party.folder / "own.crt", reply.certificate.encode())
     return True
-
-
-def write_secret(path: Path, content: bytes) -> None:
-    """Replaces a file in one step, readable by its owner only. A crash leaves the old content or
-    the new."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

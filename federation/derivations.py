@@ -8,7 +8,7 @@ from typing import Any
 
 import pydantic
 
-from federation import limits
+from federation import limits, model_words
 from federation.contract import Frozen
 from federation.expression import quote_text
 
@@ -75,8 +75,8 @@ def expression(definition: Mapping[str, Any]) -> str:
 
 def _worded(invalid: pydantic.ValidationError) -> str:
     problem = invalid.errors()[0]
-    where = ".".join(map(str, problem["loc"]))
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+    where, message = ".".join(map(str, problem["loc"])), model_words.say(problem)
+    return f"{where}: {message}" if where else message
 
 
 def with_codes(text: str, codes: Mapping[str, Sequence[str]]) -> str:

@@ -97,7 +97,7 @@ def compile(text: str, schema: Schema, *, causes: bool = False, eliminates: bool
     explaining = [factor.field.name for term in columns for factor in term]
     explaining += [field.name for field in (*strata, *([offset] if offset else []))]
     for name in explaining:
-        refuse_outcome(name, response, schema, where=f"in {text!r}")
+        refuse_outcome(name, response, schema, where=repr(text))
     return Model(
         text,
         survival,
@@ -136,7 +136,7 @@ def weights(name: str | None, response: Sequence[Field], schema: Schema) -> Fiel
         raise ExpressionError(
             f"weights: {name!r} must be a number whose contract range starts at 0 or more"
         )
-    refuse_outcome(field.name, response, schema, where="in `weights`")
+    refuse_outcome(field.name, response, schema, where="`weights`")
     return field
 
 
@@ -148,8 +148,12 @@ def _made_of_outcome(text: str, outcome: str, where: str, survival: bool) -> str
         if survival
         else "leave it out, or choose another response"
     )
-    relation = "is the outcome" if text == outcome else f"is derived from the outcome {outcome!r}"
-    return f"{text!r} {where} {relation}, and cannot explain it: {remedy}"
+    if text == outcome:
+        return f"{text!r} in {where} is the outcome, and cannot explain it: {remedy}"
+    return (
+        f"{text!r} in {where} is derived from the outcome {outcome!r}, and cannot explain it:"
+        f" {remedy}"
+    )
 
 
 def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
@@ -169,9 +173,13 @@ def _parse(text: str) -> tuple[str, Sequence[tuple[str, ...]]]:
     except (ExpressionError, RecursionError):
         raise ExpressionError(_too_many(text)) from None
     except Exception as reason:
-        first_line = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
-        why = re.sub(r"\s*⧛.*?⧚", "", first_line)
+        why = formula_parser.reason(reason)
         raise ExpressionError(f"cannot read the formula {text!r}: {why}") from None
+    if re.search(r"~\s*$", text):
+        raise ExpressionError(
+            f"the formula {text!r} has nothing on the right of ~; write 1 there for an intercept"
+            " alone"
+        )
     if hasattr(parsed, "rhs"):
         sides = (list(parsed.lhs), list(parsed.rhs))
     else:

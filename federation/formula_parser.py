@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,18 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+# What the parser says, and the words of a message for it, with the remedy.
+REASONS = (
+    (r"Unknown.operator.'(.+)'", "{0} is no operator here: write ~, +, : or * between columns"),
+    (r"context.(?:marker|was.closed)", "a bracket or quote is open, or closed once too often"),
+    (
+        r"Operator.`(.+)`.(?:has.insuff?icient|is.incorrectly)",
+        "{0} stands where nothing is before or behind it, or stands twice: take it out",
+    ),
+    (r"Missing.operator.between.`(.+)`.and.`(.+)`", "write an operator between {0} and {1}"),
+    (r"Numeric.literals", "a number other than 0 and 1 is no term: write it inside I()"),
+    (r"The `\.` operator", "a point stands for no columns here: name each"),
+)
 PACKAGE = "formulaic"
 TRANSFORMS = f"{PACKAGE}.transforms"
 _LOADING = threading.Lock()
@@ -45,6 +58,16 @@ def tree(text: str) -> Any:
     parser = loaded().DefaultFormulaParser(include_intercept=True)
     with _LOADING, _without_transforms():
         return parser.get_ast(text)
+
+
+def reason(problem: Exception) -> str:
+    """The parser's problem in plain words."""
+    first_line = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+    first_words = re.sub(r"\s*⧛.*?⧚", "", first_line)
+    for pattern, words in REASONS:
+        if (match := re.search(pattern, first_words)) is not None:
+            return words.format(*(f"`{part}`" for part in match.groups()))
+    return first_words
 
 
 @contextmanager

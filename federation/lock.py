@@ -13,7 +13,13 @@ from federation import errors
 @contextmanager
 def alone(path: Path, message: str) -> Iterator[None]:
     """Holds the lock. SetupError with `message` if another process holds it."""
-    with path.open("w") as file:
+    try:
+        opened = path.open("w")
+    except OSError as reason:
+        raise errors.SetupError(
+            f"{path} cannot be written ({reason.strerror}); check the folder's owner and disk"
+        ) from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

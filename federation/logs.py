@@ -14,6 +14,8 @@ from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler, S
 from pathlib import Path
 from typing import Any
 
+from federation import errors
+
 SYSLOG = r"^(/[^\s]+|[^\s/]+:\d{1,5})$"  # a socket such as /dev/log, or HOST:PORT over UDP
 OTLP = r"^https?://[^\s]+$"
 MAX_QUEUED = 10_000  # lines that wait for syslog or the collector; more are dropped
@@ -110,9 +112,9 @@ def start(
     """Logs to standard error in `log_format` (text or json), and as JSON lines to `path`.
 
     The file is rotated at `megabytes`; five files are kept. `syslog`: a socket or HOST:PORT.
-    `collector`: the URL of an OTLP collector. Both get JSON lines from a thread of their own."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    to_file = RotatingFileHandler(path, maxBytes=megabytes * 2**20, backupCount=4, encoding="utf-8")
+    `collector`: the URL of an OTLP collector. Both get JSON lines from a thread of their own.
+    SetupError if the file cannot be written."""
+    to_file = _file(path, megabytes)
     to_file.setFormatter(Json())
     to_screen = logging.StreamHandler(sys.stderr)
     to_screen.setFormatter(
@@ -127,6 +129,19 @@ def start(
     )
     for noisy in ("httpx", "httpcore", "uvicorn", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _file(path: Path, megabytes: int) -> logging.Handler:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return RotatingFileHandler(
+            path, maxBytes=megabytes * 2**20, backupCount=4, encoding="utf-8"
+        )
+    except OSError as reason:
+        raise errors.SetupError(
+            f"the log {path} cannot be written ({reason.strerror}); check the folder's owner and"
+            " disk"
+        ) from None
 
 
 def _elsewhere(service: str, syslog: str, collector: str) -> logging.Handler | None:

@@ -7,7 +7,7 @@ their own language. It is compared with the texts of the catalogue, where values
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 
@@ -16,6 +16,7 @@ from federation import language
 PLACE = re.compile(r"\{(\w+)\}")
 MARGINS = re.compile(r"((?:# )? *)(.*?)( *)", re.DOTALL)
 NO_BREAK = "\u00a0"
+NAME = re.compile(r"(?:study )?[\w./@\[\]-]+(?:, [\w./@-]+)*(?::\d+)?: ")
 COMMENT = re.compile(r"(?<=# ).+$", re.MULTILINE)
 # The words that a value may be, as texts of the catalogue; another word is a name, and stays.
 WORDS = (
@@ -24,7 +25,8 @@ WORDS = (
     "partial", "failed", "released", "withheld", "answered", "silent", "open", "closed", "online",
     "offline", "enrolled", "revoked", "expired", "exact", "approximate", "noised", "person", "row",
     "visit", "stay", "grant", "charge", "withdrawal", "answer", "boolean", "category", "string",
-    "date", "array", "code", "new", "removed",
+    "date", "array", "code", "new", "removed", "empty",
+    "there",
 )  # fmt: skip
 VALUES = {word: word for word in WORDS} | {
     "number": "a number", "left": "left holder", "right": "right holder",
@@ -70,24 +72,72 @@ def _translated(text: str, depth: int) -> str:
 
 
 def _content(text: str, depth: int) -> str:
+    if numbered := re.fullmatch(r"(\d+): (.+)", text, re.DOTALL):  # behind `line`
+        space = NO_BREAK if language.current() == "fr" else ""
+        return f"{numbered[1]}{space}: {_content(numbered[2], depth)}"
     if not re.search(r"[a-z]{2}", text):
         return language.value(text)
     if depth < MAX_DEPTH and re.fullmatch(r"[\w-]+", text):
         return language.tr(VALUES[text]) if text in VALUES else text
-    exact = language.tr(text)
+    exact = _exact(text)
     if exact != text or depth == 0:
         return exact
+    behind = list(_behind_places(text))
+    for place, rest in behind:
+        if _exact(rest) != rest:
+            return f"{_place(place, depth)}: {_exact(rest)}"
     head = text.partition("; ")[0]
     if head and head != text and language.tr(head) != head:
         return _in_pieces(text, depth)
+    fitting = [(place, *fit) for place, rest in [("", text), *behind] if (fit := _fitting(rest))]
+    if not fitting:
+        return _in_pieces(text, depth)
+    place, template, match = max(fitting, key=lambda each: each[1].letters)
+    values = {
+        name: value if name in template.verbatim else _translated(value, depth - 1)
+        for name, value in zip(template.names, match.groups(), strict=True)
+    }
+    filled = _filled(language.tr(template.key), values)
+    return f"{_place(place, depth)}: {filled}" if place else filled
+
+
+def _exact(text: str) -> str:
+    """The translation of a text without places, also before the value that was given instead."""
+    translation = language.tr(text)
+    asked, mark, given = text.rpartition(", not ")
+    if translation != text or not mark or language.tr(asked) == asked:
+        return translation
+    return _filled(language.tr("{0}, not {1}"), {"0": language.tr(asked), "1": _word(given)})
+
+
+def _word(value: str) -> str:
+    return language.tr(VALUES[value]) if value in VALUES else value
+
+
+def _behind_places(text: str) -> Iterator[tuple[str, str]]:
+    """What stands before and behind each of the names at the beginning of a message, such as the
+    file and line, the study, and the key that it is about."""
+    at = 0
+    while match := NAME.match(text, at):
+        at = match.end()
+        yield text[: at - 2], text[at:]
+
+
+def _place(names: str, depth: int) -> str:
+    """Names before a message. Of a study, the word for it is translated."""
+    space = NO_BREAK if language.current() == "fr" else ""
+    return ": ".join(
+        f"{_translated(name, depth - 1)}{space}" if name.startswith("study ") else name
+        for name in names.split(": ")
+    )
+
+
+def _fitting(text: str) -> tuple[Template, re.Match[str]] | None:
+    """The text of the catalogue that fits, of several the one with the most letters."""
     for template in _templates(language.current()):
         if all(piece in text for piece in template.pieces) and (match := template.match(text)):
-            values = {
-                name: value if name in template.verbatim else _translated(value, depth - 1)
-                for name, value in zip(template.names, match.groups(), strict=True)
-            }
-            return _filled(language.tr(template.key), values)
-    return _in_pieces(text, depth)
+            return template, match
+    return None
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
@@ -105,7 +155,11 @@ def _in_pieces(text: str, depth: int) -> str:
         if first != head or others != f"{NO_BREAK}; {tail}":
             return first + others
     before, colon, after = text.partition(": ")
-    return f"{before}: {_translated(after, inside)}" if colon else language.value(text)
+    if not colon:
+        return language.value(text)
+    named = _translated(before, inside) if " " in before else before
+    space = NO_BREAK if named != before and language.current() == "fr" else ""
+    return f"{named}{space}: {_translated(after, inside)}"
 
 
 @dataclass(frozen=True)
@@ -119,11 +173,19 @@ class Template:
     verbatim: frozenset[str]
 
     def match(self, text: str) -> re.Match[str] | None:
-        """None also if a value repeats a long piece: then the text is a list of such texts."""
+        """None also if the text is a list of such texts, which are translated one by one."""
         match = self._pattern.fullmatch(text)
+        if match is None:
+            return None
         long = [piece for piece in self.pieces if len(piece) > MIN_LONG]
-        is_list = match and any(piece in value for piece in long for value in match.groups())
-        return None if is_list else match
+        repeats = any(piece in value for piece in long for value in match.groups())
+        first, *others = text.split("; ")
+        is_list = bool(others) and all(map(self._pattern.fullmatch, (first, others[0])))
+        return None if repeats or is_list else match
+
+    @property
+    def letters(self) -> int:
+        return sum(map(len, self.pieces))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -141,7 +203,7 @@ def _templates(code: str) -> list[Template]:
         if len(set(parts[1::2])) == len(parts[1::2])
         and sum(map(str.isalpha, "".join(parts[::2]))) > 2  # "{a}: {b} of {c}" is like any text
     ]
-    return sorted(templates, key=lambda template: -sum(map(len, template.pieces)))
+    return sorted(templates, key=lambda template: -template.letters)
 
 
 def _verbatim(key: str) -> frozenset[str]:

@@ -115,6 +115,10 @@ def say(problem: Mapping[str, Any]) -> str:
     if problem["type"] in ("value_error", "assertion_error"):  # ours already
         return _plain(str(context.get("error") or problem["msg"]))
     words = WORDS.get(problem["type"], OTHER).format_map(_Plain(context))
+    if problem["type"] in ("enum", "literal_error") and " or " in (
+        choices := str(context.get("expected"))
+    ):
+        words = f"must be one of {choices.replace(' or ', ', ')}"
     given = problem.get("input")
     if problem["type"] in ("missing", "extra_forbidden") or isinstance(
         given, Mapping | list | tuple

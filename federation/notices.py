@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from federation import audit, errors
+from federation import audit, errors, replacements
 from federation.contract import Frozen
 
 if TYPE_CHECKING:
@@ -341,10 +341,12 @@ class Notifier:
             return {}
 
     def _store(self) -> None:
+        """A notice may be sent twice where this fails, which ends no daemon."""
         values = {channel.name: channel.seq for channel in self.channels}
-        from federation import credentials  # cryptography, which a simulation does not need
-
-        credentials.write_secret(self.position, json.dumps(values).encode())
+        try:
+            replacements.write_secret(self.position, json.dumps(values).encode())
+        except OSError as reason:
+            log.warning("%s cannot be written (%s)", self.position.name, reason.strerror)
 
 
 def start(

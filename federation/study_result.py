@@ -63,6 +63,8 @@ class StudyResult:
     def _repr_html_(self) -> str:
         parts = [f"<h3>{escape(self.document['title'])}</h3>"]
         for analysis, tables in self.tables.items():
+            if not tables:
+                parts.append(f"<p>{escape(without(analysis, self.document['analyses'][analysis]))}")
             for name in tables:
                 frame: pandas.DataFrame = self.table(name, analysis)
                 title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"

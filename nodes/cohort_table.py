@@ -10,7 +10,7 @@ hashes and gathering columns costs less than sorting the table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -35,14 +35,15 @@ KEY, PERSON, PERSON_AGAIN, CONTENT, ROW, MOVED = (
 )
 
 
-def hold_source(connection: duckdb.DuckDBPyConnection) -> None:
-    """Copies the rows of the view `source` into a table of that name, so that the rows that are
-    checked are the rows that are analysed."""
+def hold_source(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
+    """Copies the columns `names` of the view `source` into a table of that name, so that the rows
+    that are checked are the rows that are analysed."""
     ((views,),) = connection.execute(
         "SELECT count(*) FROM duckdb_views() WHERE view_name = 'source' AND NOT internal"
     ).fetchall()
     if views:
-        connection.execute("CREATE TEMP TABLE held AS SELECT * FROM source")
+        listed = ", ".join(map(quote_name, names)) or "1"
+        connection.execute(f"CREATE TEMP TABLE held AS SELECT {listed} FROM source")
         connection.execute("DROP VIEW source")
         connection.execute("ALTER TABLE held RENAME TO source")
 
@@ -58,12 +59,14 @@ def write(
     salt: str = "",
     moved: str = "FALSE",
     table: str = NAME,
+    is_sorted: bool = False,
 ) -> None:
     """Makes the table from `source`. `columns`: the SQL of each column over the raw ones, and `key`
     that of the person. `where`: a condition on the columns; `moved`: a condition on the raw ones.
-    `is_fixed`: the source itself always has the same order, which serves if no person is named."""
+    `is_fixed`: the source itself always has the same order, which serves if no person is named.
+    `is_sorted`: the rows lie in the order that `order` gives them otherwise."""
     typed = [
-        f"{_narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
+        f"{narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
     ]
     typed.append(f"{key or 'NULL'} AS {KEY}")
     content = f"hash({', '.join([*map(quote_name, columns), quote_text(salt)])}) AS {CONTENT}"
@@ -81,12 +84,14 @@ def write(
     rows = f"(SELECT {', '.join([*typed, f'({moved}) AS {MOVED}'])} FROM source)"
     chosen = f" WHERE {' AND '.join(conditions)}" if conditions else ""
     hashed = f"(SELECT *, {content} FROM {rows}{chosen})"
+    by = [] if key is None and is_fixed else [PERSON, *([PERSON_AGAIN, CONTENT] if key else [])]
+    ordered = f" ORDER BY {', '.join(by)}" if is_sorted and by else ""
     connection.execute(
-        f"CREATE TEMP TABLE {table} AS SELECT * EXCLUDE ({KEY}), {hashes} FROM {hashed}"
+        f"CREATE TEMP TABLE {table} AS SELECT * EXCLUDE ({KEY}), {hashes} FROM {hashed}{ordered}"
     )
 
 
-def _narrow(contract: Contract, name: str, sql: str) -> str:
+def narrow(contract: Contract, name: str, sql: str) -> str:
     """A category as the index of its level: shorter to sort and to store than its text, and equal
     to it in SQL."""
     column = contract.columns[name]

@@ -8,6 +8,7 @@ more rows than the contract allows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,21 +20,25 @@ from federation.expression import quote_name
 from federation.schema import Field, Schema
 from nodes import (
     buckets,
+    cohort_blocks,
     cohort_table,
     column_arrays,
     connectors,
     contract_sql,
+    kept_cohorts,
     row_limit,
     spellings,
     tallies,
 )
 from nodes.cohort_table import Order
+from nodes.connectors import FILE
 from nodes.contract_sql import Check, Finding
 from nodes.kept_cohorts import KeptCohorts
 from nodes.row_limit import Limited, Words
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
+PEOPLE_AT_ONCE = 10_000_000  # who are told apart in one pass over the rows: 400 MB
 
 
 def examine(
@@ -48,10 +53,43 @@ def examine(
     return counts, explained
 
 
+def examine_columns(
+    dataset: Dataset, storage: Storage, columns: Sequence[str]
+) -> tuple[int, list[Finding]]:
+    """The number of rows, and the rules that `columns` break. That no person has more than one row
+    is left to the caller: a database needs a table of all people for it."""
+    connection, contract = connectors.connect(storage), dataset.contract
+    connectors.open_rows(connection, dataset, needed(contract, columns))
+    checks = [
+        check
+        for check in contract_sql.checks(contract, columns, _raw_types(connection))
+        if check.rule != "people"
+    ]
+    counts = _counts(connection, checks)
+    return counts["", "rows"], contract_sql.judge(contract, counts, max_rows=1)
+
+
 def _examine(
     connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     checks = contract_sql.checks(contract, needed(contract, columns), _raw_types(connection))
+    counts: dict[tuple[str, str], int] = {}
+    passes = math.ceil(_rows(connection) / PEOPLE_AT_ONCE)
+    if passes > 1 and contract.person is not None:
+        checks = [check for check in checks if check.rule != "people"]
+        counts[contract.person, "people"] = _count_people(connection, contract, passes)
+    counts |= _counts(connection, checks)
+    most = (
+        1
+        if _people(contract, counts) == counts["", "rows"] or contract.person is None
+        else _max_rows(connection, contract, contract.person)
+    )
+    return counts, contract_sql.judge(contract, counts, most)
+
+
+def _counts(
+    connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]
+) -> dict[tuple[str, str], int]:
     counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
@@ -60,12 +98,21 @@ def _examine(
             _count(connection, some, "source"),
             strict=True,
         )
-    most = (
-        1
-        if _people(contract, counts) == counts["", "rows"] or contract.person is None
-        else _max_rows(connection, contract, contract.person)
-    )
-    return counts, contract_sql.judge(contract, counts, most)
+    return counts
+
+
+def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:
+    """The number of people, some of them at a time: the engine holds all whom it counts."""
+    person = str(contract.person)
+    key = contract_sql.typed(person, contract.columns[person], _raw_types(connection)[person])
+    people = 0
+    for number in range(passes):
+        ((n,),) = connection.execute(
+            f"SELECT count(DISTINCT key) FROM (SELECT {key} AS key FROM source) "
+            f"WHERE hash(key) % {passes} = {number}"
+        ).fetchall()
+        people += int(n)
+    return people
 
 
 def _examine_grouped(
@@ -161,18 +208,21 @@ def open_checked(
     only_counts: bool = False,
     remembered: Iterable[str] = (),
     open_cohorts: KeptCohorts[Opened] | None = None,
+    in_blocks: bool = False,
 ) -> Opened:
     """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
     where every row is a unit of its own, they are counted in the source itself. `remembered`:
     contract columns of earlier conditions on such rows, which are counted again beside those of
-    this study. `open_cohorts`: the cohorts of earlier studies."""
+    this study. `open_cohorts`: the cohorts of earlier studies. `in_blocks`: the analyses can read
+    their rows in blocks, so a large cohort is opened for that."""
     more = [schema.fields[name] for name in remembered if name in schema.fields]
     used = _used(schema, [*fields, *more], where)
     if only_counts and dataset.contract.person is None:
         return _open_in_place(dataset, storage, schema, used, where)
 
     def read(others: Iterable[str]) -> Opened:
-        return _open_rows(dataset, storage, schema, sorted({*used, *others}), where)
+        names = sorted({*used, *others})
+        return _open_rows(dataset, storage, schema, names, where, in_blocks=in_blocks)
 
     if open_cohorts is None:
         return read(()).anew()
@@ -198,19 +248,89 @@ def _open_in_place(
 
 
 def _open_rows(
-    dataset: Dataset, storage: Storage, schema: Schema, used: Sequence[str], where: str | None
+    dataset: Dataset,
+    storage: Storage,
+    schema: Schema,
+    used: Sequence[str],
+    where: str | None,
+    *,
+    in_blocks: bool,
 ) -> Opened:
     contract = dataset.contract
-    connection, is_fixed = _connect(dataset, storage, used)
-    cohort_table.hold_source(connection)
+    connection, is_fixed = _connect(dataset, storage, used, with_places=in_blocks)
+    condition = schema.express(where).sql if where else None
+    is_large = in_blocks and cohort_blocks.is_large(_rows(connection), used, storage)
+    if is_large and FILE in map(quote_name, _raw_types(connection)):
+        opened = _open_in_files(connection, dataset, storage, used, condition)
+        if opened is not None:
+            return opened
+    cohort_table.hold_source(connection, needed(contract, used))
     counts, findings = _examine(connection, contract, used)
     if findings:
         return Opened(_no_one(contract), findings)
     read = _read_checked(connection, contract, used, counts)
-    condition = schema.express(where).sql if where else None
     table = CheckedTable(connection, contract, read, used, is_fixed)
+    if is_large:
+        size = cohort_blocks.rows_of_block(used, storage)
+        return Opened(_sorted_in_blocks(table, condition, _people(contract, counts), size))
     everyone = _everyone(table, sorted(schema.columns_of(where))) if where else None
     return _tabulated(table, condition, _people(contract, counts), everyone)
+
+
+def _open_in_files(
+    connection: duckdb.DuckDBPyConnection,
+    dataset: Dataset,
+    storage: Storage,
+    used: Sequence[str],
+    condition: str | None,
+) -> Opened | None:
+    """A cohort that is read in blocks from files where they lie; None if they cannot stay there."""
+    contract, version = dataset.contract, kept_cohorts.files_of(dataset.source)
+    counts, findings = _examine(connection, contract, used)
+    if findings:
+        return Opened(_no_one(contract), findings)
+    if not cohort_blocks.can_stay(dataset, _people(contract, counts), counts["", "rows"]):
+        return None
+    read = _read_checked(connection, contract, used, counts)
+    files = cohort_blocks.Files(
+        connection,
+        dataset,
+        storage,
+        version,
+        {name: read[name] for name in used},
+        None if contract.person is None else read[contract.person],
+        cohort_blocks.rows_of_block(used, storage),
+    )
+    return Opened(cohort_blocks.in_files(files, condition))
+
+
+def _sorted_in_blocks(
+    table: CheckedTable, condition: str | None, in_dataset: int, size: int
+) -> Cohort:
+    connection, contract, is_fixed = table.connection, table.contract, table.is_fixed
+    columns = {name: table.read[name] for name in table.used}
+
+    def written(where: str | None, name: str) -> Cohort:
+        cohort_table.write(
+            connection,
+            contract,
+            columns,
+            key=table.key,
+            where=where,
+            is_fixed=is_fixed,
+            table=name,
+            is_sorted=True,
+        )
+        people = None if where is None else in_dataset
+        return cohort_blocks.in_table(
+            connection, contract, size, is_fixed=is_fixed, in_dataset=people, table=name
+        )
+
+    cohort = written(condition, cohort_table.NAME)
+    if condition is not None:
+        cohort = replace(cohort, everyone=written(None, cohort_table.EVERYONE))
+    cohort_table.drop_source(connection)
+    return cohort
 
 
 @dataclass(frozen=True)
@@ -368,14 +488,24 @@ def _used(schema: Schema, fields: Iterable[Field], where: str | None) -> list[st
 
 
 def _connect(
-    dataset: Dataset, storage: Storage, used: Sequence[str], bucketed: bool = False
+    dataset: Dataset,
+    storage: Storage,
+    used: Sequence[str],
+    bucketed: bool = False,
+    with_places: bool = False,
 ) -> tuple[duckdb.DuckDBPyConnection, bool]:
     """The source's rows, and whether the source always has one order; if `bucketed`, with the
-    number of each person's rows."""
+    number of each person's rows; `with_places`: as of `open_rows`."""
     connection = connectors.connect_to(dataset, storage)
     more = [buckets.ROWS] if bucketed else []
     columns = [*needed(dataset.contract, used), *more]
-    return connection, connectors.open_rows(connection, dataset, columns)
+    is_fixed = connectors.open_rows(connection, dataset, columns, with_places=with_places)
+    return connection, is_fixed
+
+
+def _rows(connection: duckdb.DuckDBPyConnection) -> int:
+    ((rows,),) = connection.execute("SELECT count(*) FROM source").fetchall()
+    return int(rows)
 
 
 def _no_one(contract: Contract) -> Cohort:

@@ -24,7 +24,7 @@ def fetcher(
     in_order = bool((np.diff(places) == 1).all()) and (not len(places) or places[0] == 0)
 
     def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
-        columns = _fetch(connection, list(asked), table)
+        columns = read(connection, list(asked), table)
         if in_order:
             return {name: values[: len(places)] for name, values in columns.items()}
         return {name: values[places] for name, values in columns.items()}
@@ -32,14 +32,15 @@ def fetcher(
     return fetch
 
 
-def _fetch(
+def read(
     connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
 ) -> Mapping[str, Values]:
+    """Columns of a table, or of another relation, in its order."""
     if not fields:
         return {}
     if len(fields) > COLUMNS_PER_SCAN:
         some, others = fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:]
-        return {**_fetch(connection, some, table), **_fetch(connection, others, table)}
+        return {**read(connection, some, table), **read(connection, others, table)}
     listed = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
     arrays = connection.execute(f"SELECT {listed} FROM {table}").fetchnumpy()
     return {

@@ -279,6 +279,12 @@ class Check:
     sql: str
 
 
+def is_total(key: str) -> str:
+    """The condition that an identifier is a word for a sum or a mean. `key`: the SQL of its
+    text."""
+    return f"regexp_full_match(lower(trim({key})), {quote_text(TOTALS)})"
+
+
 def checks(
     contract: Contract,
     names: Sequence[str],
@@ -300,8 +306,7 @@ def checks(
         key = typed(contract.person, contract.columns[contract.person], raw_types[contract.person])
         listed.append(Check(contract.person, "people", f"count(DISTINCT {key})"))
         if contract.columns[contract.person].type == "string":
-            is_total = f"regexp_full_match(lower({key}), {quote_text(TOTALS)})"
-            listed.append(Check(contract.person, "line of totals", count(is_total)))
+            listed.append(Check(contract.person, "line of totals", count(is_total(key))))
     for name in names:
         column, raw_type = contract.columns[name], raw_types[name]
         if column.kind == "array":

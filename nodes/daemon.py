@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from federation import __version__, credentials, errors, lock, logs, notices
+from federation import __version__, credentials, errors, lock, logs, notices, replacements
 from federation.notices import Notifier
 from nodes import row_files, state_folder
 from nodes import site as sites
@@ -182,7 +182,7 @@ def _report(state: Path, stream: Any, notifier: Notifier | None, stop: threading
 
 def _write_status(state: Path, values: dict[str, Any]) -> None:
     try:
-        credentials.write_secret(state / STATUS, json.dumps(values).encode())
+        replacements.write_secret(state / STATUS, json.dumps(values).encode())
     except OSError as reason:
         log.warning("%s cannot be written (%s)", STATUS, reason.strerror)
 
@@ -200,10 +200,10 @@ def _write_metrics(state: Path, stream: Any, notifier: Notifier | None) -> None:
     listens on no port."""
     try:
         verdicts = [proposed.verdict for proposed in stream.approvals.all() if not proposed.over]
-    except errors.HdhError as error:
+        days = credentials.days_left(stream.enrolment.certificate)
+    except (errors.HdhError, OSError, ValueError) as error:
         log.error("%s", error)
         return
-    days = credentials.days_left(stream.enrolment.certificate)
     failing = notifier.failing if notifier else {}
     lines = metrics_lines(stream.state, verdicts, days, failing, time.time())
     try:

@@ -51,7 +51,7 @@ def of_another_contract(held: Sequence[Contract], asked: Contract | None) -> Ref
     was sent; what differs is shown against the version that is nearest to it."""
     name = held[0].dataset
     if asked is None:
-        versions = " and ".join(str(contract.version) for contract in held)
+        versions = ", ".join(str(contract.version) for contract in held)
         differing = f"this node has version {versions}"
     else:
         nearest = min(held, key=lambda contract: len(asked.differences(contract)))

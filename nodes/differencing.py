@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from federation.arrays import Ints
 from federation.cohort import Cohort
@@ -31,7 +32,7 @@ from nodes.fingerprints import Words
 from nodes.ledger import Ledger
 from strategies import support
 from strategies.protocol import AnyTask
-from strategies.support import Mask, Rows
+from strategies.support import Block, Blocks, Mask, Rows
 
 KIND, CONDITION = "cohort", "condition"
 DIVIDES = ("condition", "domain", "edge")  # pieces that choose rows
@@ -127,11 +128,12 @@ def check(
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
     its people are remembered."""
-    if rows is None or memory.hashes is None:
+    if rows is None and cohort.in_blocks is None:
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
-    groups = _groups(memory, cohort, task, rows, rules)
+    blocks = support.blocks_of(cohort, task, rows)
+    groups = _groups(memory, cohort, task, blocks, rules)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -144,36 +146,75 @@ def check(
     return None
 
 
-def _groups(memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> list[Group]:
+def _groups(
+    memory: Memory, cohort: Cohort, task: AnyTask, blocks: Blocks, rules: Rules
+) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
-    everyone = _print(memory, np.ones(cohort.rows, np.bool_))
     chosen_by = _chosen_by(memory)
-    whole = Group(everyone, COHORT, chosen_by)
+    prints = Prints(memory)
     if support.roles_of(task).apart:
-        columns = {name: values for name, values in rows.columns.items() if values.ndim == 1}
+        columns = [field for field in task.fields if not field.shape]
+        for block in blocks():
+            prints.add("", block, np.ones(block.cohort.rows, np.bool_))
+            for field in columns:
+                prints.add(field.name, block, support.is_known(block.of(field)))
+        behind = {field.name: memory.columns_behind([field.name]) for field in columns}
         return [
-            whole,
-            *(
-                Group(_print(memory, support.is_known(values)), memory.columns_behind([name]))
-                for name, values in columns.items()
-            ),
+            Group(prints.of(""), COHORT, chosen_by),
+            *(Group(prints.of(name), names) for name, names in behind.items()),
         ]
-    names = memory.columns_behind(rows.columns)
-    added_up = support.added_up(cohort, task)  # some of these are chosen by a condition below
-    used = (added_up or rows).is_used
-    complete = everyone if used.all() else _print(memory, used)
-    groups = [whole, Group(complete, names, None if added_up is not None else chosen_by)]
-    groups += list(_reached(memory, cohort, task))
+    names = memory.columns_behind(field.name for field in task.fields)
+    added_up = support.added_up(cohort, task)  # a condition below may choose these people
     pieces = support.pieces(task)
-    values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
-    for piece in pieces:
-        chosen = support.set_apart(piece, values[piece.sql], rows)
-        if chosen is not None and (
-            rules.compares_narrow or support.is_wide(chosen, cohort, rows, rules.thin)
-        ):
+    levels = support.second_levels(pieces, blocks)
+    dividing = [piece for piece in pieces if piece.kind != "number" or levels[piece] is not None]
+    sides = {piece: np.zeros(2, np.int64) for piece in dividing}
+    for block in blocks():
+        prints.add("", block, np.ones(block.cohort.rows, np.bool_))
+        prints.add("used", block, (added_up or block.rows).is_used)
+        chosen = support.chosen_rows(dividing, levels, block) if dividing else []
+        for piece, mask in zip(dividing, chosen, strict=True):
+            prints.add(f"piece {piece.sql}", block, mask)
+            sides[piece] += support.people_on_sides(mask, block)
+    groups = [
+        Group(prints.of(""), COHORT, chosen_by),
+        Group(prints.of("used"), names, None if added_up is not None else chosen_by),
+        *_reached(memory, cohort, task),
+    ]
+    for piece in dividing:
+        if rules.compares_narrow or sides[piece].min() >= rules.thin:
             by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
-            groups.append(Group(_print(memory, chosen), names, by))
+            groups.append(Group(prints.of(f"piece {piece.sql}"), names, by))
     return groups
+
+
+class Prints:
+    """Fingerprints of groups of people, each the sum of those of its blocks."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._sums: dict[str, Words] = {}
+        self._block: Cohort | None = None
+        self._hashes = np.empty(0, np.uint64)
+
+    def add(self, name: str, block: Block, mask: Mask) -> None:
+        """The people of a block's rows in `mask` (n_rows,)."""
+        if self._block is not block.cohort:
+            self._block, self._hashes = block.cohort, _hashes_of(self._memory, block.cohort)
+        some = self._hashes if mask.all() else self._hashes[mask]
+        added = np.frombuffer(fingerprints.fingerprint(some, self._memory.salt), np.uint64)
+        self._sums[name] = self._sums[name] + added if name in self._sums else added
+
+    def of(self, name: str) -> Words:
+        return self._sums[name]
+
+
+def _hashes_of(memory: Memory, block: Cohort) -> Words:
+    """(n_rows,) the hash of the person of each row."""
+    if block.hashes is not None:
+        return block.hashes()
+    assert memory.hashes is not None, "rows that are held have hashes"
+    return memory.hashes
 
 
 def _reached(memory: Memory, cohort: Cohort, task: AnyTask) -> Iterator[Group]:
@@ -181,7 +222,9 @@ def _reached(memory: Memory, cohort: Cohort, task: AnyTask) -> Iterator[Group]:
     reached = support.roles_of(task).reached
     for some in () if reached is None else reached(cohort, task):
         chosen = _chosen_by(memory, some.choice)
-        yield Group(_print(memory, some.mask), frozenset([some.of]), chosen)
+        people = _hashes_of(memory, cohort)[some.mask]
+        print_ = np.frombuffer(fingerprints.fingerprint(people, memory.salt), np.uint64)
+        yield Group(print_, frozenset([some.of]), chosen)
 
 
 def _chosen_by(memory: Memory, *texts: str) -> str:
@@ -190,11 +233,6 @@ def _chosen_by(memory: Memory, *texts: str) -> str:
     written = {*texts, *([memory.where] if memory.where else [])}
     place = [memory.account.dataset] if written else []
     return hashlib.sha256(json.dumps([*place, *sorted(written)]).encode()).hexdigest()[:32]
-
-
-def _print(memory: Memory, mask: Mask) -> Words:
-    assert memory.hashes is not None
-    return np.frombuffer(fingerprints.fingerprint(memory.hashes[mask], memory.salt), np.uint64)
 
 
 def _remembered(memory: Memory) -> list[Group]:
@@ -237,6 +275,7 @@ def _has_near(rests: Words, earlier: Words, k: int) -> bool:
 
 # -- rows of which no person is named
 Count = Callable[[Sequence[str]], Ints]
+Truths = NDArray[np.int8]
 
 
 def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal | None:
@@ -273,15 +312,33 @@ def _counter(everyone: Cohort, conditions: Iterable[str]) -> Count:
     fields = {sql: Field(sql, "boolean", f"coalesce({sql}, FALSE)") for sql in conditions}
     if (tally := everyone.count) is not None:
         return lambda chosen: tally([fields[sql] for sql in chosen]).cells
-    columns = everyone.columns(fields.values())
-    held = {sql: columns[sql].astype(np.int8) for sql in fields}
+    truths, rows = _truths(everyone, list(fields.values()))
+    held = dict(zip(fields, truths, strict=True))
 
     def count(chosen: Sequence[str]) -> Ints:
         shape = (2,) * len(chosen)
         places = np.ravel_multi_index(tuple(held[sql] for sql in chosen), shape)
-        return np.bincount(places, minlength=2 ** len(chosen)).reshape(shape)
+        counted = np.bincount(places, rows, 2 ** len(chosen))
+        return counted.reshape(shape).astype(np.int64)
 
     return count
+
+
+def _truths(everyone: Cohort, conditions: Sequence[Field]) -> tuple[Truths, Ints | None]:
+    """(n_conditions, n): whether each condition holds, and (n,): for how many rows; None where it
+    is one row each. Rows in blocks are counted by what holds together."""
+    if everyone.in_blocks is None:
+        columns = everyone.columns(conditions)
+        held = np.stack([columns[field.name].astype(np.int8) for field in conditions])
+        return held, None
+    seen, rows = np.empty((0, len(conditions)), np.int8), np.empty(0, np.int64)
+    for block in everyone.blocks():
+        columns = block.columns(conditions)
+        truths = np.stack([columns[field.name].astype(np.int8) for field in conditions], axis=1)
+        weights = np.r_[rows, np.ones(len(truths), np.int64)]
+        seen, place = np.unique(np.vstack([seen, truths]), axis=0, return_inverse=True)
+        rows = np.bincount(place.reshape(-1), weights, len(seen)).astype(np.int64)
+    return seen.T, rows
 
 
 def _apart(cells: Ints) -> int:

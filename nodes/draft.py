@@ -12,15 +12,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from federation import text
+from federation import errors, text
 from federation.contract import Column, Contract
 from federation.expression import quote_name
 from federation.terminologies import TERMINOLOGIES
-from nodes import connectors, contract_sql, odd_values, recognition, samples
+from nodes import connectors, contract_sql, draft_notes, odd_values, recognition, samples
 from nodes.connectors import formats
 from nodes.connectors.statistical import Label
 from nodes.reading import Reading
@@ -28,6 +29,7 @@ from nodes.samples import Sample, slug
 from nodes.site import Dataset, Storage
 
 MAX_LEVELS, RARE_ROWS, MAX_WORDS = 40, 11, 10
+TOO_MANY = "too many different values for a category"
 MOST = 0.95  # the share of the values that have to look alike; the check tells about the others
 PERSON_WORDS = (
     "nir",
@@ -63,8 +65,8 @@ class Guess:
 
 @dataclass(frozen=True)
 class Draft:
-    """`read`: the keys of `read:` that the source needs.
-    `people`: the column that may identify a person."""
+    """`read`: the keys of `read:` that the source needs. `person`: the column that may identify a
+    person. `left_out`: names of several columns, and "" for columns without one."""
 
     dataset: str
     columns: Sequence[Guess]
@@ -72,22 +74,33 @@ class Draft:
     person: str | None = None
     rows_per_person: int = 1
     people: int | None = None
+    left_out: Sequence[str] = ()
 
 
 def of_source(name: str, source: Dataset, storage: Storage, today: date) -> Draft:
     """`source`: a dataset of which the contract is `placeholder()`."""
     sample, labels = samples.take(source, storage), formats.labels(source)
+    if (problem := draft_notes.problem(sample)) is not None:
+        raise errors.DataError(f"{Path(source.source).name}: {problem}")
     guesses = [_labelled(guess, sample, labels) for guess in _guesses(sample)]
     contract = _contract(name, guesses)
-    keys = recognition.recognise(replace(source, contract=contract), storage, today).keys
+    recognised = recognition.recognise(replace(source, contract=contract), storage, today)
+    keys, doubts = recognised.keys, draft_notes.of_recognition(recognised)
     if renamed := {guess.name: guess.header for guess in guesses if guess.name != guess.header}:
         keys = {**keys, "columns": renamed}
     dataset = replace(source, contract=contract, read=Reading(**keys))
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, list(contract.columns))
-    refined = [_refined(connection, contract, guess) for guess in guesses]
-    draft = Draft(name, refined, keys)
+    refined = [
+        _noted(_refined(connection, contract, guess), doubts.get(guess.name, ()))
+        for guess in guesses
+    ]
+    draft = Draft(name, refined, keys, left_out=draft_notes.left_out(sample))
     return _with_person(connection, draft, guesses)
+
+
+def _noted(guess: Guess, more: Sequence[str]) -> Guess:
+    return replace(guess, notes=[*guess.notes, *more])
 
 
 def placeholder() -> Contract:
@@ -139,7 +152,7 @@ def _labelled(guess: Guess, sample: Sample, labels: Mapping[str, Label]) -> Gues
     if label.words and keys["type"] in ("number", "integer", "category"):
         notes.append(f"the file says {_some(label.words)}")
         if {value for _, value in sample.column(guess.header)} <= set(label.words):
-            keys = {"type": "category"}
+            keys, notes = {"type": "category"}, [n for n in notes if n != draft_notes.FEW]
             notes.append("`read: {labels: true}` gives these words as levels")
         else:
             notes.append("list a code of absence among `missing`")
@@ -162,7 +175,7 @@ def _free(name: str, used_names: Iterable[str]) -> str:
 
 
 def _type(name: str, values: Values) -> tuple[Mapping[str, Any], list[str]]:
-    """The type that most of the values have, and the reason."""
+    """The type that most of the values have, and the reason and doubts."""
     texts = [value for _, value in values]
     distinct = set(texts)
     if not texts:
@@ -172,14 +185,15 @@ def _type(name: str, values: Values) -> tuple[Mapping[str, Any], list[str]]:
     if (code := _terminology(distinct)) is not None:
         return {"type": "code", "terminology": code}, [f"the values have the form of {code}"]
     if _are_words(distinct):
-        return {"type": "boolean"}, [f"the values are {' and '.join(sorted(distinct))}"]
+        return {"type": "boolean"}, [f"the values are {', '.join(sorted(distinct))}"]
     if _share(texts, recognition.is_day) >= MOST:
         return {"type": "date"}, ["the values are days"]
     if (number := _number(texts)) is not None and not any(_is_padded(text) for text in texts):
-        return {"type": number}, _counted_days(name, texts)
+        doubts = draft_notes.of_numbers(number, values)
+        return {"type": number}, [*_counted_days(name, texts), *doubts]
     if len(distinct) <= MAX_LEVELS and len(distinct) <= max(12, len(texts) // 5):
         return {"type": "category"}, []
-    return {"type": "string"}, ["too many different values for a category"]
+    return {"type": "string"}, draft_notes.of_texts(values) or [TOO_MANY]
 
 
 def _share(texts: Sequence[str], fits: Callable[[str], bool]) -> float:
@@ -269,8 +283,7 @@ def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str
         f"GROUP BY 1 ORDER BY 1 LIMIT {MAX_LEVELS + 1}"
     ).fetchall()
     if len(rows) > MAX_LEVELS:
-        notes = ["too many different values for a category"]
-        return replace(guess, keys={"type": "string"}, notes=notes)
+        return replace(guess, keys={"type": "string"}, notes=[TOO_MANY])
     rare = [str(level) for level, count in rows if count < RARE_ROWS]
     notes = ["levels are those of the data: add those that other producers have"]
     if rare:
@@ -278,8 +291,9 @@ def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str
             f"in fewer than {RARE_ROWS} rows: {', '.join(rare)}; the contract is public, so keep a "
             "level only if it may be known, or merge it"
         )
-    keys = {**guess.keys, "levels": [str(level) for level, _ in rows]}
-    return replace(guess, keys=keys, notes=[*guess.notes, *notes])
+    listed = [str(level) for level, _ in rows]
+    notes += draft_notes.of_levels(listed)
+    return replace(guess, keys={**guess.keys, "levels": listed}, notes=[*guess.notes, *notes])
 
 
 def _with_range(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str) -> Guess:
@@ -317,6 +331,13 @@ def _with_person(
     if not keys:
         return draft
     key = quote_name(keys[0])
+    ((totals,),) = connection.execute(
+        f"SELECT count(*) FROM source WHERE {contract_sql.is_total(key)}"
+    ).fetchall()
+    if totals:
+        note = "a line of sums or means stands among the rows: leave it out, and draft again"
+        columns = [_noted(each, [note] if each.name == keys[0] else []) for each in draft.columns]
+        draft = replace(draft, columns=columns)
     ((people, most),) = connection.execute(
         f"SELECT count(*), max(n) FROM (SELECT count(*) AS n FROM source "
         f"WHERE {key} IS NOT NULL GROUP BY {key})"

@@ -37,6 +37,9 @@ def _head(draft: Draft, origin: str, today: date) -> Iterator[str]:
         "# The contract is what coordinators and the hub see. "
         "It stays on this machine until you publish it."
     )
+    for name in draft.left_out:
+        reason = f"several columns have the name {name!r}" if name else "a column has no name"
+        yield f"# Not drafted: {reason}. Give each its own in the header, and draft again."
     yield f"dataset: {draft.dataset}"
     yield "version: 1"
     yield f'description: {{fr: "", en: ""}}  # {MARK}'

@@ -91,7 +91,7 @@ def keep(hub: HubStream) -> None:
             if not hub.stop.is_set():
                 log.warning("%s", credentials.hub_error(error, hub.enrolment.api))
         # For example an error of this node's disk; the hub will propose its studies again.
-        except errors.HdhError as error:
+        except (errors.HdhError, OSError) as error:
             log.error("%s", error)
         hub.state["line"] = "away"
         delay = 0.5 if time.monotonic() - started > 60 else min(delay * 2, 30.0)
@@ -422,7 +422,7 @@ def _tell_decisions(hub: HubStream) -> None:
     """Sends the decisions of the staff, until the hub has received them."""
     while not hub.stop.wait(LOOK_S):
         with (
-            suppress(grpc.RpcError, errors.HdhError),
+            suppress(grpc.RpcError, errors.HdhError, OSError),
             credentials.channel(hub.enrolment) as channel,
         ):
             for proposed in hub.approvals.unsent() if hub.state.get("line") == "open" else ():

@@ -24,11 +24,12 @@ from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.disclosure import support as rules_of
+from federation.disclosure.in_blocks import DesignPiece
 from federation.disclosure.rules import Rules
 from federation.expression import Piece, quote_name
 from federation.messages import Refusal
 from federation.schema import Field
-from nodes import ledger
+from nodes import ledger, support_in_blocks
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from strategies import support
@@ -161,8 +162,17 @@ def _stand_out_among(
 ) -> bool:
     """`readable`: the contract columns that the rows of the cohort were read with."""
     some = [column for column in written if readable.issuperset(column.reads)]
+    if not some:
+        return False
+    if cohort.in_blocks is not None:
+
+        def design() -> Iterator[DesignPiece]:
+            for block in cohort.blocks():
+                yield DesignPiece(_matrix(some, block, contract), block.numbered)
+
+        return support_in_blocks.stands_out(design, cohort.rows_per_person, rules)
     some = some[-(MAX_VALUES // max(cohort.rows, 1)) :]
-    return bool(some) and stands_out(_matrix(some, cohort, contract), cohort.numbered, rules)
+    return stands_out(_matrix(some, cohort, contract), cohort.numbered, rules)
 
 
 def _matrix(written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract) -> Floats:

@@ -97,14 +97,17 @@ class KeptCohorts(Generic[T]):
             return None
         if formats.of(dataset)[0].attaches:
             return None
-        files = _files(dataset.source)
+        files = files_of(dataset.source)
         if not files or time.time() - max(changed for *_, changed in files) < self._settled:
             return None
         content = [source_checks.fingerprint(dataset), storage.model_dump_json(), files, condition]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _files(source: str) -> list[tuple[str, int, int, float]]:
+File = tuple[str, int, int, float]
+
+
+def files_of(source: str) -> list[File]:
     """Of each file: its path, its number on the disk, and its last changes, ns and s."""
     path = Path(source.partition("#")[0]).resolve()
     try:

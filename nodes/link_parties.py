@@ -14,7 +14,7 @@ holder's other people stay masked, and the helper has forgotten them."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,8 @@ def unique_people(names: Words, values: Floats) -> tuple[Words, Floats]:
 # -- left
 @dataclass(frozen=True)
 class Left:
-    """The left holder after its list. `values` (n_people, n_columns)."""
+    """The left holder after its list, whose pseudonyms it needs no more. `values` (n_people,
+    n_columns)."""
 
     holder: Holder
     listed: LeftList = field(repr=False)
@@ -113,7 +114,8 @@ class Left:
 
 def left_list(holder_: Holder, names: Words, values: Floats) -> tuple[Left, Iterator[bytes]]:
     listed = streams.left_list(holder_.keys, names, holder_.made_up, holder_.entropy)
-    return Left(holder_, listed, values), encoding.chunks(listed.pseudonyms)
+    forgotten = replace(listed, pseudonyms=listed.pseudonyms[:0].copy())
+    return Left(holder_, forgotten, values), encoding.chunks(listed.pseudonyms)
 
 
 def left_places(left: Left, message: Iterable[bytes]) -> tuple[Left, Iterator[bytes]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
@@ -19,15 +20,18 @@ from federation import schema as schemas
 from federation.arrays import Floats
 from federation.contract import Column, Contract, Identifier
 from federation.expression import quote_name, quote_text
-from federation.linkage import forms
+from federation.linkage import packing
 from federation.linkage.errors import LinkError
 from federation.linkage.forms import Blocks
 from federation.linkage.pseudonyms import Words
 from federation.linkage.table import LinkedColumn
 from federation.schema import Schema
 from federation.study import DatasetEntry
-from nodes import cohorts, connectors, contract_sql
+from nodes import cohorts, connectors, contract_sql, link_order
 from nodes.site import Dataset, Storage
+
+if TYPE_CHECKING:
+    import pandas
 
 CHUNK_VECTORS = 256  # of 2,048 rows each
 
@@ -64,13 +68,17 @@ def read(dataset: Dataset, storage: Storage, request: Request) -> Iterator[Peopl
     try:
         schema = schemas.build(contract, request.entry.cohort.derive)
         needed = _needed(contract, schema, request)
-        if not request.is_clipped:
-            _check(dataset, storage, needed)
+        keys = None if request.is_clipped else _check(dataset, storage, needed, request)
         connection = connectors.connect(storage)
         connectors.open_rows(connection, dataset, needed)
         if not request.is_clipped:
             _check_cohort(connection, contract, request, needed, schema)
-        yield from _people(connection, contract, request, needed, schema)
+        chunks = _chunks(connection, contract, request, needed, schema, keys)
+        for arrays, places in link_order.shuffled(chunks, request.order_key):
+            if keys is not None and keys.repeat():
+                _check_people(dataset, storage, needed)
+                keys = None
+            yield _people(arrays, places, request)
     except (errors.DataError, errors.SetupError, duckdb.Error):
         raise LinkError(
             "source", "this node's data cannot be read: its producer sees why with `hdh node check`"
@@ -85,10 +93,44 @@ def _needed(contract: Contract, schema: Schema, request: Request) -> list[str]:
     return cohorts.needed(contract, sorted(named))
 
 
-def _check(dataset: Dataset, storage: Storage, needed: Sequence[str]) -> None:
+def _check(
+    dataset: Dataset, storage: Storage, needed: Sequence[str], request: Request
+) -> Keys | None:
+    """LinkError if the rows break their contract. The keys to be compared, if nobody may have two
+    rows: where no more is known of a key than a number, it takes a tenth of the memory."""
+    if not _has_one_row_each(dataset.contract, request) or dataset.contract.person is None:
+        _check_people(dataset, storage, needed)
+        return None
+    rows, findings = cohorts.examine_columns(dataset, storage, needed)
+    if findings:
+        raise LinkError("data", contract_sql.words(findings))
+    return Keys(np.empty(rows, np.uint64))
+
+
+def _check_people(dataset: Dataset, storage: Storage, needed: Sequence[str]) -> None:
     _, findings = cohorts.examine(dataset, storage, needed)
     if findings:
         raise LinkError("data", contract_sql.words(findings))
+
+
+@dataclass
+class Keys:
+    """`hashes` (n_rows,): 64 bits of the key of each row; `n` of them are there."""
+
+    hashes: Words
+    n: int = 0
+
+    def add(self, hashes: Words) -> None:
+        self.hashes[self.n : self.n + len(hashes)] = hashes
+        self.n += len(hashes)
+
+    def repeat(self) -> bool:
+        """Whether two rows may have one key."""
+        there = self.hashes[: self.n]
+        there.sort()
+        is_repeated = bool((there[1:] == there[:-1]).any())
+        self.hashes, self.n = np.empty(0, np.uint64), 0
+        return is_repeated
 
 
 def _check_cohort(
@@ -121,25 +163,41 @@ def _check_cohort(
         )
 
 
-def _people(
+def _chunks(
     connection: duckdb.DuckDBPyConnection,
     contract: Contract,
     request: Request,
     needed: Sequence[str],
     schema: Schema,
-) -> Iterator[People]:
+    keys: Keys | None,
+) -> Iterator[list[NDArray[Any]]]:
+    """The people in the order of the database: each column (n_people,), then each identifier as it
+    is kept."""
     connection.execute(_sql(connection, contract, request, needed, schema))
-    n_columns = len(request.columns)
     while len(chunk := connection.fetch_df_chunk(CHUNK_VECTORS)):
-        columns = [chunk.iloc[:, i].to_numpy(np.float64) for i in range(n_columns)]
-        named = [
-            forms.blocks(identifier.form, chunk.iloc[:, n_columns + i].to_list())
-            for i, identifier in enumerate(request.identifiers)
-        ]
-        values = np.column_stack(columns) if columns else np.zeros((len(chunk), 0))
-        places = chunk.iloc[:, -1].to_numpy(np.uint64)
-        blocks, usable = [block for block, _ in named], [is_usable for _, is_usable in named]
-        yield People(values, blocks, usable, places)
+        if keys is not None:
+            keys.add(chunk["hash"].to_numpy(np.uint64))
+        columns = [chunk[f"c{i}"].to_numpy(np.float64) for i in range(len(request.columns))]
+        named = [_packed(chunk, i, each) for i, each in enumerate(request.identifiers)]
+        yield [*map(link_order.narrow, columns), *named]
+    connection.close()  # the rows are in our own memory now
+
+
+def _packed(chunk: pandas.DataFrame, i: int, identifier: Identifier) -> packing.Packed:
+    numbers = chunk[f"n{i}"].to_numpy(np.int64) if identifier.form == "nir13" else None
+    return packing.packed(identifier.form, chunk[f"t{i}"].to_numpy(object), numbers)
+
+
+def _people(arrays: Sequence[NDArray[Any]], places: Words, request: Request) -> People:
+    n = len(request.columns)
+    values = np.empty((len(places), n))
+    for i, column in enumerate(arrays[:n]):
+        values[:, i] = column
+    named = [
+        packing.unpacked(identifier.form, packed)
+        for identifier, packed in zip(request.identifiers, arrays[n:], strict=True)
+    ]
+    return People(values, [block for block, _ in named], [usable for _, usable in named], places)
 
 
 def _sql(
@@ -149,10 +207,11 @@ def _sql(
     needed: Sequence[str],
     schema: Schema,
 ) -> str:
-    """One row a person: the values of the columns as doubles, the identifiers as text, the place.
+    """One row a person: the values of the columns as doubles, and the identifiers.
 
     The order that a database gives to groups depends on the person's key, often on its hash, and is
-    the same at each reading: a helper could tell from it who a pseudonym is."""
+    the same at each reading: a helper could tell from it who a pseudonym is, so nothing of it stays
+    (link_order.py)."""
     rows, key = _typed_rows(connection, contract, request, needed)
     conditions = [f"{key} IS NOT NULL"]
     if request.entry.cohort.where:
@@ -166,10 +225,41 @@ def _sql(
         # a person with two identifiers has none that can be trusted
         names = [f"CASE WHEN min({name}) = max({name}) THEN min({name}) END" for name in names]
         grouped = f" GROUP BY {key}"
-    place = f"md5_number_upper({quote_text(request.order_key.hex())} || CAST({key} AS VARCHAR))"
-    listed = ", ".join(f"{sql} AS c{i}" for i, sql in enumerate([*values, *names, place]))
+    listed = [f"{sql} AS c{i}" for i, sql in enumerate(values)]
+    listed += [f"{name} AS t{i}" for i, name in enumerate(names)]
+    if not grouped and contract.person is not None:
+        listed.append(f"hash({key}) AS hash")
     where = " AND ".join(conditions)
-    return f"SELECT {listed} FROM {rows} WHERE {where}{grouped} ORDER BY {place}, {key}"
+    inner = f"SELECT {', '.join(listed)} FROM {rows} WHERE {where}{grouped}"
+    return _with_numbers(inner, request)
+
+
+def _with_numbers(people: str, request: Request) -> str:
+    """The same with the numbers of NIRs that are 13 digits and nothing else, and texts for the
+    others: reading each text costs more than all the rest."""
+    numbers = {
+        f"n{i}": nir_number(f"t{i}")
+        for i, identifier in enumerate(request.identifiers)
+        if identifier.form == "nir13"
+    }
+    if not numbers:
+        return people
+    listed = ", ".join(f"{sql} AS {name}" for name, sql in numbers.items())
+    texts = ", ".join(
+        f"CASE WHEN {name} < 0 THEN t{name[1:]} END AS t{name[1:]}" for name in numbers
+    )
+    return f"SELECT * REPLACE ({texts}) FROM (SELECT *, {listed} FROM ({people}))"
+
+
+def nir_number(text: str) -> str:
+    """The SQL of the number of a NIR that is 13 digits and nothing else; packing.UNUSABLE for
+    others. A text like 1e00000000012 can be cast too, but does not come back."""
+    number = f"TRY_CAST({text} AS BIGINT)"
+    is_plain = (
+        f"strlen({text}) = 13 AND CAST({number} AS VARCHAR) = {text}"
+        f" AND {number} BETWEEN {10**12} AND {9 * 10**12 - 1}"
+    )
+    return f"CASE WHEN {is_plain} THEN {number} ELSE {packing.UNUSABLE} END"
 
 
 def _has_one_row_each(contract: Contract, request: Request) -> bool:

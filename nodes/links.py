@@ -405,7 +405,8 @@ def keep_rows(party: Party, listed: Words, held: link_parties.Held) -> HelperRow
     file = memory_file.make(folder / f"{left}.{party.terms.attempt[:8]}.parquet")
     storage = site.storage.model_copy(update={"max_temp_directory_size": "0KB"})  # no row on disk
     try:
-        link_table.write(opened, plan_.left, plan_.right, file.target, plan_.link, storage)
+        order = link_table.by_value(opened)
+        link_table.write(opened, order, plan_.left, plan_.right, file.target, plan_.link, storage)
     except Exception:
         file.delete()
         raise
@@ -419,7 +420,7 @@ def keep_rows(party: Party, listed: Words, held: link_parties.Held) -> HelperRow
     answering = replace(
         site, name=left, datasets=datasets, state=own_state, roster={}, storage=storage
     )
-    return HelperRows(answering, report, file, link_table.digest(opened))
+    return HelperRows(answering, report, file, link_table.digest(opened, order))
 
 
 def _folder(context: NodeContext, study: Study) -> Path:

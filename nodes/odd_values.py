@@ -45,6 +45,10 @@ ODD_NUMBERS: Sequence[tuple[re.Pattern[str], str]] = tuple(
             f"brackets around a number: export a minus sign, or write it {IN_A_MAPPING}",
         ),
         (
+            r"[0-9][0-9 .,']*[-\u2212]",
+            f"a minus sign behind the number: export it in front, or write it {IN_A_MAPPING}",
+        ),
+        (
             r"[0-9]+ ?[h:] ?[0-5][0-9].*",
             f"hours and minutes: export them as one number, or convert them {IN_A_MAPPING}",
         ),

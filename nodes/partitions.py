@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from nodes.ledger import Account, Ledger
 from strategies import support
 from strategies.grids import Grid
 from strategies.protocol import AnyTask
-from strategies.support import Mask, Rows
+from strategies.support import Blocks, Mask, Rows
 
 KIND = "condition"
 NEARLY = Refusal(
@@ -152,9 +152,14 @@ def check(
     everyone = cohort.everyone or cohort
     for number, new in enumerate([*grids, *conditions]):
         is_where = new.is_condition and new.grid.field.name == WHERE
-        some = (everyone, support.all_rows(everyone)) if is_where else (cohort, rows)
+        some = everyone if is_where else cohort
         for other in _beside(new, [*earlier, *grids[:number]]):
-            if _are_near(new, other, *some, rules):
+            if some.count is not None:
+                is_near = _are_near_in_place(new, other, some, rules.min_cell)
+            else:
+                blocks = _blocks_of(some, None if is_where else task, rows)
+                is_near = _are_near(new, other, blocks, rules)
+            if is_near:
                 return NEARLY
     for partition in (*grids, *conditions):
         _keep(memory, partition.to_bytes())
@@ -241,17 +246,98 @@ def _divides(field: Field, cut: Field) -> bool:
     return field.kind in ("boolean", "category") and field != cut
 
 
-def _are_near(
-    left: Partition, other: Partition, cohort: Cohort, rows: Rows | None, rules: Rules
-) -> bool:
-    if rows is None:
-        return _are_near_in_place(left, other, cohort, rules.min_cell)
-    read = _read(left, other, cohort)
-    used = rows.is_used & support.is_known(read["one"]) & support.is_known(read["other"])
+def _blocks_of(cohort: Cohort, task: AnyTask | None, rows: Rows | None) -> Blocks:
+    """The rows of a task, or all of them."""
+    return support.all_blocks(cohort) if task is None else support.blocks_of(cohort, task, rows)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The rows in which two partitions are compared. `read`: the columns of `_read` (n_rows,).
+    used (n_rows,): those that count. person (n_rows,), or None. times (n_rows,): how many rows each
+    stands for; None if each is one."""
+
+    read: Mapping[str, Values]
+    used: Mask
+    person: Ints | None
+    times: Ints | None = None
+
+    def some(self, used: Mask) -> Compared:
+        person, times = (
+            None if array is None else array[used] for array in (self.person, self.times)
+        )
+        read = {name: column[used] for name, column in self.read.items()}
+        return Compared(read, np.ones(int(np.count_nonzero(used)), np.bool_), person, times)
+
+
+def _are_near(left: Partition, other: Partition, blocks: Blocks, rules: Rules) -> bool:
+    compared = _compared(left, other, blocks)
+    used = compared.used
     if left.where == other.where or other.where is None:
-        return _are_near_among(used, left, other, read, cohort, rules)
-    chosen = used & (read["where"] == 1)
-    return any(_are_near_among(some, left, other, read, cohort, rules) for some in (used, chosen))
+        return _are_near_among(used, left, other, compared, rules)
+    chosen = used & (compared.read["where"] == 1)
+    return any(_are_near_among(some, left, other, compared, rules) for some in (used, chosen))
+
+
+def _compared(left: Partition, other: Partition, blocks: Blocks) -> Compared:
+    """Of several blocks, one row stands for all that lie alike in both partitions."""
+    tables: list[Compared] = []
+    people = 0
+    for block in blocks():
+        cohort, read = block.cohort, _read(left, other, block.cohort)
+        have_both = support.is_known(read["one"]) & support.is_known(read["other"])
+        whole = Compared(read, block.rows.is_used & have_both, cohort.numbered)
+        if cohort.hashes is None:  # the only block of a cohort that is held
+            return whole
+        person = None if cohort.numbered is None else cohort.numbered + people
+        people += cohort.people
+        tables.append(_thinned(left, other, replace(whole, person=person)))
+    return _thinned(left, other, _stacked(tables))
+
+
+def _stacked(tables: Sequence[Compared]) -> Compared:
+    def joined(arrays: Sequence[Any]) -> Any:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    return Compared(
+        {name: joined([table.read[name] for table in tables]) for name in tables[0].read},
+        joined([table.used for table in tables]),
+        joined([table.person for table in tables]),
+        joined([table.times for table in tables]),
+    )
+
+
+def _thinned(left: Partition, other: Partition, rows: Compared) -> Compared:
+    """One of the rows that lie alike: in the same cells, on the steps of both columns or not, in
+    the same group, chosen or not, of the same person."""
+    some = rows.some(rows.used)
+    alike = [*_lies(left.grid, some.read["one"]), *_lies(other.grid, some.read["other"])]
+    alike += [column for name, column in some.read.items() if name not in ("one", "other")]
+    alike += [] if some.person is None else [some.person]
+    number = np.zeros(len(some.used), np.int64)
+    for column in alike:
+        _, codes = np.unique(column, return_inverse=True)
+        paired = number * (int(codes.max(initial=0)) + 1) + codes.reshape(-1)
+        number = np.unique(paired, return_inverse=True)[1].reshape(-1)
+    _, first, place = np.unique(number, return_index=True, return_inverse=True)
+    thin = Compared(
+        {name: column[first] for name, column in some.read.items()},
+        np.ones(len(first), np.bool_),
+        None if some.person is None else some.person[first],
+    )
+    times = np.bincount(place.reshape(-1), some.times, len(first)).astype(np.int64)
+    return replace(thin, times=times)
+
+
+def _lies(grid: Grid, values: Values) -> list[Values]:
+    """(n_rows,) each: the cell of a value, and whether it lies on the contract's steps."""
+    if grid.side == "levels":
+        return [values]
+    low, step = grid.field.interval[0], grid.field.step
+    cells = [partitions.cells(grid.cuts, values.astype(np.float64))]
+    if step is None or not np.isfinite(low):
+        return [*cells]
+    return [*cells, partitions.on_steps(values, low, step)]
 
 
 def _read(left: Partition, other: Partition, cohort: Cohort) -> dict[str, Values]:
@@ -268,24 +354,21 @@ def _read(left: Partition, other: Partition, cohort: Cohort) -> dict[str, Values
 
 
 def _are_near_among(
-    used: Mask,
-    left: Partition,
-    other: Partition,
-    read: Mapping[str, Values],
-    cohort: Cohort,
-    rules: Rules,
+    used: Mask, left: Partition, other: Partition, compared: Compared, rules: Rules
 ) -> bool:
     """Whether they are near among the rows in `used` (n_rows,)."""
     if not used.any():
         return False
-    values, others = (read[name][used].astype(np.float64) for name in ("one", "other"))
-    person = None if cohort.numbered is None else cohort.numbered[used]
+    rows = compared.some(used)
+    values, others = (rows.read[name].astype(np.float64) for name in ("one", "other"))
     if left.grid.field.sql != other.grid.field.sql or left.grid.side == "levels":
-        return _columns_are_near(left, other, values, others, rules.min_cell)
-    groups = [column[used] for name, column in read.items() if name.startswith("group ")]
-    some = partitions.Rows(values, person, _combined(groups, len(values)))
+        return _columns_are_near(left, other, values, others, rows.times, rules.min_cell)
+    groups = [column for name, column in rows.read.items() if name.startswith("group ")]
+    # Where people have several rows, they are told by their numbers.
+    people = rows.times if rows.person is None else None
+    some = partitions.Rows(values, rows.person, _combined(groups, len(values)), people)
     return _shares_are_near(left, other, some, rules.min_cell) or _grids_are_near(
-        left.grid, other.grid, some, rules
+        left.grid, other.grid, some, rows.times, rules
     )
 
 
@@ -306,8 +389,10 @@ def _shares_are_near(left: Partition, other: Partition, rows: partitions.Rows, k
     return any(partitions.has_near_shares(*pair, rows, k) for pair in pairs)
 
 
-def _grids_are_near(left: Grid, other: Grid, rows: partitions.Rows, rules: Rules) -> bool:
-    """Two grids on the same column."""
+def _grids_are_near(
+    left: Grid, other: Grid, rows: partitions.Rows, times: Ints | None, rules: Rules
+) -> bool:
+    """Two grids on the same column. times (n_rows,): how many rows each stands for."""
     if not (left.size and other.size):
         return False
     cuts, others = left.cuts, other.cuts
@@ -321,7 +406,7 @@ def _grids_are_near(left: Grid, other: Grid, rows: partitions.Rows, rules: Rules
         return partitions.is_thin_between(
             cuts, others, rows, rules.min_cell, keys, hides_cells=hides_cells
         )
-    return partitions.is_nearly_the_same(*cells, rules.min_cell)
+    return partitions.is_nearly_the_same(*cells, rules.min_cell, times)
 
 
 def _shows(grid: Grid, cell: Ints) -> bool:
@@ -330,7 +415,12 @@ def _shows(grid: Grid, cell: Ints) -> bool:
 
 
 def _columns_are_near(
-    left: Partition, other: Partition, values: Floats, others: Floats, k: int
+    left: Partition,
+    other: Partition,
+    values: Floats,
+    others: Floats,
+    times: Ints | None,
+    k: int,
 ) -> bool:
     """Two columns that the study may have made of one: a time in days and in weeks."""
     if left.grid.counts != other.grid.counts or not _could_be_one(left, other):
@@ -347,7 +437,7 @@ def _columns_are_near(
         return False
     if left.grid.field.sql == other.grid.field.sql:
         return False  # weeks of one column, in two windows
-    return partitions.has_near_edges(cells[0], cells[1], k)
+    return partitions.has_near_edges(cells[0], cells[1], k, times)
 
 
 def _is_at_an_edge(condition: Grid, grid: Grid, values: Floats) -> bool:

@@ -63,13 +63,17 @@ SPAN_YEARS = 99  # years of two digits end with the current one
 class Seen:
     """`column`: of the contract; empty for the file as a whole. `line`: 0 where there is none.
     `key`: the one to write under `read:`; empty where no key helps, and `meaning` names the
-    remedy."""
+    remedy. `doubt`: the other notation that reads the value too, part of `meaning`."""
 
     column: str
     line: int
     value: str
     meaning: str
     key: str = ""
+    doubt: str = ""
+
+    def doubted(self, doubt: str) -> Seen:
+        return replace(self, meaning=f"{self.meaning}; {doubt}", doubt=doubt) if doubt else self
 
 
 @dataclass(frozen=True)
@@ -234,12 +238,14 @@ def _numbers(columns: Mapping[str, Values], read: Reading) -> Recognised:
     keys |= {"thousands": thousands} if thousands != read.thousands else {}
     others = [NOTATIONS[i] for i, count in enumerate(counts) if count == counts[best] and i > best]
     rival = next((n for n in others if n[0] != decimal and (thousands is None or n[1])), None)
-    meaning = f"{MARKS[decimal]} before the decimals" if decimal != read.decimal else ""
-    if thousands:
-        meaning += f"{' and ' if meaning else ''}{MARKS[thousands]} between thousands"
+    parts = [f"{MARKS[decimal]} before the decimals"] if decimal != read.decimal else []
+    parts += [f"{MARKS[thousands]} between thousands"] if thousands else []
+    meaning = "; ".join(parts)
+    doubt = ""
     if rival and rival[1]:
-        meaning += f"; or is {MARKS[rival[1]]} between thousands? Compare with another source"
-    return Recognised(keys, _examples(columns, NOTATIONS[present], NOTATIONS[best], meaning, keys))
+        doubt = f"or is {MARKS[rival[1]]} between thousands? Compare with another source"
+    seen = _examples(columns, NOTATIONS[present], NOTATIONS[best], meaning, keys)
+    return Recognised(keys, [each.doubted(doubt) for each in seen])
 
 
 def _examples(
@@ -421,8 +427,7 @@ def _format_examples(
         meaning += (
             f"; a year of two digits is read as {best.first_year} to {best.first_year + SPAN_YEARS}"
         )
-    if rivals:
-        meaning += f"; {rivals[0]} reads it too: compare with another source"
+    doubt = f"{rivals[0]} reads it too: compare with another source" if rivals else ""
     key = f"{'datetime' if best.is_moment else 'date'}: {written(best.written)}"
     if "yy" in best.day.pieces:
         key += f", first_year: {best.first_year}"
@@ -430,7 +435,7 @@ def _format_examples(
         name: next((pair for pair in pairs if best.reads(pair[1])), None)
         for name, pairs in left.items()
     }
-    return [Seen(name, *pair, meaning, key) for name, pair in firsts.items() if pair]
+    return [Seen(name, *pair, meaning, key).doubted(doubt) for name, pair in firsts.items() if pair]
 
 
 def _booleans(columns: Mapping[str, Values], read: Reading) -> Recognised:

@@ -8,6 +8,7 @@ import csv
 import io
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ def take(dataset: Dataset, storage: Storage) -> Sample:
 
 def _of_rows(dataset: Dataset, storage: Storage) -> Sample:
     raw = replace(dataset, read=AS_IT_IS.model_copy(update=_file_keys(dataset)))
-    names = sorted(filter(None, connectors.column_names(raw, storage)))
+    names = [name for name in connectors.names_in_order(raw, storage) if name]
     connection = connectors.connect(storage)
     connectors.open_rows(connection, raw, names)
     described = connection.execute("DESCRIBE source").fetchall()
@@ -185,23 +186,35 @@ def _likely(content: bytes, encoding: str) -> int:
 
 
 def _header(lines: Sequence[str], headers: Sequence[str]) -> tuple[str, int]:
-    """The delimiter, and the number of lines above the header: the first line with as many fields
-    as the lines below it, or with the most names of `headers`."""
+    """The delimiter, and the number of lines above the header: the line with the most names of
+    `headers`; of equal ones, the first that is as wide as the table and has hardly a gap. The
+    delimiter divides the lines into the largest table."""
     wanted = {slug(name) for name in headers}
     best, header = (-1, -1, 0), (",", 0)
-    for at, line in enumerate(lines[:MAX_SKIPPED]):
-        for delimiter in KNOWN_DELIMITERS:
-            fields = _fields(line, delimiter)
-            below = [
-                len(_fields(each, delimiter)) for each in lines[at + 1 : at + 20] if each.strip()
-            ]
-            same = sum(count == len(fields) for count in below) if len(fields) > 1 else 0
-            n_named = len(wanted.intersection(slug(field) for field in fields))
-            filled = all(field.strip() for field in fields)
-            score = (n_named, same * len(fields) if filled else -1, -at)
+    for delimiter in KNOWN_DELIMITERS:
+        fields = [_fields(line, delimiter) for line in lines]
+        width, cells = _table(fields)
+        for at, names in enumerate(fields[:MAX_SKIPPED]):
+            n_named = len(wanted.intersection(map(slug, names)))
+            score = (n_named, cells if _is_header(names, width) else -1, -at)
             if score > best:
                 best, header = score, (delimiter, at)
     return header
+
+
+def _table(lines: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """The width of the largest table of lines of one width, and the number of its cells; 0 cells of
+    one column."""
+    counts = Counter(len(fields) for fields in lines)
+    width, number = max(counts.items(), key=lambda item: item[0] * item[1], default=(1, 0))
+    return (width, width * number) if width > 1 else (1, 0)
+
+
+def _is_header(names: Sequence[str], width: int) -> bool:
+    """Rows may end with a delimiter that the header lacks; a title, or a line of merged cells above
+    the names, stands in few of its cells."""
+    filled = sum(bool(name.strip()) for name in names)
+    return width - 1 <= len(names) <= width and filled >= max(min(2, width), 0.75 * (width - 1))
 
 
 def _header_row(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> int:

@@ -102,16 +102,25 @@ class Policy(Frozen):
     links: Links = Links()
 
 
+Cluster = Annotated[str, pydantic.Field(pattern=r"^ray://[^/\s]+:\d+$")]
+
+
 class Storage(Frozen):
     """Limits of the node's own query engine.
 
     `temp_directory`: where rows beyond `memory_limit` go, up to `max_temp_directory_size`. A node
     writes none to its disk unless its node.yaml names one of the two; without `temp_directory` they
-    then go to `tmp` in its state folder, or, outside a node, to the machine's own folder."""
+    then go to `tmp` in its state folder, or, outside a node, to the machine's own folder.
+    `max_values`: rows times columns of a cohort that are held as arrays, of 8 bytes each; a larger
+    cohort is read in blocks of a tenth of it, by analyses that can. `workers`: how many processes
+    compute the parts of such blocks, if they are read from files; or the address of a Ray cluster
+    whose machines see the same files, as in `ray://HOST:PORT`. The numbers are the same."""
 
     memory_limit: str = pydantic.Field("4GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
     temp_directory: Path | None = None
     max_temp_directory_size: str = pydantic.Field("20GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
+    max_values: int = pydantic.Field(100_000_000, ge=1)
+    workers: Annotated[int, pydantic.Field(ge=1, le=256)] | Cluster = 1
 
 
 class RawSource(Frozen):

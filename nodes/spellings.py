@@ -48,8 +48,8 @@ def _alike(
         f"SELECT DISTINCT value FROM (SELECT {value} AS value, {level} AS level FROM source) "
         f"WHERE level IS NULL AND value IS NOT NULL ORDER BY value LIMIT {MAX_VALUES}"
     ).fetchall()
-    levels = {_bare(level): level for level in column.levels}
-    pairs = [(str(row[0]), levels.get(_bare(str(row[0])))) for row in rows]
+    levels = {bare(level): level for level in column.levels}
+    pairs = [(str(row[0]), levels.get(bare(str(row[0])))) for row in rows]
     shown = [
         f"; {text.spelled(value)} is spelled differently from the level {text.spelled(level)}"
         for value, level in pairs
@@ -58,7 +58,7 @@ def _alike(
     return "".join(shown[:MAX_SHOWN])
 
 
-def _bare(value: str) -> str:
+def bare(value: str) -> str:
     """A form that is equal for texts that differ in accents, capitals, spaces or leading zeros."""
     bare = text.folded(text.plain(value))
     return bare.lstrip("0") or bare if bare.isdecimal() else bare

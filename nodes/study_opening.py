@@ -100,7 +100,15 @@ def _checked(
         only_counts=_only_counts(tasks),
         remembered=remembered,
         open_cohorts=context.open_cohorts,
+        in_blocks=_in_blocks(dataset, tasks),
     )
+
+
+def _in_blocks(dataset: Dataset, tasks: Mapping[str, AnyTask]) -> bool:
+    """Whether all analyses can read a large cohort in blocks. A link's rows are held anyway."""
+    if dataset.is_linked or any(task.by_step for task in tasks.values()):
+        return False
+    return all(task.analysis.TRAITS.over_people(task) for task in tasks.values())
 
 
 def _remembered(

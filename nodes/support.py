@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from federation import cohort as cohorts
+from federation import errors
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.disclosure import node_door
@@ -18,24 +18,50 @@ from federation.expression import Piece
 from federation.formula import Term
 from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
-from nodes import differencing, functionals, joint_columns, partitions
+from nodes import (
+    differencing,
+    functionals,
+    joint_columns,
+    partitions,
+    support_columns,
+    support_in_blocks,
+)
 from nodes.session import StudySession
 from strategies import support
-from strategies.numerics import designs
 from strategies.protocol import AnyTask, Roles
 from strategies.support import Mask, Rows
+
+CHANGED = Refusal(
+    "source", "the files of this node's rows changed while they were read: submit the study again"
+)
 
 
 def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     """What the rows make of a state, past the first door."""
+    try:
+        return _checked_part(task, state, session)
+    except errors.SourceError:
+        return CHANGED
+
+
+def _checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     cohort, rules = session.cohort, session.rules
     refused = check(task, session)
     if refused is not None:
         return refused
+    part = _part(task, state, session)
+    if isinstance(part, Refusal):
+        return part
+    part = support.with_counts(part, cohort, task)
+    return node_door.check_part(part, rules) or part
+
+
+def _part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
+    if session.cohort.in_blocks is not None:
+        return support_in_blocks.part(task, state, session.cohort)
     if is_steered_too_far(task, state, session):
         return rules_of.STEERED
-    part = support.with_counts(task.analysis.local(cohort, task, state), cohort, task)
-    return node_door.check_part(part, rules) or part
+    return task.analysis.local(session.cohort, task, state)
 
 
 def is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
@@ -80,7 +106,10 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
 
 
 def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
-    return None if cohort.count is not None or task.roles is None else support.rows_of(cohort, task)
+    """None where rows are counted in place, or read in blocks."""
+    if cohort.count is not None or cohort.in_blocks is not None or task.roles is None:
+        return None
+    return support.rows_of(cohort, task)
 
 
 def is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None = None) -> bool:
@@ -103,6 +132,8 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     )
     if strict and rules_of.too_few(counted, sides, k).any():
         return True
+    if cohort.in_blocks is not None:
+        return support_in_blocks.is_unsupported(task, cohort, session.rules)
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
@@ -127,10 +158,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, thin: int) -> bool:
     """Whether one person is most of a sum. A column in which fewer than `thin` people differ here
     is judged by its counts alone, over all nodes where the hub may see them."""
     roles = support.roles_of(task)
-    plain = [
-        field for field in support.own_fields(roles) if field.kind == "number" and not field.pieces
-    ]
-    for field in plain:
+    for field in support_columns.plain_numbers(roles):
         if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, thin):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
@@ -147,11 +175,9 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, thin: int) -> bool:
 
 
 def _made_limit(values: Floats, rows_per_person: int) -> float:
-    """The largest share of one person in a column that a study makes. In a column of 0 and 1 it
-    grows with the rows that a person may have, since the rule of `min_cell` counts people there."""
-    if bool(((values == 0) | (values == 1)).all()):
-        return min(rules_of.MAX_MADE_SHARE * rows_per_person, rules_of.MAX_SHARE)
-    return rules_of.MAX_MADE_SHARE
+    return support_columns.made_limit(
+        rows_per_person, binary=bool(((values == 0) | (values == 1)).all())
+    )
 
 
 def _too_much(values: Floats, person: Ints | None, limit: float, thin: int) -> bool:
@@ -171,7 +197,7 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
     """Whether two conditions of a study hold for nearly the same people, or for the same: that they
     do may be what the study wants to know."""
     k = rules.min_cell
-    some = [piece for piece in pieces if piece.kind not in ("edge", "influence")]
+    some = support_columns.comparable(pieces)
     if len(some) < 2:
         return False
     values = cohort.columns(map(support.as_field, some))
@@ -203,16 +229,16 @@ def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> boo
         return False
     if roles.within is not None and _stands_out_within(cohort, task, rows, rules):
         return True
-    X, codes = _design(roles.terms, rows)
+    X, codes = support_columns.design_of(roles.terms, rows)
     few = _few_levels(roles, rows, rules.thin)
     crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
     if not few and not crossed:
         return rules_of.largest_leverage(X, person, limit, codes) > limit
     wide = tuple(term for term in roles.terms if term not in crossed)
-    merged, merged_codes = _design(wide, _merged(rows, few))
+    merged, merged_codes = support_columns.design_of(wide, _merged(rows, few))
     if rules_of.largest_leverage(merged, person, limit, merged_codes) > limit:
         return True
-    X, codes = _design(wide, rows)
+    X, codes = support_columns.design_of(wide, rows)
     apart, unjudged = _of_few(few, crossed, wide, rows)
     return rules_of.largest_leverage(X, person, limit, codes, apart, unjudged) > limit
 
@@ -223,7 +249,7 @@ def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) 
     roles = support.roles_of(task)
     assert roles.within is not None
     _, codes = np.unique(roles.within(cohort, task)[rows.is_used], return_inverse=True)
-    columns = _columns_of(roles.terms, rows)
+    columns = support_columns.columns_of(roles.terms, rows)
     people = np.array([rows.people(_away_within(column, codes)) for column in columns.T])
     few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
     if few.any() and not rules.hub_sees_cells:
@@ -245,37 +271,6 @@ def _away_within(column: Floats, codes: Ints) -> Mask:
     is_most[order[first]] = True
     mask: Mask = ~is_most[pair.reshape(-1)]
     return mask
-
-
-def _columns_of(terms: Sequence[Term], rows: Rows) -> Floats:
-    """(n_used, n_terms): the columns of a model; the mean of a column where it is missing, as it is
-    in rows of which something is imputed."""
-    rows_kept, size = cohorts.kept_rows(rows.is_used), len(terms)
-    zeros, ones = np.zeros(size), np.ones(size)
-    X = cohorts.design(terms, rows.columns, rows_kept, centre=zeros, scale=ones)
-    for column in X.T:
-        missing = np.isnan(column)
-        if missing.any():
-            column[missing] = 0.0 if missing.all() else column[~missing].mean()
-    return X
-
-
-def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
-    """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
-    levels: its columns are not among them then."""
-    rows_kept = cohorts.kept_rows(rows.is_used)
-    coded = _coded(terms)
-    apart = set(coded)
-    others = [term for place, term in enumerate(terms) if place not in apart]
-    X = _columns_of(others, rows)
-    if not coded:
-        return X, None
-    return X, designs.codes_of([terms[place] for place in coded], rows.columns, rows_kept)
-
-
-def _coded(terms: Sequence[Term]) -> list[int]:
-    """The places of the columns of the largest factor, if that has many levels."""
-    return max(designs.large_factors(terms).values(), key=len, default=[])
 
 
 def _few_levels(roles: Roles, rows: Rows, thin: int) -> dict[Field, list[int]]:
@@ -316,7 +311,7 @@ def _of_few(
 ) -> tuple[Floats | None, list[int]]:
     """The columns (n_used, n) in which few people stand out, and their levels of the factor that is
     in codes."""
-    coded = [terms[place] for place in _coded(terms)]
+    coded = [terms[place] for place in support_columns.coded(terms)]
     in_codes = coded[0].factors[0].field if coded else None
     columns = [support.product(term, rows) for term in crossed]
     for field, levels in few.items():
@@ -336,6 +331,15 @@ def check_study(
     for the same. This rule ignores the contract's own columns until a study
     makes others of them. An analysis that is refused by itself does not count: a refusal of the
     others because of it might reveal the value that it asks for."""
+    try:
+        return _check_study(present, session, schema)
+    except errors.SourceError:
+        return CHANGED
+
+
+def _check_study(
+    present: Collection[AnyTask], session: StudySession, schema: Schema
+) -> Refusal | None:
     cohort, rules = session.cohort, session.rules
     if cohort.count is not None or not any(map(_writes, present)):
         return None
@@ -346,39 +350,15 @@ def check_study(
         return None
     pieces = dict.fromkeys(piece for task in tasks for piece in support.written(task))
     conditions = [piece for piece in pieces if piece.kind in ("condition", "number")]
+    if cohort.in_blocks is not None:
+        refused = support_in_blocks.is_joined(conditions, tasks, cohort, schema, rules)
+        return rules_of.REFUSAL if refused else None
     if _alike(conditions, cohort, support.all_rows(cohort), rules):
         return rules_of.REFUSAL
-    X = np.stack(_all_columns(tasks, cohort, schema), axis=1)
+    X = np.stack(support_columns.all_columns(tasks, cohort, schema), axis=1)
     return rules_of.REFUSAL if joint_columns.stands_out(X, cohort.numbered, rules) else None
 
 
 def _writes(task: AnyTask) -> bool:
     """Whether the study made a column or a condition of this task."""
     return bool(support.written(task))
-
-
-def _all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
-    """The expressions of the study, the columns that they use, and all numbers, conditions and
-    design columns of its analyses; 0 where missing."""
-    fields = [
-        field
-        for task in tasks
-        for field in (*task.fields, *support.own_fields(task.roles or Roles()))
-    ]
-    names = {name for field in fields if field.pieces for name in schema.columns_of(field.name)}
-    fields += [schema.fields[name] for name in sorted(names)]
-    fields += [support.as_field(piece) for task in tasks for piece in support.pieces(task)]
-    wanted = [field for field in dict.fromkeys(fields) if field.kind in ("number", "boolean")]
-    by_sql: dict[str, Field] = {field.sql: field for field in wanted}
-    arrays = list(cohort.columns(by_sql.values()).values())
-    for task in tasks:
-        terms = support.roles_of(task).terms
-        spread = [
-            term for term in terms if len(term.factors) > 1 or term.factors[0].level is not None
-        ]
-        if spread:
-            columns = cohort.columns(task.fields)
-            zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
-            design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
-            arrays += list(design.T)
-    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]

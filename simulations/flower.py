@@ -192,15 +192,15 @@ def deployed(
     folder: Path,
     *,
     database: str | None = None,
+    hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+    listen: str = "127.0.0.1",
     say: Callable[[str], Any] = print,
     **more: Any,
 ) -> Iterator[Deployment]:
     """A running hub with its enrolled nodes; every process is stopped at the end. `more`: keys of
     hub.yaml."""
     say("creating the hub")
-    hub = settings.init(
-        folder / "hub", ["localhost", "127.0.0.1"], free_ports(5), database, "127.0.0.1", **more
-    )
+    hub = settings.init(folder / "hub", list(hosts), free_ports(5), database, listen, **more)
     deployment = Deployment(folder, hub, databases.open_registry(hub.database))
     try:
         deployment.start_hub()

@@ -11,8 +11,8 @@ import importlib.util
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -64,7 +64,8 @@ class Workers:
                 args=(there, send_of, list(contexts), now, threads, others, study),
                 daemon=True,
             )
-            process.start()
+            with _without_script():
+                process.start()
             there.close()
             self.pipes.append(here)
             self.processes.append(process)
@@ -154,6 +155,21 @@ def _multiprocessing() -> Any:
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(["simulations.local", "strategies.learning.train", "torch"])
     return forkserver
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """A process that is not forked from this one would run the person's script once more, from its
+    first line, to find functions there; a worker needs none."""
+    script = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {
+        name: script.pop(name) for name in ("__file__", "__spec__") if name in script
+    }
+    script["__spec__"] = None
+    try:
+        yield
+    finally:
+        script.update(hidden)
 
 
 def _torch_is_idle() -> bool:

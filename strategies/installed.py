@@ -42,7 +42,9 @@ def every() -> list[Extension]:
 def _beside_ours(extension: Extension) -> Extension:
     kind, _, name = extension.key.partition(".")
     if any(name in BUILT_IN[ours] for ours in BUILT_IN if ours == kind):
-        problem = f"hdh has {name!r} itself, and uses its own: its author must rename it"
+        problem = (
+            f"this version of hdh has {name!r} itself, and uses its own: its author must rename it"
+        )
         return replace(extension, problem=problem)
     return extension
 

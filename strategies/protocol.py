@@ -77,7 +77,7 @@ class Roles:
     that have all columns. `within(cohort, task)` (n_rows,): levels of the rows, if rows of
     different levels are never compared, so that a column which is one number in each says nothing.
     `steered(cohort, task, state)`: the weights that a state gives to rows; None at a step where all
-    weights are equal."""
+    weights are equal, or where those of some rows show that no row weighs much among all."""
 
     terms: tuple[Term, ...] = ()
     amounts: tuple[Field, ...] = ()
@@ -212,6 +212,23 @@ def _added(arrays: Sequence[Sum]) -> Sum:
     return running
 
 
+def sum_of(parts: Iterable[Part]) -> Part:
+    """The sum of the parts of some people and of others, in their order. There is one at least."""
+    total: Part | None = None
+    for part in parts:
+        total = part if total is None else _both(total, part)
+    assert total is not None, "a cohort has a block, if an empty one"
+    return total
+
+
+def _both(part: Part, other: Part) -> Part:
+    return replace(
+        part,
+        sums={name: part.sums[name] + other.sums[name] for name in part.sums},
+        cells={name: part.cells[name] + other.cells[name] for name in part.cells},
+    )
+
+
 # -- optional members
 def _every_node(task: AnyTask, state: State) -> float:
     return 1.0
@@ -219,6 +236,10 @@ def _every_node(task: AnyTask, state: State) -> float:
 
 def _nothing(task: AnyTask, secure_sum: bool) -> str | None:
     return None
+
+
+def _not_over_people(task: AnyTask) -> bool:
+    return False
 
 
 def _as_it_is(task: AnyTask, state: State, estimates: Estimates) -> State:
@@ -235,7 +256,9 @@ class Traits:
     categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
     that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
     written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
-    coefficients that an earlier study released; the result is the same to 1e-9."""
+    coefficients that an earlier study released; the result is the same to 1e-9.
+    `over_people(task)`: whether a Part is the sum of the parts of the people, at any state; then a
+    node may compute it from blocks of people, one after the other."""
 
     version: int = 1
     tolerant: bool = False
@@ -244,6 +267,11 @@ class Traits:
     share_asked: Callable[[AnyTask, State], float] = _every_node
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
     warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is
+    over_people: Callable[[AnyTask], bool] = _not_over_people
+
+
+def always_over_people(task: AnyTask) -> bool:
+    return True
 
 
 # -- required members

@@ -10,7 +10,7 @@ answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from federation import cohort as cohorts
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key, Values
+from federation.disclosure.in_blocks import OffMode
 from federation.disclosure.support import Side
 from federation.expression import Piece
 from federation.formula import Term
@@ -55,6 +56,53 @@ class Rows:
     def people(self, mask: Mask) -> int:
         """How many people have one of the used rows in `mask` (n_used,)."""
         return count_people(mask, self.person)
+
+
+class Columns(Mapping[str, Values]):
+    """Columns of a block, each read when it is first asked for."""
+
+    def __init__(self, cohort: Cohort, fields: Iterable[Field]) -> None:
+        self._cohort = cohort
+        self._fields = {field.name: field for field in fields}
+        self._read: dict[str, Values] = {}
+
+    def read(self, fields: Iterable[Field]) -> None:
+        """Several at once, which need not be among the named ones."""
+        absent = [field for field in fields if field.name not in self._read]
+        self._fields |= {field.name: field for field in absent}
+        if absent:
+            self._read |= self._cohort.columns(absent)
+
+    def __getitem__(self, name: str) -> Values:
+        if name not in self._read:
+            self.read([self._fields[name]])
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a cohort, and the rows of it that count."""
+
+    cohort: Cohort
+    rows: Rows
+
+    def of(self, field: Field) -> Values:
+        """(n_used,) a column of the used rows."""
+        if isinstance(self.rows.columns, Columns):
+            self.rows.columns.read([field])
+        if field.name in self.rows.columns:
+            return self.rows.of(field)
+        column: Values = self.cohort.columns([field])[field.name][self.rows.is_used]
+        return column
+
+
+Blocks = Callable[[], Iterator[Block]]  # reads them anew
 
 
 def count_people(mask: Mask, person: Ints | None) -> int:
@@ -95,8 +143,7 @@ def sides(task: AnyTask) -> list[Side]:
     if roles.used is None:
         return sides_
     added_up = [side for piece in _pieces_of_used(task) for side in _piece_sides(piece)]
-    added_up += _column_sides(roles)
-    return sides_ + added_up
+    return sides_ + added_up + _column_sides(roles)
 
 
 def _column_sides(roles: Roles) -> list[Side]:
@@ -150,14 +197,8 @@ def all_rows(cohort: Cohort) -> Rows:
 def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
     """The rows that lack no column and have a weight above 0; all of them where each column stands
     apart."""
-    roles = roles_of(task)
     columns = cohort.columns(task.fields)
-    complete = np.ones(cohort.rows, np.bool_)
-    if not roles.apart and columns:
-        complete = cohorts.complete(columns)
-    for weight in roles.weights:
-        complete &= columns[weight.name] > 0
-    return _rows_in(complete, columns, cohort)
+    return _rows_in(_complete(cohort, task, columns), columns, cohort)
 
 
 def _rows_in(mask: Mask, columns: Mapping[str, Values], cohort: Cohort) -> Rows:
@@ -165,11 +206,54 @@ def _rows_in(mask: Mask, columns: Mapping[str, Values], cohort: Cohort) -> Rows:
 
 
 def added_up(cohort: Cohort, task: AnyTask) -> Rows | None:
-    """The rows that the task adds up, if these are others than those of `rows_of`."""
+    """The rows that the task adds up, if these are others than those of `rows_of`. No such task
+    reads a cohort in blocks."""
     used = roles_of(task).used
     if used is None:
         return None
     return _rows_in(used(cohort, task), cohort.columns(task.fields), cohort)
+
+
+def _complete(cohort: Cohort, task: AnyTask, columns: Mapping[str, Values]) -> Mask:
+    roles = roles_of(task)
+    complete = np.ones(cohort.rows, np.bool_)
+    if not roles.apart and columns:
+        complete = cohorts.complete(columns)
+    for weight in roles.weights:
+        complete &= columns[weight.name] > 0
+    return complete
+
+
+def blocks_of(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Blocks:
+    """The rows that a task adds up. A cohort that is held is one block, with `rows` if these were
+    read already. Which rows of a cohort in blocks are used is kept as bits, so that only the first
+    reading needs all columns."""
+    if cohort.in_blocks is None:
+        return lambda: iter([Block(cohort, rows or rows_of(cohort, task))])
+    used = cohort.once(Key[dict[int, Any]]("rows-used", task.name), dict)
+
+    def read() -> Iterator[Block]:
+        for number, block in enumerate(cohort.blocks()):
+            columns = Columns(block, task.fields)
+            if number not in used:
+                columns.read(task.fields)
+                used[number] = np.packbits(_complete(block, task, columns))
+            is_used = np.unpackbits(used[number], count=block.rows).astype(np.bool_)
+            person = None if block.numbered is None else block.numbered[is_used]
+            yield Block(block, Rows(columns, is_used, person))
+
+    return read
+
+
+def all_blocks(cohort: Cohort) -> Blocks:
+    """All rows of a cohort in blocks."""
+
+    def read() -> Iterator[Block]:
+        for block in cohort.blocks():
+            is_used = np.ones(block.rows, np.bool_)
+            yield Block(block, Rows(Columns(block, ()), is_used, block.numbered))
+
+    return read
 
 
 def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
@@ -181,11 +265,12 @@ def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
 def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
     """(n_sides,) people on each side at this node: exactly, or at least so many where these are
     enough. `rows`: those of the task, if they were read already."""
+    if cohort.in_blocks is not None:
+        return np.array(_counts_in_blocks(cohort, task), np.int64)
     cells = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(cells + _counted(_counted_pieces(task), cohort), np.int64)
-    complete = rows or rows_of(cohort, task)
-    cells += _row_counts(cohort, task, complete, _counted_pieces(task))
+    cells += _row_counts(cohort, task, rows or rows_of(cohort, task), _counted_pieces(task))
     if (used := added_up(cohort, task)) is not None:
         cells += _row_counts(cohort, task, used, _pieces_of_used(task))
     return np.array(cells, np.int64)
@@ -198,6 +283,75 @@ def _row_counts(cohort: Cohort, task: AnyTask, rows: Rows, pieces: Iterable[Piec
         cells += _level_counts(field, rows)
     crossed = [term for term in roles.terms if len(term.factors) > 1]
     return cells + [off_mode(product(term, rows), rows.person) for term in crossed]
+
+
+def _counts_in_blocks(cohort: Cohort, task: AnyTask) -> list[int]:
+    """The same of a cohort in blocks."""
+    roles, everyone = roles_of(task), all_blocks(cohort.everyone or cohort)
+    cells = _tallied([_of_piece(piece) for piece in task.where], everyone)
+    tallies = [_of_piece(piece) for piece in _counted_pieces(task)]
+    tallies += [_of_levels(field) for field in own_fields(roles) if _levels(field)]
+    crossed = [term for term in roles.terms if len(term.factors) > 1]
+    tallies += [SideTally((), OffMode(), term=term) for term in crossed]
+    return cells + _tallied(tallies, blocks_of(cohort, task))
+
+
+@dataclass
+class SideTally:
+    """The people on the sides of one column, counted over blocks. `fields`: those to read;
+    `off_mode`: of a number or of the design column of a `term`; `sides`: of any other column,
+    counts of one block. `people` (n_sides,): so far."""
+
+    fields: tuple[Field, ...]
+    off_mode: OffMode | None = None
+    sides: Callable[[Values, Rows], Any] | None = None
+    term: Term | None = None
+    people: Any = 0
+
+    @property
+    def is_settled(self) -> bool:
+        return self.off_mode is not None and self.off_mode.is_settled
+
+    def add(self, block: Block) -> None:
+        if self.is_settled:
+            return
+        column = block.of(self.fields[0]) if self.term is None else product(self.term, block.rows)
+        if self.off_mode is not None:
+            self.off_mode.add(column, block.rows.person)
+        elif self.sides is not None:
+            self.people = self.people + np.asarray(self.sides(column, block.rows), np.int64)
+
+    @property
+    def counts(self) -> list[int]:
+        if self.off_mode is not None:
+            return [self.off_mode.support]
+        counted: list[int] = np.asarray(self.people).reshape(-1).tolist()
+        return counted
+
+
+def _of_piece(piece: Piece) -> SideTally:
+    if piece.kind == "number":
+        return SideTally((as_field(piece),), OffMode())
+    return SideTally((as_field(piece),), sides=lambda values, rows: _sides_of(piece, values, rows))
+
+
+def _of_levels(field: Field) -> SideTally:
+    if field.kind == "number":
+        return SideTally((field,), OffMode())
+    size = len(field.groups)
+    return SideTally((field,), sides=lambda column, rows: level_people(column, size, rows.person))
+
+
+def _tallied(tallies: list[SideTally], blocks: Blocks) -> list[int]:
+    for block in blocks() if tallies else ():
+        waiting = [tally for tally in tallies if not tally.is_settled]
+        if not waiting:
+            break
+        if isinstance(block.rows.columns, Columns):
+            block.rows.columns.read(field for tally in waiting for field in tally.fields)
+        for tally in waiting:
+            tally.add(block)
+    return [n for tally in tallies for n in tally.counts]
 
 
 def _piece_counts(pieces: Iterable[Piece], cohort: Cohort, rows: Rows | None) -> list[int]:
@@ -273,6 +427,40 @@ def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
         return np.asarray(rows.is_used & (values == 1))
     levels = np.unique(values[rows.is_used & ~np.isnan(values)])
     return np.asarray(rows.is_used & (values == levels[1])) if len(levels) == 2 else None
+
+
+def second_levels(pieces: Iterable[Piece], blocks: Blocks) -> dict[Piece, float | None]:
+    """The larger value of each number of two values, over all used rows; None for other numbers."""
+    seen = {piece: np.empty(0) for piece in pieces if piece.kind == "number"}
+    for block in blocks() if seen else ():
+        some = [piece for piece, levels in seen.items() if len(levels) <= 2]
+        if not some:
+            break
+        columns = block.cohort.columns(map(as_field, some))
+        for piece in some:
+            values = columns[piece.sql][block.rows.is_used]
+            levels = np.unique(values[~np.isnan(values)][:FIRST_ROWS])
+            if len(levels) <= 2:
+                levels = np.unique(values[~np.isnan(values)])
+            seen[piece] = np.union1d(seen[piece], levels)
+    return {p: float(levels[1]) if len(levels) == 2 else None for p, levels in seen.items()}
+
+
+def chosen_rows(
+    pieces: Sequence[Piece], levels: Mapping[Piece, float | None], block: Block
+) -> list[Mask]:
+    """(n_rows,) the used rows of a block that each piece sets apart. `levels`: of the numbers of
+    two values among them."""
+    columns = block.cohort.columns(map(as_field, pieces))
+    values = ((piece, columns[piece.sql]) for piece in pieces)
+    sides = (column == (levels[p] if p.kind == "number" else 1) for p, column in values)
+    return [np.asarray(block.rows.is_used & side) for side in sides]
+
+
+def people_on_sides(chosen: Mask, block: Block) -> Ints:
+    """(2,) the people of a block with a used row in `chosen` (n_rows,), and those with another."""
+    sides = (chosen, ~chosen)
+    return np.array([block.cohort.count_people(some & block.rows.is_used) for some in sides])
 
 
 def is_wide(chosen: Mask, cohort: Cohort, rows: Rows, k: int) -> bool:

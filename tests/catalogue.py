@@ -32,12 +32,13 @@ HELPED = ("Option", "Argument", "Noun")
 HEADED = ("plain", "add_column")  # the headings of tables on the screen
 LOGGED = ("debug", "info", "warning", "error", "exception", "critical")
 # Files whose strings are written for programs, or into the documentation.
-NOT_READ = ("federation/rpc/", "federation/systemd.py", "simulations/pilots/gallery.py")
+NOT_READ = ("federation/rpc/", "simulations/pilots/gallery.py")
 # Files whose errors are read, and whose other strings are for programs or go into a model's card.
-ONLY_ERRORS = ("aggregator/metrics.py", "aggregator/models.py")
+ONLY_ERRORS = ("aggregator/metrics.py", "aggregator/models.py", "federation/systemd.py")
 # Strings for programs: commands, code, keys of caches, and French words that sources hold.
 CODE = (
-    r"(hdh |from |def |return |<|\(|non |ne sait|sans objet|Connection: |Host: |GET |roster: "
+    r"(hdh |from |def |return |<|\((?!(?:[a-z]|\{0\}\): )[^|?*\[=]*$)|non |ne sait"
+    r"|sans objet|Connection: |Host: |GET |roster: "
     r"|train |private |glm |sccs cells|k_means people|boosted_trees |\[bold\]|hive_|auto_detect"
     r"|multiple_imputation draw|propensity weights|support refusal|\"hdh|--(read|node) \{0\}(=|$)"
     r"|axes fraction|(lower|upper) left|offset points|module .* has no attribute|read_csv\(|seq, "
@@ -47,7 +48,8 @@ CODE = (
     r"|sequence entries|special characters are|unknown escape|the last attempt returns"
     r"|Cannot compare values|Function with name)"
 )
-SQL = r"\b[A-Z]{4,} |\b[A-Z]{2,}\("
+ACRONYMS = "HTML|JSON|YAML|DICOM|PKCS|OMOP|SNDS|ATIH|CORS|HMAC|UUID|NULL|UTF"
+SQL = rf"\b(?!(?:{ACRONYMS}) )[A-Z]{{4,}} |\b[A-Z]{{2,}}\("
 # Texts of libraries, and of values that reports and plans show.
 ELSEWHERE: Mapping[str, Sequence[Text]] = {
     "click and typer": (
@@ -82,9 +84,11 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
     ),
     "aggregator/document.py": (
         "released", "withheld", "failed", "exact", "approximate", "noised", "answered", "refused",
-        "silent",
+        "silent", "{0}: withheld: {1}", "{0}: failed: {1}", "{0} was withheld: {1}",
+        "{0} failed: {1}", "{0} failed",
     ),
     "federation/cli/actions": (
+        "difference",
         "added", "replaced", "none", "never", "running", "ahead of", "behind", "granted", "charged",
         "remaining",
     ),
@@ -116,6 +120,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
     ),
     "roles": ("node", "coordinator", "operator", "hub", "left", "right", "helper"),
     "federation/contract.py": (
+        "column {0}: {1}", "{0} and {1} more",
         "person", "row", "visit", "stay", "nodes_per_person of the contract",
         "the contract gives no nodes_per_person, so every node counts",
     ),
@@ -127,6 +132,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
         "must be a day and a time, written as 2026-01-31T12:00:00Z",
         "cannot be read; compare it with the documentation",
     ),
+    "nodes/recognition.py": ("a comma", "a point", "a space"),
     "nodes/approvals.py": ("approved", "waiting", "in the cohort", "outside", "not known"),
     "strategies/*_dp.py": ("a count", "a weekly count", "a Gini coefficient", "a count of a level"),
 }  # fmt: skip
@@ -241,7 +247,7 @@ def reads_as_prose(text: str) -> bool:
     """Whether two words stand side by side, which are no command and no SQL."""
     if re.match(CODE, text) or re.search(SQL, text):
         return False
-    return bool(re.search(r"[a-z]{2,}[,;:)]* +[a-z]{2,}", re.sub(r"\{\w*\}", " ", text)))
+    return bool(re.search(r"[a-z]{2,}[,;:)]* +(?:an? )?[a-z]{2,}", re.sub(r"\{\w*\}", " ", text)))
 
 
 def is_line_of_the_screen(text: str) -> bool:

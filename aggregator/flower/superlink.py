@@ -17,6 +17,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -26,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
 import uvloop
 from anyio import to_thread
@@ -49,6 +51,7 @@ from flwr.superlink.main import create_app
 from aggregator import doorkeeper
 from aggregator.doorkeeper import Doorkeeper, DoorLimits
 from aggregator.flower import exchange
+from federation import addresses
 from federation.exchange import GIVE
 
 Asgi = Callable[..., Awaitable[None]]
@@ -103,7 +106,7 @@ def config(folder: Path, host: str, port: int) -> SuperLinkLifespanConfig:
         folder / "pki" / name for name in ("ca.crt", "hub.crt", "hub.key")
     )
     return SuperLinkLifespanConfig(
-        control_address=f"{host}:{port}",
+        control_address=addresses.joined(host, port),
         health_server_address=None,
         host=host,
         port=port,
@@ -386,8 +389,8 @@ async def _refuse(send: Callable[[Any], Awaitable[None]], status: int, why: byte
 
 
 def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) -> None:
-    host, port = admin.rsplit(":", 1)
-    settings = config(folder, host, int(port))
+    host, port = addresses.split(admin)
+    settings = config(folder, host, port)
     app: Any = create_app(settings, SuperLinkLifespan)
     exchange.mount(app)
     app.user_middleware = [layer for layer in app.user_middleware if layer.cls.__name__ not in IDLE]
@@ -397,7 +400,7 @@ def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) ->
         "log_level": "warning",
         "access_log": False,
     }
-    inner = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), **tls))
+    inner = uvicorn.Server(uvicorn.Config(app, host=host, port=port, **tls))
     doorkeeper.allow_files()
     limits = DoorLimits(per_address, in_all, idle_s=IDLE_S)
     with doorkeeper.sockets() as behind:
@@ -405,6 +408,24 @@ def run(folder: Path, admin: str, public: str, per_address: int, in_all: int) ->
         outer = uvicorn.Server(public_config(nodes_only, behind / "fleet", **tls))
         door = Doorkeeper(doorkeeper.listen(public, "fleet"), behind / "fleet", limits)
         uvloop.run(_both(inner, outer, door))
+
+
+# What uvicorn logs of a request that is none: a line for each, of anyone who connects.
+OF_STRANGERS = ("Invalid", "Unsupported", "No supported")
+
+
+def keep_strangers_out_of_the_log(loop: asyncio.AbstractEventLoop) -> None:
+    """Leaves out of the log what whoever connects could write there without end: requests that are
+    none, and the exceptions of the HTTP parser about them."""
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: not record.getMessage().startswith(OF_STRANGERS)
+    )
+
+    def unless_of_a_stranger(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), h11.ProtocolError):
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(unless_of_a_stranger)
 
 
 def public_config(app: Asgi, path: Path, **more: Any) -> uvicorn.Config:
@@ -436,6 +457,7 @@ async def _both(inner: uvicorn.Server, outer: uvicorn.Server, door: Doorkeeper) 
     Handlers run one at a time: each writes to SQLite, where a writer that finds the database locked
     sleeps for up to a tenth of a second."""
     to_thread.current_default_thread_limiter().total_tokens = THREADS
+    keep_strangers_out_of_the_log(asyncio.get_running_loop())
     first = asyncio.create_task(inner.serve())
     while not inner.started and not first.done():
         await asyncio.sleep(0.02)

@@ -321,7 +321,7 @@ def forest(
         axes.set_yticks([-y for y in range(len(lines))], [name for name, _ in lines])
         _numbers(axes, [(row[ratio or "estimate"], row[low], row[high]) for _, row in lines])
         term = labels.get(pooled["term"], pooled["term"])
-        label = f"{words.heading(ratio or 'estimate')}: {term}"
+        label = words.labelled(words.heading(ratio or "estimate"), term)
         axes.set_xlabel(words.with_level(label, level))
         return _picture(figure, tr("Forest plot of {term}").format(term=term))
 
@@ -350,7 +350,11 @@ def _short(value: float) -> str:
 def _log_axis(axes: Any, ends: Sequence[float]) -> None:
     """Makes the x axis logarithmic, except over a narrow range, where it would have no ticks."""
     if max(ends) > 3 * min(ends):
+        from matplotlib.ticker import LogLocator, NullLocator
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda x, _: language.number(f"{x:g}"))
 
 

@@ -99,6 +99,8 @@ def _environment() -> jinja2.Environment:
         plural=plural,
         language=language.current(),
         say=words.say,
+        labelled=words.labelled,
+        semicolon="\u00a0;" if language.current() == "fr" else ";",
         shown=words.shown,
         privacy=words.privacy,
         counts=words.counts,

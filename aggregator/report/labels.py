@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from aggregator.document import AnalysisDocument, ColumnLabel, Document
 from aggregator.model_terms import factors_of
+from aggregator.report import words
 from federation import language
 from federation.language import tr
 
@@ -45,8 +46,9 @@ def of_term(term: str, analysis: AnalysisDocument, columns_: Mapping[str, str]) 
     if factors is None or not any(name in columns_ for name, _ in factors):
         return term
     parts = [
-        columns_.get(name, name) + ("" if level is None else f": {level}")
+        label if level is None else words.labelled(label, level)
         for name, level in factors
+        for label in [columns_.get(name, name)]
     ]
     return " \u00d7 ".join(parts)
 

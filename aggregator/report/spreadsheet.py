@@ -16,8 +16,9 @@ from federation import errors
 
 Form = Literal["csv", "csv-fr", "xlsx"]
 Rows = Sequence[Mapping[str, Any]]
-# A text that a spreadsheet would run. Signs before digits alone, as in a level `-5-<10`, are none.
-FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.,<> +-]*$)")
+# A text that a spreadsheet would run. A number is none, nor are signs alone or a level `-5-<10`;
+# but `-5-10` would become -15.
+FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.,]*$|[\d.,<> +-]*[<>][\d.,<> +-]*$|[-+ ]*$)")
 MAX_SHEET_NAME = 31  # of Excel
 NOT_IN_SHEET_NAME = re.compile(r"[\[\]:*?/\\]")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from strategies.options import FIXED_LEVEL
 SHARES = ("row_share", "share_low", "share_high")
 OURS = ("(all)", "yes", "no")  # levels that no contract has written
 AS_WRITTEN = ("time", "probability", "width", "median")
+CELL = re.compile(r"(-?[\d.]+(?:e[+-]\d+)?) to (-?[\d.]+(?:e[+-]\d+)?)")
 USUAL = f"{100 * FIXED_LEVEL:g} %"
 
 
@@ -26,8 +28,23 @@ def say(name: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f")
     if not isinstance(value, float):
-        return tr(value) if value in OURS else str(value)
+        return _text(str(value))
     return language.number(_written(name, value))
+
+
+def _text(value: str) -> str:
+    """A level as it is; our own words, and the ends of a histogram's cell, as a reader writes
+    them."""
+    if value in OURS:
+        return tr(value)
+    if (ends := CELL.fullmatch(value)) is None:
+        return value
+    low, high = (language.number(end) for end in ends.groups())
+    return tr("{low} to {high}").format(low=low, high=high)
+
+
+def labelled(label: str, level: str) -> str:
+    return tr("{label}: {level}").format(label=label, level=level)
 
 
 def _written(name: str, value: float) -> str:
@@ -80,7 +97,11 @@ def counts(n: Mapping[str, Any], min_cell: int | None) -> str:
         "people": plural("{n} person", "{n} people", n.get("people") or 2),
         "rows": plural("{n} row", "{n} rows", n.get("rows") or 2),
         "events": tr("{n} events (of the rarer kind)"),
-        "missing": tr("{n} rows left out because a value is missing"),
+        "missing": plural(
+            "{n} row left out because a value is missing",
+            "{n} rows left out because a value is missing",
+            n.get("missing") or 0,
+        ),
         "clipped": tr("{n} people whose values were cut to the contract's limits"),
     }
     return ", ".join(

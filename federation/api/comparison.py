@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from federation.api.result import Result
+from federation.api.spoken import spoken
 from federation.study_result import StudyResult
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Comparison:
         return str(self.tidy().to_html(index=False))
 
 
+@spoken()
 def compare(a: StudyResult | Path | str, b: StudyResult | Path | str) -> Comparison:
     """Every number in which two results differ. Each is a result, or the path of a result.json."""
     from aggregator import differences

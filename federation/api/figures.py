@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from federation import errors
+from federation.api.spoken import spoken
 
 if TYPE_CHECKING:
     from aggregator.report.figures import Picture
@@ -23,14 +24,17 @@ class Drawing:
         """The text of each picture."""
         return tuple(picture.svg for picture in self.pictures)
 
+    @spoken()
     def save(self, path: Path | str) -> None:
         """Writes a single picture as SVG or PNG, and several as a page of HTML."""
         path = Path(path)
-        endings = (".svg", ".png") if len(self.pictures) == 1 else (".html",)
-        if path.suffix not in endings:
+        is_single = len(self.pictures) == 1
+        if is_single and path.suffix not in (".svg", ".png"):
+            raise errors.InputError(f"{path.name}: give the file a name that ends in .svg or .png")
+        if not is_single and path.suffix != ".html":
             raise errors.InputError(
-                f"{path.name}: a file of {len(self.pictures)} drawings ends in "
-                f"{' or '.join(endings)}; end the name so"
+                f"{path.name}: there are {len(self.pictures)} drawings; give the file a name that"
+                " ends in .html"
             )
         if path.suffix == ".png":
             path.write_bytes(self.pictures[0].png())

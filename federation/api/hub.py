@@ -11,11 +11,13 @@ from federation import study as studies
 from federation.api.federations import Say, contract_of, shown
 from federation.api.plan import StudyPlan
 from federation.api.result import Result
+from federation.api.spoken import spoken
 from federation.api.study import Study
 from federation.client import GivenContract, Hub
 from federation.contract import Contract
 
 
+@spoken()
 def connect(folder: Path | str | None = None, *, contract: GivenContract = None) -> AtHub:
     """The hub at which the keys in `folder` are enrolled (by default HDH_HOME, or ~/.hdh).
 
@@ -31,6 +33,7 @@ class AtHub:
     def __init__(self, hub: Hub, contract: GivenContract = None) -> None:
         self.hub, self.contract = hub, contract
 
+    @spoken()
     def run(
         self,
         study: Study,
@@ -52,6 +55,7 @@ class AtHub:
             )
         return Result(run.result().document)
 
+    @spoken()
     def plan(self, study: Study) -> StudyPlan:
         """The decision that each node would take, and what the study costs there."""
         from simulations import planning

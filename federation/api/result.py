@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from federation import errors, study_result
 from federation.api.figures import Drawing
+from federation.api.spoken import spoken
 from federation.study_result import StudyResult
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Result(StudyResult):
     """The content of result.json. `result["model"]` is one analysis."""
 
     @classmethod
+    @spoken()
     def read(cls, path: Path | str) -> Result:
         """From a result.json."""
         try:
@@ -38,6 +40,7 @@ class Result(StudyResult):
             ) from None
         return cls(document)
 
+    @spoken()
     def __getitem__(self, name: str) -> AnalysisResult:
         if name not in self.document["analyses"]:
             raise errors.InputError(
@@ -51,6 +54,7 @@ class Result(StudyResult):
     def __len__(self) -> int:
         return len(self.document["analyses"])
 
+    @spoken()
     def report(self, folder: Path | str) -> Path:
         """Writes report.html, result.json and the tables; returns the path of the report."""
         from aggregator import report
@@ -59,6 +63,7 @@ class Result(StudyResult):
         report.write(Document.model_validate(self.document), Path(folder))
         return Path(folder) / "report.html"
 
+    @spoken()
     def export(
         self, path: Path | str, form: Literal["xlsx", "csv", "csv-fr"] = "xlsx"
     ) -> list[Path]:
@@ -67,16 +72,22 @@ class Result(StudyResult):
         from aggregator.document import Document
         from aggregator.report import spreadsheet
 
+        if form not in ("xlsx", "csv", "csv-fr"):
+            raise errors.InputError(f"form: {form!r} is none of xlsx, csv, csv-fr")
         return spreadsheet.write(Document.model_validate(self.document), Path(path), form)
 
+    @spoken()
     def figures(self, folder: Path | str, form: Literal["svg", "png"] = "svg") -> list[Path]:
         """Writes each figure of the report as a file, ANALYSIS-NUMBER.svg. Returns the files.
         InputError if one exists."""
         from aggregator.document import Document
         from aggregator.report import html
 
+        if form not in ("svg", "png"):
+            raise errors.InputError(f"form: {form!r} is none of svg, png")
         return html.write_figures(Document.model_validate(self.document), Path(folder), form)
 
+    @spoken()
     def methods(self) -> str:
         """The methods of the study in sentences, to paste into an article."""
         from aggregator.document import Document
@@ -106,10 +117,12 @@ class AnalysisResult:
     def tables(self) -> tuple[str, ...]:
         return tuple(self.content["tables"])
 
+    @spoken()
     def tidy(self, table: str | None = None) -> pandas.DataFrame:
         """A row for each term, time or cell. `table`: by default the analysis's main table."""
         return _frame(self._rows(self.content, table))
 
+    @spoken()
     def glance(self) -> pandas.DataFrame:
         """One row about the whole analysis: its counts, and the statistics of the fit."""
         self._check_released()
@@ -117,6 +130,7 @@ class AnalysisResult:
         counts = {COUNTS.get(name, f"n_{name}"): n for name, n in self.content["n"].items()}
         return _frame([{**counts, **fit}])
 
+    @spoken()
     def by_node(self, table: str | None = None) -> pandas.DataFrame:
         """The rows of each node by itself, with its name in `node`. InputError unless the study
         asks for `results: both` or `split`."""
@@ -135,6 +149,7 @@ class AnalysisResult:
             ]
         )
 
+    @spoken()
     def augment(self, frame: Any) -> pandas.DataFrame:
         """Your own rows with the column `fitted`, what the released model predicts for them: the
         probability of a yes, a number, or the log of a relative risk; for classes, the most
@@ -162,12 +177,14 @@ class AnalysisResult:
             frame = frame.assign(**{name: column})
         return frame
 
+    @spoken()
     def estimator(self) -> Any:
         """The released model as a scikit-learn estimator. InputError if the analysis has none."""
         from aggregator import estimators
 
         return estimators.of(self.document, self.name)
 
+    @spoken()
     def plot(self) -> Drawing:
         """The figures of the report; of an analysis without one, its estimates with intervals."""
         from aggregator.report import html, intervals
@@ -184,6 +201,7 @@ class AnalysisResult:
             f"{', '.join(sorted(intervals.FIGURES))}"
         )
 
+    @spoken()
     def forest(self, term: str | None = None) -> Drawing:
         """All estimates with intervals below each other, or one `term` with each node's."""
         from aggregator.report import figures, html, intervals, labels, words

@@ -13,6 +13,7 @@ from federation import study as studies
 from federation.api.federations import Given, Say, contract_of, shown
 from federation.api.plan import StudyPlan
 from federation.api.result import Result
+from federation.api.spoken import spoken
 from federation.api.study import Study
 from federation.yaml_source import Source
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from simulations.whole_run import OpenNodes
 
 
+@spoken()
 def simulate(
     frames: Mapping[str, Any],
     contract: Given | Sequence[Given],
@@ -53,6 +55,11 @@ class Simulation:
         from nodes import row_files
         from simulations import whole_run  # here, so that the first study need not wait for it
 
+        if not isinstance(frames, Mapping):
+            raise errors.InputError(
+                f"the nodes are a {type(frames).__name__}: give each by name with its rows, as in"
+                " {'lyon': frame, 'nice': other}"
+            )
         listed = contract if isinstance(contract, list | tuple) else [contract]
         self.contracts = {loaded.dataset: loaded for loaded in map(contract_of, listed)}
         self.strict, self.processes = strict, processes
@@ -68,6 +75,7 @@ class Simulation:
     def nodes(self) -> tuple[str, ...]:
         return tuple(self.datasets)
 
+    @spoken()
     def run(self, study: Study, *, progress: bool | Say = True) -> Result:
         """The result of a study. It holds what a hub would release, and nothing else."""
         from simulations import whole_run
@@ -86,6 +94,7 @@ class Simulation:
             document = whole_run.run(holders, source, settings, say)
         return Result(document.model_dump(mode="json"))
 
+    @spoken()
     def plan(self, study: Study) -> StudyPlan:
         """What the study costs, and who would refuse, with the true number of rows of each node."""
         from federation.api import sizes

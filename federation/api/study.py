@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from federation import errors, yaml_source
 from federation import study as studies
 from federation.api import yaml_text
+from federation.api.spoken import spoken
 from federation.api.verbs import Verbs
 from federation.yaml_source import Source
 
@@ -101,6 +102,7 @@ class Study(Verbs):
         self._set(values)
 
     @classmethod
+    @spoken()
     def read(cls, path: Path | str) -> Study:
         """The study of a file, which `write` gives back byte for byte."""
         _, source = studies.load(Path(path))
@@ -120,6 +122,7 @@ class Study(Verbs):
     def name(self) -> str:
         return str(self.values["study"])
 
+    @spoken()
     def add(self, name: str, run: str, **options: Any) -> Self:
         """The study with one more analysis. StudyError if it has one of this name already."""
         analyses = self.values.get("analyses", {})
@@ -150,6 +153,7 @@ class Study(Verbs):
         source = Source(f"study {self.name}", read.values, {})  # nobody sees the lines of `text`
         return studies.build(source), source
 
+    @spoken()
     def write(self, path: Path | str | None = None) -> str:
         """The text of study.yaml, also into the file `path`. What `hdh study submit` signs of this
         file is what `run` signs at a hub."""
@@ -159,13 +163,15 @@ class Study(Verbs):
             Path(path).write_bytes(text.encode())
         return text
 
+    @spoken()
     def run(self, federation: Federation, **options: Any) -> Result:
         """The result of the study on a simulation or at a hub."""
-        return federation.run(self, **options)
+        return _asked(federation).run(self, **options)
 
+    @spoken()
     def plan(self, federation: Federation) -> StudyPlan:
         """What the study costs at each node, and who would refuse. Nothing runs."""
-        return federation.plan(self)
+        return _asked(federation).plan(self)
 
     def __repr__(self) -> str:
         analyses = ", ".join(
@@ -175,6 +181,16 @@ class Study(Verbs):
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(yaml_text.write(self.values))}</pre>"
+
+
+def _asked(federation: Federation) -> Federation:
+    """InputError if it is none."""
+    if not hasattr(federation, "plan"):
+        raise errors.InputError(
+            f"a study runs on nodes, and not on a {type(federation).__name__}: give what"
+            " fed.simulate or fed.connect returns"
+        )
+    return federation
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -31,18 +31,20 @@ class Cuts:
 @dataclass(frozen=True)
 class Rows:
     """values (n_rows,): of the column, none missing. person (n_rows,): of each row; None if each
-    has another. group (n_rows,): the combination of levels by which sums are shown."""
+    has another. group (n_rows,): the combination of levels by which sums are shown. people
+    (n_rows,): of how many people a row is, if each is of several that are alike."""
 
     values: Floats
     person: Ints | None
     group: Ints
+    people: Ints | None = None
 
 
 # -- two grids on the same column
 def keys(cuts: Cuts, others: Cuts, rows: Rows, low: float, step: float | None) -> tuple[Ints, Ints]:
     """For the edges of each, a number that is equal for two edges between which no value can lie.
     `low`, `step`: of the contract; where all values lie on its steps, none lies between two."""
-    if step is not None and np.isfinite(low) and _on_steps(rows.values, low, step):
+    if step is not None and np.isfinite(low) and on_steps(rows.values, low, step).all():
         left, other = (_steps_below(some, low, step) for some in (cuts, others))
         return left, other
     largest = max(float(np.abs(some.edges).max(initial=1e-300)) for some in (cuts, others))
@@ -53,9 +55,11 @@ def keys(cuts: Cuts, others: Cuts, rows: Rows, low: float, step: float | None) -
     return left, other
 
 
-def _on_steps(values: Floats, low: float, step: float) -> bool:
+def on_steps(values: Floats, low: float, step: float) -> Mask:
+    """(n_rows,): whether a value lies on the contract's steps."""
     places = (values - low) / step
-    return bool((np.abs(places - np.rint(places)) <= 1e-6).all())
+    mask: Mask = np.abs(places - np.rint(places)) <= 1e-6
+    return mask
 
 
 def _steps_below(cuts: Cuts, low: float, step: float) -> Ints:
@@ -109,22 +113,23 @@ def _people(cell: Ints, rows: Rows, n_cells: int) -> Ints:
     if rows.person is not None:
         _, first = np.unique(np.stack([rows.person, place]), axis=1, return_index=True)
         place = place[first]
-    counted = np.bincount(place, minlength=len(levels) * n_cells)
+    counted = np.bincount(place, rows.people, len(levels) * n_cells)
     return counted.reshape(len(levels), n_cells).astype(np.int64)
 
 
-def is_nearly_the_same(left: Ints, other: Ints, k: int) -> bool:
+def is_nearly_the_same(left: Ints, other: Ints, k: int, times: Ints | None = None) -> bool:
     """Whether two partitions, given by the cell of each row (n_rows,), put all but fewer than `k`
-    rows into corresponding cells."""
-    return max(_moved(left, other), _moved(other, left)) < k
+    rows into corresponding cells. `times` (n_rows,): how often each row occurs."""
+    return max(_moved(left, other, times), _moved(other, left, times)) < k
 
 
-def _moved(left: Ints, other: Ints) -> int:
+def _moved(left: Ints, other: Ints, times: Ints | None) -> int:
     """The rows that are not in the largest part of their cell of `left`."""
-    pairs, n = np.unique(np.stack([left, other]), axis=1, return_counts=True)
+    pairs, place = np.unique(np.stack([left, other]), axis=1, return_inverse=True)
+    n = np.bincount(place.reshape(-1), times, pairs.shape[1]).astype(np.int64)
     largest = np.zeros(int(left.max(initial=0)) + 1, np.int64)
     np.maximum.at(largest, pairs[0], n)
-    return len(left) - int(largest.sum())
+    return int(n.sum() - largest.sum())
 
 
 def has_near_shares(new: Sequence[float], old: Sequence[float], rows: Rows, k: int) -> bool:
@@ -137,15 +142,16 @@ def has_near_shares(new: Sequence[float], old: Sequence[float], rows: Rows, k: i
 
 
 # -- two partitions of different columns
-def has_near_edges(left: Ints, other: Ints, k: int) -> bool:
+def has_near_edges(left: Ints, other: Ints, k: int, times: Ints | None = None) -> bool:
     """Whether the rows below some edge of the one are nearly, or exactly, those below or above some
     edge of the other. Both are given by the ordered cell of each row (n_rows,). Edges with
-    fewer than `k` rows on a side are those of a small cell, which has rules of its own."""
+    fewer than `k` rows on a side are those of a small cell, which has rules of its own. `times`
+    (n_rows,): how often each row occurs."""
     a, b = (np.unique(cell, return_inverse=True)[1] for cell in (left, other))
     shape = int(a.max(initial=0)) + 1, int(b.max(initial=0)) + 1
     if shape[0] * shape[1] > MAX_PAIRS:
         return True
-    counted = np.bincount(a * shape[1] + b, minlength=shape[0] * shape[1]).reshape(shape)
+    counted = np.bincount(a * shape[1] + b, times, shape[0] * shape[1]).reshape(shape)
     return tables_have_near_edges(counted.astype(np.int64), k)
 
 

@@ -16,13 +16,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation import text
-from federation.arrays import Ints
 
 Form = Literal["nir13", "text", "date"]
 Blocks = NDArray[np.uint8]
@@ -96,21 +95,15 @@ _NORMALISE: Mapping[Form, Callable[[str], str | None]] = {
 
 def blocks(form: Form, values: Sequence[object]) -> tuple[Blocks, NDArray[np.bool_]]:
     """(n, 16) blocks of identifiers, and which of them (n,) are usable. Unusable ones are zeros."""
-    table, usable = np.zeros((len(values), SIZE), np.uint8), np.zeros(len(values), np.bool_)
-    if form == "nir13":
-        places, digits = _plain_nirs(values)
-        table[places, :13], usable[places] = digits, True
-    rest = np.flatnonzero(~usable)
     block_of: dict[object, bytes | None] = {}
-    for value in (values[place] for place in rest.tolist()):
+    for value in values:
         if value not in block_of:  # dates, communes and first names repeat
             spelled = normalise(form, value)
             block_of[value] = None if spelled is None else block(form, spelled)
-    entries = [block_of[values[place]] for place in rest.tolist()]
+    entries = [block_of[value] for value in values]
     content = b"".join(entry or bytes(SIZE) for entry in entries)
-    table[rest] = np.frombuffer(content, np.uint8).reshape(-1, SIZE)
-    usable[rest] = [entry is not None for entry in entries]
-    return table, usable
+    table = np.frombuffer(content, np.uint8).reshape(-1, SIZE)
+    return table, np.array([entry is not None for entry in entries], np.bool_)
 
 
 def block(form: Form, spelled: str) -> bytes:
@@ -120,19 +113,3 @@ def block(form: Form, spelled: str) -> bytes:
         return content.ljust(SIZE, b"\0")
     digest = hashlib.sha256(content).digest()[:SIZE]
     return bytes([digest[0] & 0x7F]) + digest[1:]
-
-
-def _plain_nirs(values: Sequence[object]) -> tuple[Ints, NDArray[np.uint8]]:
-    """The places (n_plain,) of values that are 13 digits of a NIR already, and these digits
-    (n_plain, 13), without a step in Python for each."""
-    if set(map(type, values)) <= {str}:
-        lengths = list(map(len, cast(Sequence[str], values)))
-    else:
-        lengths = [len(value) if isinstance(value, str) else 0 for value in values]
-    places = np.flatnonzero(np.array(lengths, np.int64) == 13)
-    listed = values if len(places) == len(values) else [values[place] for place in places.tolist()]
-    texts = np.array(listed, "U13")
-    codes = texts.view(np.uint32).reshape(-1, 13)
-    is_plain = ((codes >= ord("0")) & (codes <= ord("9"))).all(1)
-    is_plain &= (codes[:, 0] >= ord("1")) & (codes[:, 0] <= ord("8"))
-    return places[is_plain], codes[is_plain].astype(np.uint8)

@@ -44,7 +44,7 @@ class Prefixes:
 
 
 def prefixes(words: Words) -> Prefixes:
-    bits = min(28, max(8, len(words).bit_length() + 4))
+    bits = min(28, max(8, len(words).bit_length() + 2))
     shift = np.uint64(64 - bits)
     filled = np.zeros(1 << bits, np.bool_)
     filled[(words >> shift).astype(np.intp)] = True
@@ -54,11 +54,11 @@ def prefixes(words: Words) -> Prefixes:
 @dataclass(frozen=True)
 class Index:
     """Pseudonyms (n, 2) sorted by their first word: `first`, `second` (n,), `order` (n,) their
-    positions."""
+    positions, in four bytes each."""
 
     first: Words
     second: Words
-    order: Ints
+    order: NDArray[np.uint32]
     prefixes: Prefixes
 
     def find(self, names: Words) -> tuple[Ints, Ints]:
@@ -69,7 +69,7 @@ class Index:
         at = np.searchsorted(self.first, sought[:, 0])
         at[at == len(self.first)] = 0
         hits = (self.first[at] == sought[:, 0]) & (self.second[at] == sought[:, 1])
-        return likely[hits], self.order[at[hits]]
+        return likely[hits], self.order[at[hits]].astype(np.int64)
 
 
 def index(names: Words) -> Index:
@@ -77,7 +77,8 @@ def index(names: Words) -> Index:
     streams.check_unique(names)
     order = np.argsort(names[:, 0])
     first = np.ascontiguousarray(names[order, 0])
-    return Index(first, np.ascontiguousarray(names[order, 1]), order, prefixes(first))
+    second = np.ascontiguousarray(names[order, 1])
+    return Index(first, second, order.astype(np.uint32), prefixes(first))
 
 
 def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
@@ -88,7 +89,7 @@ def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
     rows = np.zeros((n, width), np.uint64)
     is_matched = np.zeros(n, np.bool_)
     spare_tokens, spare_rows = [np.zeros((0, 2), np.uint64)], [np.zeros((0, width), np.uint64)]
-    spare = right_people = 0
+    unserved, right_people = n, 0  # of the left's people; and rows of the right
     for piece in stream:
         check_shape(piece, width)
         real = len(piece.tokens) - piece.dummies
@@ -105,10 +106,11 @@ def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
             piece.rows[hits],
             True,
         )
-        if piece.dummies and spare < n:
+        unserved -= len(places)
+        if piece.dummies and unserved > 0:
             spare_tokens.append(piece.tokens[real:])
             spare_rows.append(piece.rows[real:])
-            spare += piece.dummies
+            unserved -= piece.dummies
     unmatched = np.flatnonzero(~is_matched)
     fill(tokens, rows, unmatched, np.concatenate(spare_tokens), np.concatenate(spare_rows))
     return Matched(tokens, rows, is_matched, right_people)

@@ -20,13 +20,15 @@ from federation.expression import quote_name, quote_text
 from nodes import reading, row_files
 from nodes.connectors import csv_source, formats, source
 from nodes.connectors.csv_types import NUMBER
-from nodes.connectors.source import Source, require, unreadable
+from nodes.connectors.source import Source, failed_to_read, require, unreadable
 from nodes.contract_sql import EXACT_WHOLE
 from nodes.reading import AS_IT_IS
 from nodes.site import Dataset, Storage, View
 
 REFUSED = re.compile('column "([a-z][0-9]+)"')  # in DuckDB's words about a value
 COLUMNS_PER_SCAN = 60  # planning takes the square of it
+# The file of a row and its number there, from 0. No contract column has a space in its name.
+PLACES = FILE, PLACE = '"hdh file"', '"hdh place"'
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
     "check_files",
@@ -119,10 +121,12 @@ def open_rows(
     columns: Sequence[str],
     *,
     as_text: bool = False,
+    with_places: bool = False,
 ) -> bool:
     """Makes the relation `source` of the raw `columns` of the dataset's rows, in the notation that
     `contract_sql` reads. Returns True if every opening gives the same rows in the same order.
-    `as_text`: the values of a text file stay as they are written."""
+    `as_text`: the values of a text file stay as they are written. `with_places`: it has the columns
+    PLACES too, if the source can find rows by them."""
     if dataset.view is not None:
         return _open_view(connection, dataset, dataset.view, columns)
     try:
@@ -130,6 +134,7 @@ def open_rows(
             source = _source(connection, dataset, columns, folder)
             require(dataset, columns, source.columns)
             source = replace(source, types={}) if as_text else source
+            source = replace(source, has_places=source.has_places and with_places)
             _make(connection, dataset, source, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise _refused_by_engine(dataset, reason) from None
@@ -159,7 +164,7 @@ def _refused_by_engine(dataset: Dataset, reason: duckdb.Error) -> errors.HdhErro
             "within `storage.memory_limit`: raise it in node.yaml, or give"
             " `storage.max_temp_directory_size`, which lets rows go to an encrypted disk",
         )
-    return unreadable(dataset, f"({type(reason).__name__}): check its path and format")
+    return failed_to_read(dataset, reason, "check its path and format")
 
 
 def is_here(connection: duckdb.DuckDBPyConnection, kind: str, name: str) -> bool:
@@ -253,9 +258,13 @@ def _create(
     others = source.columns.items() if dataset.rows_where else ()
     raws = {name: raw for name, raw in others if name.lower() not in names}
     raws |= {name: source.columns[name] for name in columns}
-    renamed = ", ".join(f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items())
-    rows = f"(SELECT {renamed} FROM {source.relation})"
+    listed_raws = [f"{quote_name(raw)} AS {quote_name(name)}" for name, raw in raws.items()]
+    if source.has_places:
+        listed_raws += [f"filename AS {FILE}", f"file_row_number AS {PLACE}"]
+    rows = f"(SELECT {', '.join(listed_raws)} FROM {source.relation})"
     rows, listed = _read(connection, dataset, rows, columns)
+    if source.has_places:
+        listed = f"{listed}, {FILE}, {PLACE}"
     where = f" WHERE {dataset.rows_where}" if dataset.rows_where else ""
     kind = "VIEW" if source.is_fixed and not source.is_temporary else "TABLE"
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
@@ -303,10 +312,15 @@ def column_names(dataset: Dataset, storage: Storage) -> frozenset[str]:
         held = column_names(dataset.as_held, storage)
         absent = {name for name, raw in view.columns.items() if raw not in held}
         return frozenset(dataset.contract.columns) - absent
+    return frozenset(names_in_order(dataset, storage))
+
+
+def names_in_order(dataset: Dataset, storage: Storage) -> Sequence[str]:
+    """The columns of the source as it lists them."""
     connection = connect_to(dataset, storage)
     try:
         with _scratch(connection) as folder:
-            return frozenset(_source(connection, dataset, (), folder, only_names=True).columns)
+            return list(_source(connection, dataset, (), folder, only_names=True).columns)
     except duckdb.Error as reason:
         raise _refused_by_engine(dataset, reason) from None
     finally:

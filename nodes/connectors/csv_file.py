@@ -39,8 +39,10 @@ NOT_UTF8 = (
 )
 NUL_BYTE = "a NUL byte, so the file is damaged or not text: export it again as CSV"
 CUT_OFF = "the file is cut off, or damaged: copy it again"
-END = ": if records end with the delimiter, end the header's line with it, too"
-NOTE = ": if it is a note or a comment, take it out of the file"
+NOTE = "if it is a note or a comment, take it out of the file"
+SHORT = "if a line ending stands in a value, quote the value"
+WIDE = "if a value holds the delimiter, quote the value"
+END = f"{WIDE}; if all records end with the delimiter, end the header's line with it, too"
 TOO_LONG = (
     "more than 2 MB in one record: correct its quotes, or leave the long column out of the export"
 )
@@ -143,7 +145,7 @@ def inspect(
             scan.check(block, scan.next_line)
     if scan.problems:
         more = scan.broken - len(scan.problems)
-        raise MalformedCsvError(*scan.problems, *([f"{more} more like these"] if more else []))
+        raise MalformedCsvError(*scan.problems, *([f"and {more} more like these"] if more else []))
     types = {at: kind for at, kind in planned.types.items() if at not in scan.texts}
     return Layout(header, scan.records, len(scan.endings) <= 1, types, planned.options)
 
@@ -236,7 +238,7 @@ def _header(block: bytes, expected: Collection[str], dialect: Dialect) -> Header
     try:
         line = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise MalformedCsvError(f"{first} is {NOT_UTF8}") from None
+        raise MalformedCsvError(f"{first}: {NOT_UTF8}") from None
     delimiters = _delimiters(line) if dialect.delimiter is None else [dialect.delimiter]
     readings = {delimiter: _names(line, delimiter, first) for delimiter in delimiters}
     matches = {
@@ -381,10 +383,13 @@ class _Scan:
     def _wrong(self, starts: Ints, widths: Ints) -> list[tuple[int, str]]:
         width = len(self.header.names)
         return [
-            (int(at), f"{count} field{'s' if count > 1 else ''} where the header has {width}{hint}")
+            (
+                int(at),
+                f"{count} field{'s' if count > 1 else ''} where the header has {width}; {hint}",
+            )
             for at, count in zip(starts.tolist(), widths.tolist(), strict=True)
             if count != width
-            for hint in ({width + 1: END, 1: NOTE}.get(count, ""),)
+            for hint in ({width + 1: END, 1: NOTE}.get(count, SHORT if count < width else WIDE),)
         ]
 
     def _note_endings(self, array: Bytes, ends: Ints) -> None:

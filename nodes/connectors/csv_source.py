@@ -22,7 +22,7 @@ from federation.expression import quote_name
 from nodes import row_files
 from nodes.connectors import csv_file, csv_types
 from nodes.connectors.csv_file import CUT_OFF, Dialect, Layout, MalformedCsvError
-from nodes.connectors.source import Source, by_name, unreadable
+from nodes.connectors.source import Source, by_name, failed_to_read
 from nodes.site import Dataset
 
 PIECE_BYTES = 1 << 19  # fits the processor's cache
@@ -192,10 +192,10 @@ def named(dataset: Dataset, number: int, files: int) -> Iterator[None]:
         yield
     except MalformedCsvError as malformed:
         raise errors.DataError(
-            "\n".join(f"dataset {name!r}, {which}: {problem}" for problem in malformed.problems)
+            "\n".join(f"in dataset {name!r}, {which}: {problem}" for problem in malformed.problems)
         ) from None
     except OSError as reason:
-        raise unreadable(dataset, f"({type(reason).__name__}): check its path and format") from None
+        raise failed_to_read(dataset, reason, "check its path and format") from None
 
 
 # -- a copy as UTF-8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -62,8 +62,13 @@ def _parquet(opening: Opening) -> Source:
     if len(opening.paths) > 1 or Path(opening.dataset.source).is_dir():
         _require_in_each(opening, files)
         options = "hive_partitioning = true, hive_types_autocast = false, union_by_name = true"
-        return described(opening.connection, opening.dataset, f"read_parquet({files}, {options})")
-    return described(opening.connection, opening.dataset, f"read_parquet({files})")
+        relation = f"read_parquet({files}, {options})"
+    else:
+        relation = f"read_parquet({files})"
+    opened = described(opening.connection, opening.dataset, relation)
+    # DuckDB hides its own column of that name behind one of the file's.
+    hidden = {"filename", "file_row_number"}.intersection(map(str.lower, opened.columns.values()))
+    return replace(opened, has_places=not hidden)
 
 
 def _require_in_each(opening: Opening, files: str) -> None:

@@ -18,7 +18,8 @@ class Source:
     spelling. `is_fixed`: another reading gives the same rows in the same order. `is_temporary`: its
     files are removed after reading, so its rows are copied. `records`: the number of rows in its
     files, if they are counted beforehand. `types`: of the columns that are texts and may be
-    read in a type instead; `typed`: the relation that reads some of them so."""
+    read in a type instead; `typed`: the relation that reads some of them so. `has_places`: the
+    relation tells the file of each row and its number there, and finds rows by these."""
 
     relation: str
     columns: Mapping[str, str]
@@ -27,6 +28,7 @@ class Source:
     records: int | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     typed: Callable[[Mapping[str, str]], str] | None = None
+    has_places: bool = False
 
 
 def described(
@@ -58,6 +60,14 @@ def by_name(dataset: Dataset, names: Sequence[str], raw: Sequence[str]) -> Mappi
 def unreadable(dataset: Dataset, reason: str) -> errors.DataError:
     return errors.DataError(
         f"dataset {dataset.contract.dataset!r}: the source cannot be read {reason}"
+    )
+
+
+def failed_to_read(dataset: Dataset, kind: BaseException, remedy: str) -> errors.DataError:
+    """The error of a library by its kind alone, since its text may hold a row."""
+    return errors.DataError(
+        f"dataset {dataset.contract.dataset!r}: the source cannot be read"
+        f" ({type(kind).__name__}): {remedy}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from federation import text
-from nodes.connectors.source import Source, by_name, lacks_extra, unreadable
+from nodes.connectors.source import Source, by_name, failed_to_read, lacks_extra
 from nodes.site import Dataset
 
 BATCH_ROWS = 100_000
@@ -136,6 +136,4 @@ def _call(dataset: Dataset, path: Path, **options: Any) -> tuple[Any, Any]:
         OSError,
         ValueError,
     ) as reason:
-        raise unreadable(
-            dataset, f"({type(reason).__name__}): check its format and `read.encoding`"
-        ) from None
+        raise failed_to_read(dataset, reason, "check its format and `read.encoding`") from None

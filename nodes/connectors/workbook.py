@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from federation import errors
-from nodes.connectors.source import Source, by_name, lacks_extra, unreadable
+from nodes.connectors.source import Source, by_name, failed_to_read, lacks_extra, unreadable
 from nodes.reading import Reading
 from nodes.site import Dataset
 
@@ -91,7 +91,7 @@ def _opened(dataset: Dataset, path: Path) -> Sheet:
         cells: list[list[Any]] = sheet.to_python(skip_empty_area=False)
         merged = sheet.merged_cell_ranges or ()
     except (python_calamine.CalamineError, OSError, ValueError) as reason:
-        raise unreadable(dataset, f"({type(reason).__name__}): {_remedy(path)}") from None
+        raise failed_to_read(dataset, reason, _remedy(path)) from None
     return Sheet(cells, merged)
 
 

@@ -131,7 +131,7 @@ def _refuse_outcome(
 ) -> None:
     for field in score.plan.model.fields:
         formula.refuse_outcome(
-            field.name, effect.plan.model.response, schema, where="in `confounders` or `treatment`"
+            field.name, effect.plan.model.response, schema, where="`confounders`, `treatment`"
         )
 
 

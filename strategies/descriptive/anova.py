@@ -54,7 +54,7 @@ class Plan:
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     value = schema.field(options.value)
     (by,) = grouping.fields([options.by], schema, "means are compared by category")
-    formula.refuse_outcome(by.name, [value], schema, where="in `by`")
+    formula.refuse_outcome(by.name, [value], schema, where="`by`")
     if value.kind != "number":
         raise ExpressionError(f"value: {value.name!r} is a {value.kind}; it must be a number")
     if options.reference is not None and options.reference not in by.groups:

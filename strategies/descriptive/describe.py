@@ -24,6 +24,7 @@ from federation.expression import ExpressionError
 from federation.messages import Part, State
 from federation.results import Counts, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
+from strategies import protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.grids import Grid
 from strategies.numerics import squares
@@ -32,7 +33,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 FINER = 64  # bins in each round of the search for an exact quantile
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -105,7 +105,7 @@ def prepare(options: Shared, schema: Schema) -> Prepared[Plan]:
             "and end there"
         )
     (by,) = grouping.fields([options.by], schema, "two groups are compared")
-    formula.refuse_outcome(by.name, [value], schema, where="in `by`")
+    formula.refuse_outcome(by.name, [value], schema, where="`by`")
     reference = _reference(options.reference, by)
     grid = value_grid.agree(value, options.step)
     if not 2 <= grid.size <= MAX_CELLS:

@@ -61,7 +61,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
     if len({field.name for field in fields}) < len(fields):
         raise ExpressionError("exposure, outcome and strata must be different columns")
     for field in (*strata, pair[0]):
-        formula.refuse_outcome(field.name, pair[1:], schema, where="in `exposure` or `strata`")
+        formula.refuse_outcome(field.name, pair[1:], schema, where="`exposure`, `strata`")
     labels = grouping.labels(strata)
     if len(labels) > MAX_STRATA:
         raise ExpressionError(

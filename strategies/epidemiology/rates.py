@@ -25,7 +25,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
@@ -33,7 +33,7 @@ from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_CELLS = 100_000
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):
@@ -85,7 +85,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             " groups cannot be standardised over a column that defines them"
         )
     for field in (*by, *over):
-        formula.refuse_outcome(field.name, [events], schema, where="in `by` or `over`")
+        formula.refuse_outcome(field.name, [events], schema, where="`by`, `over`")
     groups, strata = grouping.labels(by), grouping.labels(over)
     if len(groups) * len(strata) > MAX_CELLS:
         raise ExpressionError(

@@ -79,7 +79,8 @@ def summary(counts: Floats) -> Row:
         "calibration_intercept": intercept,
         "calibration_slope": slope,
     }
-    return {name: number(value) for name, value in row.items()}
+    counted = {"n": round(n), "n_event": round(events)}
+    return {name: number(value) for name, value in row.items()} | counted
 
 
 def number(value: float) -> float | int | None:

@@ -219,10 +219,15 @@ def _check_name(option: str, kind: str, name: str, built_in: tuple[str, ...]) ->
         return
     near = difflib.get_close_matches(name, built_in, n=1)
     suggestion = f"did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(built_in)
+    if option == "strategy":
+        raise ExpressionError(
+            f"unknown strategy {name!r}; {suggestion}the strategies are {listed}, those that"
+            " `hdh extensions` lists, and Flower's, as in flwr:Krum"
+        )
     raise ExpressionError(
-        f"unknown {option} {name!r}; {suggestion}the {kind} are {', '.join(built_in)}, those"
-        " that `hdh extensions` lists"
-        + (", and Flower's, as in flwr:Krum" if option == "strategy" else "")
+        f"unknown {option} {name!r}; {suggestion}the {kind} are {listed}, those that"
+        " `hdh extensions` lists"
     )
 
 

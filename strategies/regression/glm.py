@@ -142,7 +142,7 @@ def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> St
     return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
 
 
-TRAITS = Traits(warmed=_warmed)
+TRAITS = Traits(warmed=_warmed, over_people=protocol.always_over_people)
 
 
 def start(task: Task[Options, Plan]) -> State:

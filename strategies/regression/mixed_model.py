@@ -112,7 +112,7 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
         )
     by = schema.field(options.by) if options.by else None
     for field in (*random.fields, *([by] if by else [])):
-        formula.refuse_outcome(field.name, model.response, schema, where="in `random` or `by`")
+        formula.refuse_outcome(field.name, model.response, schema, where="`random`, `by`")
     if by is not None and by.kind != "category":
         raise ExpressionError(
             f"by: {by.name!r} is a {by.kind}; random effects are of a category's levels,"

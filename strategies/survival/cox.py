@@ -121,7 +121,7 @@ def _strata(model: Model, options: Options, schema: Schema) -> tuple[Field, ...]
                 f"strata: {field.name!r} is a {field.kind};"
                 " strata need a category or a yes-or-no column"
             )
-        formula.refuse_outcome(field.name, model.response, schema, where="in `strata`")
+        formula.refuse_outcome(field.name, model.response, schema, where="`strata`")
     return tuple(strata)
 
 
@@ -131,7 +131,15 @@ def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> St
     return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
 
 
-TRAITS = Traits(warmed=_warmed)
+def _over_people(task: Task[Options, Plan]) -> bool:
+    """The whole step of a model whose strata lie within the node needs all rows of a risk set, and
+    so does the choice of the rows that it adds up or compares."""
+    plan = task.plan
+    is_chosen = task.options.landmark is not None or len(plan.model.response) > 2
+    return not (plan.within_node or plan.strata or is_chosen)
+
+
+TRAITS = Traits(warmed=_warmed, over_people=_over_people)
 
 
 def start(task: Task[Options, Plan]) -> State:

@@ -41,7 +41,14 @@ from strategies.survival.time_grid import GridOptions
 
 MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in any unit of time
 PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
-TRAITS = Traits()
+
+
+def _over_people(task: Task[Options, Plan]) -> bool:
+    """Which rows of a Surv(start, stop, event) are added up is decided for all at once."""
+    return len(task.plan.model.response) == 2
+
+
+TRAITS = Traits(over_people=_over_people)
 
 
 class Options(Frozen):

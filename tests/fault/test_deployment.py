@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from aggregator import pki
-from federation import audit, client, credentials
+from federation import addresses, audit, client, credentials
 from federation.study import Study
 from nodes import backups, ledger, state_folder
 from simulations import flower
@@ -169,7 +169,7 @@ class Cable:
     """A port in front of another, which can be cut: open connections end, new ones are refused."""
 
     def __init__(self, to: str) -> None:
-        self.to, self.whole, self.open = credentials.address(to), True, list[socket.socket]()
+        self.to, self.whole, self.open = addresses.split(to), True, list[socket.socket]()
         self.door = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -518,3 +518,22 @@ def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: 
     assert not list(deployment.hub.folder.rglob("*.checkpoint")), (
         "it is removed when the study is done"
     )
+
+
+@pytest.mark.slow
+def test_a_federation_of_ipv6_addresses_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With proxies in the environment, which connections to this machine pass by."""
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:1")
+    sites = deployments.sites(tmp_path, "brest", "lyon")
+    folder, admin = tmp_path / "avec des espaces é", f"[::1]:{flower.free_ports(1)}"
+    with flower.deployed(
+        sites, folder, hosts=["::1"], listen="::", admin=admin, say=lambda _: None
+    ) as deployment:
+        assert deployment.public.startswith("[::]:")
+        document = flower.submit(
+            deployment, deployments.study("ipv6"), deployments.CONTRACT, say=lambda _: None
+        )
+    assert document.analyses["d"].status == "released"

@@ -197,7 +197,7 @@ def test_a_failing_analysis_leaves_the_others_their_results(tmp_path: Path) -> N
 def test_the_registry_keeps_what_happened(sites: list[Site], tmp_path: Path) -> None:
     outcome = run(sites, faults.silent(federations.ask_of(sites), "n2", from_round=2), min_nodes=3)
     now = datetime.now(UTC)
-    store = database.open_registry(f"sqlite:///{tmp_path / 'registry.sqlite'}")
+    store = database.open_registry(f"sqlite:///{tmp_path / 'registry.sqlite'}", new=True)
     number = database.write(
         store, release.clear(outcome, started=now, finished=now, engine="local")
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.linkage import forms
+from federation.linkage import forms, packing
 from federation.linkage.forms import Form
 
 # The keys are those of the French rule: 97 - (the 13 digits mod 97), with 2A as 19 and 2B as 18.
@@ -120,7 +120,7 @@ ODD = ["", "1", "186117510004\0", "\u0661861175100043", "28611 7510 0043", "9861
 @given(st.lists(st.one_of(NIRS, st.from_regex(r"[0-9]{12,15}", fullmatch=True),
                           st.sampled_from(ODD)), max_size=20))  # fmt: skip
 def test_many_nirs_at_once_have_the_blocks_of_one_after_the_other(written: list[str | None]):
-    table, usable = forms.blocks("nir13", written)
+    table, usable = packing.unpacked("nir13", packing.packed("nir13", written))
     for value, content, is_usable in zip(written, table, usable, strict=True):
         spelled = forms.normalise("nir13", value)
         assert is_usable == (spelled is not None)

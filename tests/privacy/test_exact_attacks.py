@@ -17,7 +17,9 @@ import pytest
 
 from aggregator.document import Document
 from federation import errors
-from nodes.site import Dataset, Policy, Site
+from nodes import cohort_blocks
+from nodes.site import Dataset, Policy, Site, Storage
+from strategies import registry
 from tests import federations
 from tests.privacy.attacked_people import CONTRACT, VISITS, WORLDS, rows_of
 from tests.privacy.exact_attacks import ATTACKS, Attack
@@ -25,7 +27,10 @@ from tests.privacy.exact_attacks import ATTACKS, Attack
 K = 11
 
 
-def answers_of(attack: Attack, world: str, folder: Path) -> list[Any]:
+HELD = Storage()
+
+
+def answers_of(attack: Attack, world: str, folder: Path, storage: Storage = HELD) -> list[Any]:
     """What the coordinator reads of each study:
     of each analysis whether it was released, and why not."""
     contract = federations.contract_of(VISITS if attack.unit == "visit" else CONTRACT)
@@ -44,7 +49,8 @@ def answers_of(attack: Attack, world: str, folder: Path) -> list[Any]:
                 )
             },
             Policy(**settings),
-            state=folder / f"state-{name}",
+            storage,
+            folder / f"state-{name}",
         )
         for name in names
     }
@@ -117,3 +123,52 @@ def test_an_attack_is_refused_in_the_same_words_whatever_the_target_has(
 def test_the_attacks_are_counted() -> None:
     print(f"{len(ATTACKS)} attacks of a coordinator in exact mode")
     assert len({attack.name for attack in ATTACKS}) == len(ATTACKS) >= 382
+
+
+# -- the same people, read in blocks
+IN_BLOCKS = Storage(max_values=399)  # of 400 people: each node's rows are in blocks of 133 at most
+SEVERAL_BLOCKS = 1  # of the share of the values that a block holds
+
+
+def reads_in_blocks(attack: Attack) -> bool:
+    """Whether some study of the attack has only analyses that can."""
+    contract = federations.contract_of(VISITS if attack.unit == "visit" else CONTRACT)
+    for study in attack.studies:
+        wanted = {k: v for k, v in study.items() if k not in ("policy", "nodes")}
+        try:
+            asked = federations.study_of(wanted.pop("analyses"), **wanted)
+            tasks = registry.plan(asked, contract).values()
+        except errors.HdhError:
+            continue
+        if all(task.analysis.TRAITS.over_people(task) for task in tasks):
+            return True
+    return False
+
+
+def tried_in_blocks() -> list[Any]:
+    """One in twelve in `make test`, and all by `make slow`."""
+    some = [
+        attack for attack in ATTACKS if attack.name[:7] != "table: " and reads_in_blocks(attack)
+    ]
+    return [
+        pytest.param(attack, id=attack.name, marks=[] if i % 12 == 0 else [pytest.mark.slow])
+        for i, attack in enumerate(some)
+    ]
+
+
+@pytest.mark.parametrize("in_files", [True, False], ids=["files", "table"])
+@pytest.mark.parametrize("attack", tried_in_blocks())
+def test_a_cohort_in_blocks_refuses_what_one_that_is_held_refuses(
+    attack: Attack, in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same words, and in both worlds."""
+    monkeypatch.setattr(cohort_blocks, "SHARE", SEVERAL_BLOCKS)
+    if not in_files:
+        monkeypatch.setattr(cohort_blocks, "can_stay", lambda *_: False)
+    for world in WORLDS:
+        answers = []
+        for name, storage in (("held", HELD), ("blocks", IN_BLOCKS)):
+            folder = tmp_path / f"{world}-{name}"
+            folder.mkdir()
+            answers.append(answers_of(attack, world, folder, storage))
+        assert answers[0] == answers[1], world

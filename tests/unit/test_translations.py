@@ -218,8 +218,8 @@ def test_a_report_is_french_from_its_title_to_its_numbers(document: Document) ->
     for text in (
         '<html lang="fr">', "Ce qui a été demandé", "Âge à l&#39;entrée (years)", "Tableau 1",
         "une régression logistique de died", "90 % bas", "Intervalles\u00a0: 90 %.",
-        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe: M", "rapport de cotes", ">survie",
-        "exact", "Copier",
+        "3\u202f000 personnes", "Durée du séjour (days)", "Sexe\u00a0: M", "rapport de cotes",
+        ">survie", "exact", "Copier",
     ):  # fmt: skip
         assert text in page, text
     english = ("What was asked", "Table one", "withheld", "odds ratio", "rows left out")
@@ -309,6 +309,25 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "élargissez ou restreignez `where`\u00a0; "
             "b: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
             "élargissez ou restreignez `where`)",
+        ),
+        (
+            "in dataset 't', its CSV file: line 6: 9 fields where the header has 8; if a value "
+            "holds the delimiter, quote the value; if all records end with the delimiter, end the "
+            "header's line with it, too",
+            "dans le jeu de données 't', son fichier CSV\u00a0: ligne 6\u00a0: 9 champs là où "
+            "l'en-tête en a 8\u00a0; si une valeur contient le séparateur, mettez-la entre "
+            "guillemets\u00a0; si tous les enregistrements se terminent par le séparateur, "
+            "terminez aussi la ligne d'en-tête par lui",
+        ),
+        (
+            "line 2: a unit behind the number: export the number alone, or take it off in a "
+            "mapping (docs/mapping.md)",
+            "ligne 2\u00a0: une unité derrière le nombre\u00a0: exportez le nombre seul, ou "
+            "retirez-la dans un `mapping` (docs/mapping.md)",
+        ),
+        (
+            "a comma before the decimals; a space between thousands",
+            "une virgule devant les décimales\u00a0; une espace entre les milliers",
         ),
         ("waiting for chu-limoges (offline)", "attend chu-limoges (hors ligne)"),
         ("about 3 % of the people were cut", "about 3 % of the people were cut"),  # no such text

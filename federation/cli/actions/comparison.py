@@ -9,6 +9,7 @@ from federation.api.comparison import compare
 from federation.cli import screen
 from federation.cli.actions import tables
 from federation.cli.screen import Console
+from federation.language import tr
 
 MAX_LINES = 200
 
@@ -24,7 +25,7 @@ def show(a: Path, b: Path, output: str) -> None:
         return
     table = tables.plain("analysis", "table", "row", "column")
     for name in ("a", "b", "difference"):
-        table.add_column(name, justify="right")
+        table.add_column(tr(name), justify="right")
     for row in rows[:MAX_LINES]:
         texts = [str(row[name]) for name in ("analysis", "table", "row", "column")]
         numbers = [words.say(row["column"], row[name]) for name in ("a", "b", "difference")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import shutil
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.text import Text
 
-from federation import __version__, audit, credentials, errors
+from federation import __version__, addresses, audit, credentials, errors
 from federation.cli import screen
 from federation.cli.actions import tables
 from federation.cli.screen import Console
@@ -64,21 +63,22 @@ def _check(subject: str, examine: Callable[[], str]) -> Check:
     """`examine` returns a description, or raises an HdhError or OSError that names the problem."""
     try:
         return Check(subject, "ok", examine())
-    except (errors.HdhError, OSError) as error:
+    except (errors.HdhError, OSError, ValueError, AssertionError) as error:
         return Check(subject, "wrong", str(error))
 
 
 def _hub(folder: Path) -> Iterator[Check]:
-    from aggregator import daemon, settings
+    from aggregator import daemon, pki, settings
     from aggregator import database as databases
 
     yield from _machine(folder)
     hub = settings.load(folder)
     secrets = [*hub.pki.glob("*.key"), folder / "control.token", folder / "superexec.secret"]
     yield _check("keys", lambda: _private(secrets))
-    yield _certificate(
-        "authority", hub.pki / "ca.crt", "an authority cannot be renewed: create a new hub"
-    )
+    yield _check("keys of the server", lambda: _serves(hub))
+    yield _check("signing authority", lambda: pki.describe_signer(hub.pki))
+    renewal = f"hdh hub rotate --authority --hub-dir {folder}, which invites everyone anew"
+    yield _certificate("authority", hub.pki / "ca.crt", renewal)
     if (intermediate := hub.pki / "intermediate.crt").exists():
         renewal = f"hdh hub rotate --intermediate --hub-dir {folder}"
         yield _certificate("intermediate authority", intermediate, renewal)
@@ -103,6 +103,14 @@ def _hub(folder: Path) -> Iterator[Check]:
         yield _check(f"port {port}", partial(_open if running else _free, address))
 
 
+def _serves(hub: Any) -> str:
+    from aggregator import jobs
+
+    jobs.witnesses(hub.jobs)
+    hub.check_keys()
+    return "they fit each other and the authority"
+
+
 def _node(path: Path) -> Iterator[Check]:
     from nodes import daemon, ledger, state_folder
     from nodes import site as sites
@@ -119,15 +127,39 @@ def _node(path: Path) -> Iterator[Check]:
         if file.suffix == ".key" or file.name == state_folder.SECRET
     ]
     yield _check("keys", lambda: _private(secrets))
+    yield _check("identity", lambda: _identified(state))
+    yield _check("approvals", lambda: _approvals(state))
     yield _check("ledger", lambda: _intact(ledger.verify(state_folder.open_ledger(state)).seq))
     yield _audit_log(state / state_folder.AUDIT)
     yield _process(bool(daemon.status(state)["running"]), "hdh node run")
     if credentials.are_there(state / state_folder.HUB):
-        yield from _connection(credentials.load(state / state_folder.HUB))
+        enrolment = _check("enrolment", lambda: credentials.load(state / state_folder.HUB).name)
+        yield enrolment
+        if enrolment.level == "ok":
+            yield from _connection(credentials.load(state / state_folder.HUB))
     else:
         yield Check(
             "enrolment", "note", "not enrolled yet: hdh node enrol --hub HOST:PORT --token TOKEN"
         )
+
+
+def _identified(state: Path) -> str:
+    """Of what is there; the first run makes what is not."""
+    from nodes import state_folder
+
+    paths = [state / state_folder.IDENTITY, state / state_folder.SECRET]
+    if all(path.exists() for path in paths):
+        state_folder.public_identity(state)
+        state_folder.secret(state)
+        return "its key and its secret can be read"
+    return "is made at the first run"
+
+
+def _approvals(state: Path) -> str:
+    from nodes.approvals import Approvals
+
+    proposed = Approvals(state / "approvals.sqlite").all() if state.exists() else []
+    return tables.counted(len(proposed), "study", "studies")
 
 
 def _connection(party: Credentials) -> Iterator[Check]:
@@ -198,7 +230,10 @@ def _process(running: bool, command: str) -> Check:
 
 
 def _certificate(subject: str, path: Path, remedy: str) -> Check:
-    days = credentials.days_left(path.read_bytes())
+    try:
+        days = credentials.days_left(path.read_bytes())
+    except (OSError, ValueError):
+        return Check(subject, "wrong", f"{path} is missing or cannot be read: {remedy}")
     if days < 0:
         return Check(subject, "wrong", f"expired {-days:.0f} days ago: {remedy}")
     if days <= MIN_DAYS:
@@ -208,14 +243,13 @@ def _certificate(subject: str, path: Path, remedy: str) -> Check:
 
 # -- the network
 def _open(address: str) -> str:
-    host, port = credentials.address(address)
-    with socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port), timeout=3):
+    with addresses.connection(address, 3):
         return f"{address} is open"
 
 
 def _free(address: str) -> str:
     try:
-        socket.create_server(credentials.address(address)).close()
+        addresses.listener(address).close()
     except OSError as reason:
         raise errors.SetupError(
             f"{address} cannot be opened ({reason.strerror}); find the program that uses it"
@@ -224,12 +258,12 @@ def _free(address: str) -> str:
 
 
 def _greets(address: str, party: Credentials) -> str:
-    host, port = credentials.address(address)
+    host, _ = addresses.split(address)
     context = ssl.create_default_context(cadata=party.authority.decode())
     context.load_cert_chain(party.folder / "own.crt", party.folder / "own.key")
     try:
         with (
-            socket.create_connection((host, port), timeout=10) as plain,
+            addresses.connection(address, 10) as plain,
             context.wrap_socket(plain, server_hostname=host),
         ):
             return f"{address} answers with a certificate of the right authority"
@@ -262,11 +296,11 @@ def _skew(party: Credentials) -> str:
 
 
 def _date_of_hub(party: Credentials) -> str | None:
-    host, port = credentials.address(party.fleet)
+    host, _ = addresses.split(party.fleet)
     context = ssl.create_default_context(cadata=party.authority.decode())
     request = f"GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     with (
-        socket.create_connection((host, port), timeout=10) as plain,
+        addresses.connection(party.fleet, 10) as plain,
         context.wrap_socket(plain, server_hostname=host) as wrapped,
     ):
         wrapped.sendall(request.encode())

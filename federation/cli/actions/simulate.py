@@ -302,7 +302,7 @@ def _write(document: Document, out: Path) -> None:
     report.write(document, out)
     with folders.writing(out):
         try:
-            store = database.open_registry(f"sqlite:///{out / 'registry.sqlite'}")
+            store = database.open_registry(f"sqlite:///{out / 'registry.sqlite'}", new=True)
             database.write(store, document)
             store.dispose()
         except (errors.SetupError, sa.exc.SQLAlchemyError):

@@ -24,7 +24,7 @@ READABLE = hub_pb2.Holding(
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[sa.Engine]:
-    engine_ = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    engine_ = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}", new=True)
     for name in ("lyon", "nice"):
         database.enrol(engine_, name, "node", name, "ab", 7, "0.1", 1.0)
     yield engine_

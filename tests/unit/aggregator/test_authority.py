@@ -15,8 +15,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from aggregator import daemon, database, enrolment, pki, replacements, settings
-from federation import chains, client, credentials, errors
+from aggregator import daemon, database, enrolment, pki, settings
+from federation import chains, client, credentials, errors, replacements
 from federation.cli.actions import parties
 from federation.rpc import hub_pb2, hub_pb2_grpc
 from tests import hub_services

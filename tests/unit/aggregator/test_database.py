@@ -53,7 +53,7 @@ def values(study: str, coordinator: str = "alice", number: int = 1) -> dict[str,
 
 
 def test_an_invitation_is_used_once(url: str) -> None:
-    engine = database.open_registry(url)
+    engine = database.open_registry(url, new=True)
     database.invite(engine, "h1", "lyon", "node", 0.0, 100.0)
     assert (
         database.invitation(engine, "h1", 50.0) == ("lyon", "node")
@@ -69,7 +69,7 @@ def test_an_invitation_is_used_once(url: str) -> None:
 
 
 def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
-    engine = database.open_registry(url)
+    engine = database.open_registry(url, new=True)
     database.enrol(engine, "lyon", "node", "k1", "ab", 2**63 + 5, "0.1", 1.0)
     database.enrol(engine, "lyon", "node", "k2", "ab", 7, "0.1", 2.0)
     party = database.party(engine, "lyon")
@@ -88,7 +88,7 @@ def test_a_new_key_leaves_the_former_id_to_be_taken_off(url: str) -> None:
 def test_a_node_holds_several_versions_and_what_an_earlier_release_stored_is_read(
     url: str,
 ) -> None:
-    engine = database.open_registry(url)
+    engine = database.open_registry(url, new=True)
     for name, stored in (
         ("lyon", {"d": [{"contract": CONTRACT.hash, "people": 5}, {"contract": "b", "people": 7}]}),
         ("nice", {"d": {"contract": CONTRACT.hash, "people": 5}}),
@@ -103,7 +103,7 @@ def test_a_node_holds_several_versions_and_what_an_earlier_release_stored_is_rea
 
 
 def test_studies_are_found_by_number_hash_and_name_and_only_ones_own(url: str) -> None:
-    engine = database.open_registry(url)
+    engine = database.open_registry(url, new=True)
     first, two = (database.submit(engine, values("s", number=n), ["lyon"]) for n in (1, 2))
     other = database.submit(engine, values("s", "bob", 4), ["lyon"])
     assert database.newest_number(engine) == 4
@@ -128,7 +128,7 @@ def test_studies_are_found_by_number_hash_and_name_and_only_ones_own(url: str) -
 
 
 def test_a_study_moves_once_and_a_word_counts_if_it_is_news(url: str) -> None:
-    engine = database.open_registry(url)
+    engine = database.open_registry(url, new=True)
     number = database.submit(engine, values("s"), ["lyon"])
     assert database.move(
         engine, number.number, "running", out_of=("waiting",)
@@ -168,7 +168,7 @@ def test_the_migrations_lead_to_the_schema(url: str) -> None:
 
 
 def test_a_newer_database_is_not_touched(url: str) -> None:
-    database.open_registry(url).dispose()
+    database.open_registry(url, new=True).dispose()
     engine = database.open_registry(url)
     with engine.begin() as connection:
         connection.execute(database.version.update().values(version_num="9999"))

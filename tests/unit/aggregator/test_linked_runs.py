@@ -13,7 +13,7 @@ from aggregator import database
 from aggregator.database import Decided, Holders, Submitted
 from aggregator.parcels import Address, Attempt, Part
 from aggregator.scheduler import Scheduler
-from federation import receipts
+from federation import errors, receipts
 from federation.study import Study
 from tests.linkage import two_holders
 
@@ -25,7 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     """A scheduler that starts a study by its state alone."""
     file = SimpleNamespace(max_running=9, parcel_gigabytes=1, parcel_gigabytes_per_node=1)
     settings: Any = SimpleNamespace(file=file, parcels=tmp_path / "parcels")
-    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}", new=True)
     control: Any = None
     scheduler = Scheduler(settings, engine, control)
 
@@ -89,6 +89,35 @@ def test_it_starts_however_the_first_one_ends(end: str, hub: Scheduler) -> None:
     assert states(hub)[2][0] == "waiting"
     database.move(hub.engine, 1, end, out_of=("running",))
     assert states(hub)[2] == ("running", "")
+
+
+def test_the_database_is_asked_for_the_attempt_once_a_second_and_for_every_other_address(
+    hub: Scheduler,
+) -> None:
+    looks = []
+    attempts = [Attempt(str(i) * 32, *ROLES) for i in range(2)]
+    begun = attempts[0]
+
+    def look(study_hash: str) -> Attempt:
+        looks.append(study_hash)
+        return begun
+
+    hub.parcels.begun = look
+    sealed = Part(b"sealed", bytes.fromhex(receipts.digest(b"sealed")), False)
+    former, newer = (Address("a", attempt.name, "cnam", "casd", "rows") for attempt in attempts)
+    for number in range(20):
+        hub.parcels.put(former, number, sealed)
+    assert len(looks) == 1
+    with pytest.raises(errors.RefusalError):
+        hub.parcels.put(newer, 0, sealed)  # not begun yet
+    begun = attempts[1]
+    hub.parcels.put(newer, 0, sealed)
+    with pytest.raises(errors.RefusalError):
+        hub.parcels.put(former, 20, sealed)
+    hub.parcels.end("a")
+    begun = attempts[0]
+    with pytest.raises(errors.RefusalError):
+        hub.parcels.put(newer, 1, sealed)
 
 
 def test_the_end_of_a_run_leaves_the_parts_of_another_linked_study(hub: Scheduler) -> None:

@@ -17,8 +17,8 @@ import python_calamine
 from typer.testing import CliRunner
 
 from aggregator.document import Document
-from aggregator.report import figures, html, methods, spreadsheet
-from federation import errors
+from aggregator.report import figures, html, methods, spreadsheet, words
+from federation import errors, language
 from federation.cli.main import app
 from strategies import registry
 from tests import federations
@@ -91,11 +91,11 @@ def test_the_methods_name_the_nodes_the_cohort_each_model_and_the_protection(
     document: Document,
 ) -> None:
     text = methods.paragraph(document)
-    for words in (
+    for phrase in (
         "over 3 nodes", "contract version 3", WHERE, "older = age > 50",
         "a linear regression of age ~ sex on 480 people", "fewer than 11 people were withheld",
     ):  # fmt: skip
-        assert words in text, words
+        assert phrase in text, phrase
 
 
 @pytest.mark.parametrize("name", registry.ANALYSES)
@@ -120,6 +120,13 @@ def test_a_forest_plot_has_its_numbers_beside_the_lines_and_no_markup_of_its_ter
     assert "<b>" not in svg and 'aria-label="ratio &quot;&lt;b&gt;&quot;' in svg
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.45, 1.75), (0.2, 0.9), (0.01, 40.0), (1.2, 9.0)])
+def test_a_log_axis_has_plain_numbers(low: float, high: float) -> None:
+    svg = figures.intervals([("a", (low * high) ** 0.5, low, high, None)], "x", is_ratio=True).svg
+    assert "10^" not in svg and "\u00d7" not in svg and "mathtext" not in svg
+    assert "<!-- 0.5 -->" in svg or ">0.5<" in svg or low > 0.5
+
+
 def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     rows: list[dict[str, Any]] = [
         {"term": "=1+1", "estimate": -0.5, "n": 3, "sure": True},
@@ -133,6 +140,27 @@ def test_a_french_spreadsheet_reads_the_numbers_and_runs_no_text() -> None:
     assert [line[0][0] for line in lines[3:]] == ["'"] * 5
     plain = spreadsheet.csv_text(rows).splitlines()
     assert plain[1] == "'=1+1,-0.5,3,True"
+
+
+def test_a_french_report_writes_the_ends_of_a_cell_and_a_level_as_french_does() -> None:
+    with language.using("fr"):
+        assert words.say("column", "18 to 22.6") == "18 à 22,6"
+        assert words.labelled("Sexe", "F") == "Sexe\u00a0: F"
+        assert "0 ligne écartée" in words.counts({"people": 30, "missing": 0}, 11)
+    assert words.say("column", "18 to 22.6") == "18 to 22.6"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_run"),
+    [
+        ("=1+1", True), ("@SUM(A1)", True), ("+cmd|' /C calc'!A0", True), ("-2+3", True),
+        ("-5-10", True), ("\t=1", True), ("-0.5", False), ("-0,5", False), ("-", False),
+        ("--", False), ("-5-<10", False), ("a=1", False), ("1-2", False),
+    ],
+)  # fmt: skip
+def test_a_text_that_a_spreadsheet_would_compute_has_an_apostrophe(text: str, is_run: bool) -> None:
+    cell = spreadsheet.csv_text([{"level": text}]).splitlines()[1].strip('"')
+    assert cell == (f"'{text}" if is_run else text)
 
 
 def test_a_workbook_has_a_sheet_for_each_table_and_no_formula(

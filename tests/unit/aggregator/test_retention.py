@@ -34,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     for folder in folders.values():
         folder.mkdir()
     settings: Any = SimpleNamespace(file=file, audit=tmp_path / "audit.jsonl", **folders)
-    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}", new=True)
     control: Any = None
     monkeypatch.setattr(Scheduler, "_tell_ended", lambda self, submitted: None)
     scheduler = Scheduler(settings, engine, control)

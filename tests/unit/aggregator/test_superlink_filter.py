@@ -328,10 +328,10 @@ async def listening(server: uvicorn.Server) -> asyncio.Task[None]:
     return task
 
 
-async def answer_to(path: Path, head: bytes) -> tuple[bytes, int]:
+async def answer_to(path: Path, head: bytes, log_level: str = "critical") -> tuple[bytes, int]:
     """The answer of the public listener to the beginning of a request, and the bytes of memory that
     Python took for it at most."""
-    server = uvicorn.Server(public_config(FleetOnly(nothing), path, log_level="critical"))
+    server = uvicorn.Server(public_config(FleetOnly(nothing), path, log_level=log_level))
     task = await listening(server)
     reader, writer = await asyncio.open_unix_connection(str(path))
     tracemalloc.start()
@@ -363,6 +363,30 @@ def test_headers_larger_than_any_end_the_connection_before_they_are_complete(hea
         answer, most = asyncio.run(answer_to(Path(folder) / "fleet", head))
     assert answer == b"" or answer.split()[1] in (b"400", b"431")
     assert most < 8 * 2**20  # this test's own copy of the head, and a few reads of 256 KiB
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+        b"POST /v1/fleet/x HTTP/1.1\r\nhost: h\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/fleet/x HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n%b\r\n"
+        % (b"F" * 30),
+        b"GET /v1/fleet/x HTTP/1.1\r\nhost: h\r\nconnection: upgrade, close\r\n"
+        b"upgrade: websocket\r\n\r\n",
+    ],
+    ids=["no HTTP", "a negative length", "an endless chunk", "an upgrade"],
+)
+def test_whoever_connects_writes_nothing_into_the_log(
+    head: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def ask(path: Path) -> None:
+        superlink.keep_strangers_out_of_the_log(asyncio.get_running_loop())
+        await answer_to(path, head, "warning")
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(ask(Path(folder) / "fleet"))
+    assert not caplog.records and capfd.readouterr().err == ""
 
 
 def test_headers_of_an_ordinary_size_are_answered() -> None:

@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scheduler:
     settings: Any = SimpleNamespace(
         file=file, parcels=tmp_path / "parcels", audit=tmp_path / "audit.jsonl"
     )
-    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    engine = database.open_registry(f"sqlite:///{tmp_path / 'hub.sqlite'}", new=True)
     control: Any = None
     scheduler = Scheduler(settings, engine, control)
 

@@ -75,7 +75,7 @@ def test_the_pilot_is_in_order(tmp_path: Path) -> None:
         ),
         ("strata: centre", "strate: centre", 18, "unknown key 'strate'; did you mean 'strata'"),
         ("strata: centre", "strata: center", 18, "strata: unknown column 'center'"),
-        ("strata: centre", "ties: exact", 18, "ties: must be 'efron' or 'breslow'"),
+        ("strata: centre", "ties: exact", 18, "ties: must be one of 'efron', 'breslow'"),
         ("age + begin + diabetes", "age + beginn", 18, "unknown column 'beginn'"),
         ("Surv(time, event) ~ age + begin", "time ~ age + begin", 18, r"needs Surv\(time, event\)"),
         (
@@ -249,7 +249,7 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
         (
             "type: boolean",
             "type: bool",
-            "columns.event.type: must be 'number', 'integer', 'boolean'",
+            "columns.event.type: must be one of 'number', 'integer', 'boolean'",
         ),
         (
             "levels: [congen, diabetes, hypert, other, renal]",

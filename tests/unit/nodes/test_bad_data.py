@@ -33,21 +33,21 @@ columns:
 """
 CONTRACT = federations.contract_of(TEXT)
 N = 240
-RNG = np.random.default_rng(11)
 
 
 def table() -> pandas.DataFrame:
+    rng = np.random.default_rng(11)  # its own, so that no test depends on those before it
     frame = pandas.DataFrame(
         {
             "id": np.arange(N),
-            "x": RNG.normal(0, 2, N).round(3),
+            "x": rng.normal(0, 2, N).round(3),
             "z": 1.0,
-            "g": RNG.choice(["a", "b"], N),
-            "t": RNG.integers(1, 30, N),
+            "g": rng.choice(["a", "b"], N),
+            "t": rng.integers(1, 30, N),
             "day": "2026-01-31",
         }
     )
-    return frame.assign(y=(RNG.random(N) < 0.5).astype(int)).astype(object)
+    return frame.assign(y=(rng.random(N) < 0.5).astype(int)).astype(object)
 
 
 def run(
@@ -250,14 +250,16 @@ def test_the_same_response_for_everyone_is_an_error(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [300, pytest.param(9_999, marks=pytest.mark.slow)])
 def test_many_columns_are_checked_and_only_the_named_ones_read(tmp_path: Path, count: int) -> None:
     names = [f"c{i}" for i in range(count)]
     columns = "".join(f"  {name}: {{type: number, range: [0, 1]}}\n" for name in names)
     contract = federations.contract_of(
         f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n{columns}"
     )
-    data = pandas.DataFrame(RNG.random((60, count)), columns=names).assign(id=np.arange(60))
+    data = pandas.DataFrame(np.random.default_rng(11).random((60, count)), columns=names).assign(
+        id=np.arange(60)
+    )
     data[names[-1]] = 7.0  # broken, and not named by the study
     outcome = run(tmp_path, data, {"run": "describe", "columns": ["c17"]}, contract)
     assert isinstance(outcome.runs[TaskId("a")].result, Result)
@@ -270,10 +272,10 @@ def test_where_and_derive_choose_the_rows(tmp_path: Path) -> None:
     data = pandas.concat([pandas.read_csv(site.datasets["people"].source) for site in sites])
     study = federations.study_of(
         {"a": {"run": "describe", "columns": ["big"]}},
-        cohort={"derive": {"double": "2 * x", "big": "double > 1"}, "where": "g = 'a' and t < 25"},
+        cohort={"derive": {"double": "2 * x", "big": "double > 1"}, "where": "t < 20"},
     )
     result = federations.result(federations.run(study, CONTRACT, sites))
-    chosen = data[(data["g"] == "a") & (data["t"] < 25)]
+    chosen = data[data["t"] < 20]
     assert result.n.people == len(chosen)
     assert [row["n"] for row in result.tables["levels"].rows] == [
         (chosen["x"] <= 0.5).sum(),

@@ -100,7 +100,7 @@ def test_every_record_becomes_one_row(
         (b"id,x\np1,1\nDupont\n", "line 3: 1 field where the header has 2"),
         (b"id,x\nDupont,1,\n", "line 2: 3 fields"),  # DuckDB drops an empty last field
         (b"id,x\np1,1\n   \n", "line 3: 1 field"),
-        (b"id,x\np1,1\n# fin du fichier\n", "has 2: if it is a note or a comment"),
+        (b"id,x\np1,1\n# fin du fichier\n", "has 2; if it is a note or a comment"),
         (b"id,x\np1,1\n\x1a", "line 3: 1 field"),  # the end of a file under DOS
         (b"id,x\r\n\r\np1,1\r\nDupont\r\n", "line 4: 1 field"),
         (b'id,x\n"p\n1",1\nDupont\n', "line 4: 1 field"),  # a quoted value covers two lines
@@ -129,7 +129,7 @@ def test_every_record_becomes_one_row(
         (b'id,x\nDupont,"1\np2,2\np3,"3"\n', "line 2: a quoted value opens here, and text follows"),
         (b"id,x\nDu\x00pont,1\n", "line 2: a NUL byte"),
         (b"id,x\np1,1\nDupont,\xe9t\xe9\n", "line 3: not UTF-8 text: save the file as UTF-8"),
-        (b"id,x,d\xe9c\xe8s\nDupont,1,2\n", "line 1 is not UTF-8 text"),
+        (b"id,x,d\xe9c\xe8s\nDupont,1,2\n", "line 1: not UTF-8 text"),
         ("id,x\nDupont,1\n".encode("utf-16"), "the file is UTF-16: save it as UTF-8"),
         (b"\nid,x\nDupont,1\n", "line 1 is empty"),
         (b"", "line 1 is empty"),

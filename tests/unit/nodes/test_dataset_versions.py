@@ -222,7 +222,7 @@ def test_a_refused_contract_is_shown_with_its_differences(tmp_path: Path) -> Non
         refusal
     )
     unknown = service.of_another_contract(study_of(), site, None)
-    assert "this node has version 2 and 1" in str(unknown)
+    assert "this node has version 2, 1" in str(unknown)
 
 
 @pytest.mark.parametrize(

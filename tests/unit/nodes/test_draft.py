@@ -129,6 +129,98 @@ def test_days_that_a_spreadsheet_counted_are_noted(
     assert ("counted them" in " ".join(draft_.columns[0].notes)) == is_noted
 
 
+LINES = [f"p{i};{20 + i},5;{'Oui' if i % 3 else 'Non'};{i % 28 + 1:02}/05/2023" for i in range(60)]
+NAMES = "IPP;Âge;Diabète;Entrée"
+
+
+def drafted_text(lines: list[str], folder: Path) -> Draft:
+    path = folder / "t.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return draft.of_source("t", site.dataset_of(draft.placeholder(), str(path)), Storage(), TODAY)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"{NAMES};", *(f"{line};" for line in LINES)],  # every record ends with the delimiter
+        ["CHU de Limoges;;;", ";;;", NAMES, *LINES],
+        ["Extraction du 12/03/2024", "", NAMES, *LINES],
+        ["Patient;;Séjour;", NAMES, *LINES],  # merged cells above the names
+        [NAMES.replace("Entrée", ""), *LINES],  # a column without a name
+    ],
+)
+def test_the_line_with_the_names_is_found(lines: list[str], tmp_path: Path) -> None:
+    names = [guess.name for guess in drafted_text(lines, tmp_path).columns]
+    assert names in (["ipp", "age", "diabete", "entree"], ["ipp", "age", "diabete"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([NAMES, *LINES[:10], "p;30,5;Oui", *LINES[10:]], "line 12: 3 fields"),
+        ([NAMES, *LINES[:10], LINES[10] + ";x", *LINES[11:]], "line 12: 5 fields"),
+        ([NAMES, *(f"{line};" for line in LINES)], "line 2: 5 fields.*end the header's line"),
+        (LINES, "line 1 holds values where the names"),
+        (["Export de mai", *LINES], "line 2 holds values where the names"),
+        ([NAMES], "no row below the names of the columns, on line 1"),
+    ],
+)
+def test_no_row_becomes_the_names_of_columns(
+    lines: list[str], message: str, tmp_path: Path
+) -> None:
+    """A contract is published: a row whose values became names would be, too."""
+    with pytest.raises(errors.DataError, match=message) as raised:
+        drafted_text(lines, tmp_path)
+    assert "20,5" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (
+            [f"{i},5" for i in range(50)] + [f"{i}.5" for i in range(50, 60)],
+            "numbers in two notations, from line 52 on",
+        ),
+        ([f"{i + 20} ans" for i in range(60)], "line 2: a unit behind the number"),
+        ([f"{i},5 %" for i in range(60)], "line 2: a percent sign"),
+        ([f"{i},25-" for i in range(60)], "line 2: a minus sign behind the number"),
+        (["999", *map(str, range(20, 79))], "999 lies far from the other values"),
+        (["-1", *map(str, range(20, 79))], "-1 lies far from the other values"),
+        (["1", "2"] * 30, "few different numbers"),
+        (["H", "h", "F"] * 20, "spelled in several ways: H = h"),
+        (["01/02/2023", "03/04/2023"] * 30, "line 2: mm/dd/yyyy reads it too"),
+    ],
+)
+def test_a_doubt_is_a_note(values: list[str], note: str, tmp_path: Path) -> None:
+    lines = ["IPP;x", *(f"p{i};{value}" for i, value in enumerate(values))]
+    (_, guess) = drafted_text(lines, tmp_path).columns
+    assert note in "; ".join(guess.notes)
+
+
+def test_ordinary_numbers_have_no_doubts(tmp_path: Path) -> None:
+    for values in (range(40, 100), [99, *range(30, 89)], [i % 12 for i in range(60)]):
+        lines = ["IPP;x", *(f"p{i};{value}" for i, value in enumerate(values))]
+        (_, guess) = drafted_text(lines, tmp_path).columns
+        assert len(guess.notes) == 1  # on the range
+
+
+def test_a_line_of_totals_and_columns_of_one_name_are_noted(tmp_path: Path) -> None:
+    lines = [f"{NAMES};Âge", *(f"{line};1" for line in LINES), "Total;4590,5;;;60"]
+    draft_ = drafted_text(lines, tmp_path)
+    assert "a line of sums or means" in "; ".join(draft_.columns[0].notes)
+    text = draft_yaml.contract(draft_, "t.csv", TODAY)
+    assert "# Not drafted: several columns have the name 'Âge'. Give each its own" in text
+
+
+def test_columns_keep_the_order_of_their_workbook(tmp_path: Path) -> None:
+    path = tmp_path / "t.xlsx"
+    table = pandas.DataFrame({"ipp": ["p1", "p2"], "age": [1.5, 2.5], "Date": ["x", "y"]})
+    table.to_excel(path, index=False, engine="xlsxwriter")
+    dataset = site.dataset_of(draft.placeholder(), str(path))
+    names = [guess.name for guess in draft.of_source("t", dataset, Storage(), TODAY).columns]
+    assert names == ["ipp", "age", "date"]
+
+
 def test_a_person_key_is_suggested_and_rows_are_counted(tmp_path: Path) -> None:
     table = pandas.DataFrame(
         {"N° séjour": [f"s{i}" for i in range(90)], "NIR": [f"p{i // 3}" for i in range(90)]}

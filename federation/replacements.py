@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from federation import credentials
-
 PREPARED, DECIDED, REMOVED = "replacement.part", "replacement", "removed.json"
 
 
@@ -32,7 +30,7 @@ def replace(folder: Path, removed: Iterable[str] = ()) -> None:
     prepared = folder / PREPARED
     arriving = {path.name for path in prepared.iterdir()}
     names = json.dumps(sorted(set(removed) - arriving)).encode()
-    credentials.write_secret(prepared / REMOVED, names)
+    write_secret(prepared / REMOVED, names)
     _sync(prepared)
     os.replace(prepared, folder / DECIDED)
     _sync(folder)
@@ -55,6 +53,17 @@ def finish(folder: Path) -> None:
                 os.replace(path, folder / path.name)
     _sync(folder)
     shutil.rmtree(decided, ignore_errors=True)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """Replaces a file in one step, readable by its owner only. A crash leaves the old content or
+    the new."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 def _sync(folder: Path) -> None:

@@ -1,0 +1,311 @@
+"""A cohort too large to hold, read in blocks of people.
+
+The rows of Parquet files are read where they lie, if each row has another person: nothing is
+copied, and the files must stay as they were checked. Other rows, and those of people with several
+rows, go into the cohort's table, sorted as a cohort that is held would be, so that a block is a
+range of the table. What exceeds the engine's memory goes to the disk only if the producer allows
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from federation import errors
+from federation.cohort import Blocks, Cohort, Fetch, Values, Words, unread
+from federation.contract import Contract
+from federation.expression import quote_name, quote_text
+from federation.schema import Field
+from nodes import block_workers, cohort_table, column_arrays, connectors, kept_cohorts, row_limit
+from nodes.cohort_table import PERSON, PERSON_AGAIN
+from nodes.connectors import FILE, PLACE, formats
+from nodes.row_limit import Limited
+from nodes.site import Dataset, Storage
+
+SHARE = 10  # a block holds so small a part of the values that may be held
+Read = Callable[[], Iterator[Cohort]]
+
+
+def is_large(rows: int, columns: Sequence[str], storage: Storage) -> bool:
+    return rows * max(1, len(columns)) > storage.max_values
+
+
+def rows_of_block(columns: Sequence[str], storage: Storage) -> int:
+    return max(1, storage.max_values // SHARE // max(1, len(columns)))
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring rows. `where`: the SQL that finds them; `number`: the SQL of a row's number in
+    the whole source, from 1; `rows`: how many there are."""
+
+    where: str
+    number: str
+    rows: int
+
+
+# -- files that are read where they lie
+@dataclass(frozen=True)
+class Files:
+    """Rows that satisfy their contract, in Parquet files. `version`: the files before they were
+    checked, as in kept_cohorts. `columns`: the SQL of each column over the raw ones; `key`: that of
+    the person. `size`: rows of a block."""
+
+    connection: Any  # of DuckDB; None where the files are not open
+    dataset: Dataset
+    storage: Storage
+    version: Sequence[kept_cohorts.File]
+    columns: Mapping[str, str]
+    key: str | None
+    size: int
+
+    def relation(self, stretch: Stretch, condition: str | None) -> str:
+        """The typed columns of a stretch, with the hash of each row's person."""
+        contract = self.dataset.contract
+        listed = [
+            f"{cohort_table.narrow(contract, name, sql)} AS {quote_name(name)}"
+            for name, sql in self.columns.items()
+        ]
+        listed.append(f"hash({self.key or stretch.number}) AS {PERSON}")
+        rows = f"(SELECT {', '.join(listed)} FROM source WHERE {stretch.where})"
+        return f"{rows} WHERE ({condition})" if condition else rows
+
+
+def can_stay(dataset: Dataset, people: int, rows: int) -> bool:
+    """Whether each row of files with places has another person, and a number of its own."""
+    if dataset.contract.person is not None:
+        return people == rows
+    return dataset.rows_where is None
+
+
+def in_files(files: Files, condition: str | None) -> Cohort:
+    """The rows that meet a condition, and all of them in `everyone`."""
+    stretches = list(_stretches(files))
+    everyone = _of_files(files, stretches, None, sum(stretch.rows for stretch in stretches))
+    if condition is None:
+        return everyone
+    chosen = [
+        replace(stretch, rows=_count(files.connection, files.relation(stretch, condition)))
+        for stretch in stretches
+    ]
+    return replace(_of_files(files, chosen, condition, everyone.people), everyone=everyone)
+
+
+def _stretches(files: Files) -> Iterator[Stretch]:
+    """Those of each file, in the order of opening."""
+    counted = files.connection.execute(
+        f"SELECT {FILE}, max({PLACE}) + 1, count(*) FROM source GROUP BY 1"
+    ).fetchall()
+    ends = {str(name): int(end) for name, end, _ in counted}
+    is_whole = all(end == n for _, end, n in counted)
+    before = 0
+    for name in map(str, formats.of(files.dataset.as_held)[1]):
+        for start in range(0, ends.get(name, 0), files.size):
+            end = min(start + files.size, ends[name])
+            where = f"{FILE} = {quote_text(name)} AND {PLACE} >= {start} AND {PLACE} < {end}"
+            stretch = Stretch(where, f"CAST({PLACE} + {before + 1} AS BIGINT)", end - start)
+            if not is_whole:
+                rows = _count(files.connection, f"source WHERE {where}")
+                stretch = replace(stretch, rows=rows)
+            yield stretch
+        before += ends.get(name, 0)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
+    ((n,),) = connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
+    return int(n)
+
+
+def _of_files(
+    files: Files, stretches: Sequence[Stretch], condition: str | None, in_dataset: int
+) -> Cohort:
+    first: dict[Field, Values] = {}
+
+    def blocks() -> Iterator[Cohort]:
+        for number, stretch in enumerate(stretches):
+            block = block_of(files, stretch, condition, in_dataset)
+            if number == 0:
+                block = replace(block, fetch=_remembering(block.fetch, first))
+            yield block
+
+    people = sum(stretch.rows for stretch in stretches)
+    cohort = _in_blocks(files.dataset.contract, people, in_dataset, people, blocks)
+    assert cohort.in_blocks is not None
+    if files.storage.workers == 1:
+        return cohort
+    asked = Asked(replace(files, connection=None), tuple(stretches), condition, in_dataset)
+    apart = partial(block_workers.results, files.storage.workers, asked)
+    return replace(cohort, in_blocks=replace(cohort.in_blocks, apart=apart))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Blocks as another process can read them. `files`: without a connection."""
+
+    files: Files
+    stretches: tuple[Stretch, ...]
+    condition: str | None
+    in_dataset: int
+
+    def open(self) -> Callable[[int], Cohort]:
+        """Opens the files here, and gives a block by its number."""
+        dataset, storage = self.files.dataset, self.files.storage
+        person = dataset.contract.person
+        names = [*([] if person is None else [person]), *self.files.columns]
+        connection = connectors.connect_to(dataset, storage)
+        connection.execute("SET threads = 1")
+        connectors.open_rows(connection, dataset, list(dict.fromkeys(names)), with_places=True)
+        here = replace(self.files, connection=connection)
+        return lambda number: block_of(
+            here, self.stretches[number], self.condition, self.in_dataset
+        )
+
+
+def block_of(files: Files, stretch: Stretch, condition: str | None, in_dataset: int) -> Cohort:
+    contract, relation = files.dataset.contract, files.relation(stretch, condition)
+    read = _fetch(files.connection, relation)
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        with _unchanged(files):
+            return read(asked)
+
+    def hashes() -> Words:
+        with _unchanged(files):
+            return _hashes(files.connection, relation, [PERSON])[0]
+
+    return Cohort(
+        None if contract.rows_per_person == 1 else np.arange(stretch.rows),
+        stretch.rows,
+        in_dataset,
+        contract.rows_per_person,
+        fetch,
+        hashes=hashes,
+    )
+
+
+@contextmanager
+def _unchanged(files: Files) -> Iterator[None]:
+    """SourceError if the files are not those that were checked."""
+    changed = errors.SourceError("the files of a cohort changed while it was read")
+    try:
+        yield
+    except duckdb.Error:  # its words can hold a row
+        raise changed from None
+    if kept_cohorts.files_of(files.dataset.source) != files.version:
+        raise changed
+
+
+# -- rows in the cohort's table
+def in_table(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    size: int,
+    *,
+    is_fixed: bool,
+    in_dataset: int | None = None,
+    table: str = cohort_table.NAME,
+) -> Cohort:
+    """The rows of a table that `cohort_table.write` has sorted. `in_dataset`: the people of the
+    whole dataset, if these are others."""
+    if contract.person is None and is_fixed:
+        stretches = list(_by_number(connection, table, size))
+    else:
+        stretches = list(_by_hash(connection, table, size))
+    names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN]
+
+    def limited(stretch: Stretch) -> tuple[Words, Limited]:
+        words = _hashes(connection, f"{table} WHERE {stretch.where}", names)
+        if contract.person is None:
+            return words[0], row_limit.every_row(len(words[0]))
+        return words[0], row_limit.choose(words, contract.rows_per_person)
+
+    people = [limited(stretch)[1].people for stretch in stretches]
+    first: dict[Field, Values] = {}
+
+    def block(number: int, stretch: Stretch) -> Cohort:
+        words, rows = limited(stretch)  # they are checked, so nobody has too many
+        fetch = _fetch(connection, f"{table} WHERE {stretch.where}")
+        return Cohort(
+            None if contract.rows_per_person == 1 else rows.person,
+            rows.people,
+            sum(people) if in_dataset is None else in_dataset,
+            contract.rows_per_person,
+            _remembering(fetch, first) if number == 0 else fetch,
+            hashes=lambda: words,
+        )
+
+    def blocks() -> Iterator[Cohort]:
+        return (block(number, stretch) for number, stretch in enumerate(stretches))
+
+    rows = sum(stretch.rows for stretch in stretches)
+    whole = sum(people) if in_dataset is None else in_dataset
+    return _in_blocks(contract, sum(people), whole, rows, blocks)
+
+
+def _by_number(connection: duckdb.DuckDBPyConnection, table: str, size: int) -> Iterator[Stretch]:
+    rows = _count(connection, table)
+    for start in range(0, max(rows, 1), size):
+        yield _range(start, min(start + size, rows))
+
+
+def _by_hash(connection: duckdb.DuckDBPyConnection, table: str, size: int) -> Iterator[Stretch]:
+    """A power of two of blocks, by the first bits of the people's hashes, so that all rows of a
+    person are in one."""
+    bits = max(0, (_count(connection, table) // size).bit_length())
+    first = f"{PERSON} >> {64 - bits}" if bits else "1"
+    counted = connection.execute(
+        f"SELECT {first} AS bits, count(*) FROM {table} GROUP BY bits ORDER BY bits"
+    ).fetchall() or [(0, 0)]
+    start = 0
+    for _, n in counted:
+        yield _range(start, start + int(n))
+        start += int(n)
+
+
+def _range(start: int, end: int) -> Stretch:
+    return Stretch(f"rowid >= {start} AND rowid < {end}", "rowid + 1", end - start)
+
+
+# -- both
+def _in_blocks(contract: Contract, people: int, in_dataset: int, rows: int, read: Read) -> Cohort:
+    return Cohort(
+        None,
+        people,
+        in_dataset,
+        contract.rows_per_person,
+        unread,
+        in_blocks=Blocks(rows, read),
+    )
+
+
+def _hashes(
+    connection: duckdb.DuckDBPyConnection, relation: str, names: Sequence[str]
+) -> list[Words]:
+    listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
+    arrays = connection.execute(f"SELECT {listed} FROM {relation}").fetchnumpy()
+    return [np.asarray(arrays[f"c{i}"], np.uint64) for i in range(len(names))]
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, relation: str) -> Fetch:
+    return lambda asked: column_arrays.read(connection, list(asked), relation)
+
+
+def _remembering(fetch: Fetch, memory: dict[Field, Values]) -> Fetch:
+    """Keeps the columns of the first block, which nearly all rules of disclosure need and few of
+    them need more."""
+
+    def read(asked: Iterable[Field]) -> Mapping[str, Values]:
+        fields = list(asked)
+        absent = [field for field in fields if field not in memory]
+        columns = fetch(absent)
+        memory.update((field, columns[field.name]) for field in absent)
+        return {field.name: memory[field] for field in fields}
+
+    return read

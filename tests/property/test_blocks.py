@@ -1,0 +1,207 @@
+"""A cohort in blocks of people: the parts of the blocks add up to the part of the whole, for every
+analysis that says so, and a study has the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+
+from federation.cohort import Blocks, Cache, Cohort, unread
+from federation.contract import Contract
+from federation.messages import State
+from federation.results import Result
+from nodes import cohort_blocks, support, support_in_blocks
+from nodes.session import StudySession
+from nodes.site import Dataset, Site, Storage
+from strategies import protocol, registry
+from strategies.protocol import AnyTask
+from tests import federations
+from tests.property import test_every_analysis as laws
+
+STREAMED = {
+    "describe", "crosstab", "glm", "cox", "kaplan_meier", "piecewise_exponential", "rates",
+}  # fmt: skip
+HELD, IN_BLOCKS = Storage(), Storage(max_values=299)
+
+
+def task_of(name: str, options: dict[str, Any], contract: Contract = laws.CONTRACT) -> AnyTask:
+    return registry.plan(federations.study_of({"a": {"run": name, **options}}), contract)["a"]
+
+
+CASES = [case for case in laws.CASES if task_of(*case).analysis.TRAITS.over_people(task_of(*case))]
+
+
+def test_the_analyses_that_read_blocks_are_known() -> None:
+    assert {name for name, _ in CASES} == STREAMED
+
+
+def cut(cohort: Cohort, people: int) -> Cohort:
+    """The same rows in blocks of so many people."""
+    person = cohort.person
+
+    def block(first: int) -> Cohort:
+        rows = np.flatnonzero((person >= first) & (person < first + people))
+        return replace(
+            cohort,
+            numbered=person[rows] - first,
+            people=len(np.unique(person[rows])),
+            fetch=lambda asked: {n: v[rows] for n, v in cohort.columns(asked).items()},
+            cache=Cache(),
+        )
+
+    def read() -> Iterator[Cohort]:
+        return (block(first) for first in range(0, cohort.people, people))
+
+    return replace(
+        cohort, numbered=None, fetch=unread, cache=Cache(), in_blocks=Blocks(cohort.rows, read)
+    )
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("people", [1, 7])
+def test_parts_of_people_add_up_to_the_part_of_all(
+    name: str, options: dict[str, Any], people: int
+) -> None:
+    """Of persons with several rows, at the states of the first rounds."""
+    task, table = task_of(name, options), laws.SMALL
+    for state in laws.states(task, table):
+        cohort = laws.cohort_of(table, task)
+        whole = task.analysis.local(cohort, task, state)
+        in_blocks = cut(laws.cohort_of(table, task), people)
+        parts = (task.analysis.local(block, task, state) for block in in_blocks.blocks())
+        added = protocol.sum_of(parts)
+        assert (added.parameters, added.sensitivity) == (whole.parameters, whole.sensitivity)
+        for array, values in whole.sums.items():
+            size = float(np.abs(values).max(initial=1.0))
+            np.testing.assert_allclose(added.sums[array], values, rtol=1e-12, atol=1e-12 * size)
+        for counted, cells in whole.cells.items():
+            np.testing.assert_array_equal(added.cells[counted], cells)
+
+
+# -- whole studies
+ONE_ROW = federations.contract_of(
+    laws.TEXT.replace(", within_node: true", "").replace("rows_per_person: 2\n", "")
+)
+FIRST_ROWS = laws.TABLE.drop_duplicates("person").reset_index(drop=True)
+
+
+def parquet(folder: Path) -> Path:
+    """One row of each person, in a file where it can stay."""
+    path, rows = folder / "people.parquet", FIRST_ROWS
+    columns = ", ".join(
+        f"CASE WHEN {name} = '' THEN NULL ELSE {name} END AS {name}" for name in rows
+    )
+    duckdb.sql(f"COPY (SELECT {columns} FROM rows) TO '{path}' (FORMAT parquet)")
+    return path
+
+
+def csv(folder: Path) -> Path:
+    """Up to two rows of each person, which are sorted into a table."""
+    path = folder / "people.csv"
+    laws.TABLE.to_csv(path, index=False)
+    return path
+
+
+def split(folder: Path) -> Path:
+    """The same people in a folder of three files."""
+    (folder / "people").mkdir()
+    whole = parquet(folder)
+    for number in range(3):
+        path = folder / "people" / f"{number}.parquet"
+        rows = f"FROM '{whole}' WHERE hash(person) % 3 = {number}"
+        duckdb.sql(f"COPY ({rows}) TO '{path}' (FORMAT parquet)")
+    return folder / "people"
+
+
+SOURCES: dict[str, tuple[Callable[[Path], Path], Contract]] = {
+    "files": (parquet, ONE_ROW),
+    "folder": (split, ONE_ROW),
+    "table": (csv, laws.CONTRACT),
+}
+
+
+def fitted(
+    options: dict[str, Any], path: Path, contract: Contract, storage: Storage, **more: Any
+) -> Result:
+    study = federations.study_of({"a": options}, **more)
+    datasets = {contract.dataset: Dataset(contract, str(path))}
+    site = Site("n0", datasets, federations.OPEN, storage)
+    return federations.result(federations.run(study, contract, [site]))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of blocks of the cohorts that were opened in blocks."""
+    blocks: list[int] = []
+    make = cohort_blocks._in_blocks
+
+    def counted(*args: Any) -> Cohort:
+        cohort = make(*args)
+        blocks.append(sum(1 for _ in cohort.blocks()))
+        return cohort
+
+    monkeypatch.setattr(cohort_blocks, "_in_blocks", counted)
+    monkeypatch.setattr(cohort_blocks, "SHARE", 1)
+    return blocks
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("name", "options"), federations.first_of_each(CASES))
+def test_a_study_has_the_same_result_in_blocks(
+    name: str, options: dict[str, Any], source: str, opened: list[int], tmp_path: Path
+) -> None:
+    make, contract = SOURCES[source]
+    path = make(tmp_path)
+    more = {} if source == "folder" else {"cohort": {"where": "dose > 2"}}
+    held = fitted({"run": name, **options}, path, contract, HELD, **more)
+    assert not opened
+    blocks = fitted({"run": name, **options}, path, contract, IN_BLOCKS, **more)
+    assert opened and max(opened) > 1
+    assert held.n == blocks.n
+    assert held.tables.keys() == blocks.tables.keys()
+    for table, expected in held.tables.items():
+        # sums in another order, then Newton to 1e-9
+        laws._check_rows(expected.rows, blocks.tables[table].rows, 1e-10)
+
+
+def test_rows_without_a_person_stay_where_they_are(opened: list[int], tmp_path: Path) -> None:
+    text = laws.TEXT.replace(", within_node: true", "").replace("rows_per_person: 2\n", "")
+    contract = federations.contract_of(
+        text.replace("person: person\n", "unit: visit\n").replace("  person: {type: string}\n", "")
+    )
+    options = {"run": "glm", "model": "score ~ age + sex"}
+    for path in (parquet(tmp_path), csv(tmp_path)):
+        held = fitted(options, path, contract, HELD)
+        blocks = fitted(options, path, contract, IN_BLOCKS)
+        assert opened and max(opened) > 1
+        opened.clear()
+        laws._check_rows(
+            held.tables["coefficients"].rows, blocks.tables["coefficients"].rows, 1e-10
+        )
+
+
+def test_a_study_with_another_analysis_holds_its_rows(opened: list[int], tmp_path: Path) -> None:
+    fitted(
+        {"run": "pca", "columns": ["age", "dose", "score"]}, csv(tmp_path), laws.CONTRACT, IN_BLOCKS
+    )
+    assert not opened
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0, 100.0])
+def test_a_state_steers_the_blocks_as_far_as_the_whole(size: float) -> None:
+    """Also where a few rows show that no row of a block weighs much."""
+    task = task_of("glm", {"model": "died ~ age", "family": "binomial"})
+    state = State("newton", {"beta": size * np.array([-3.0, 4.0])})
+    rules = Site("n0", {}).rules(11)
+    session = StudySession({"a": task}, laws.cohort_of(laws.SMALL, task), rules, None)
+    weights, compute = support_in_blocks.Weights(), support_in_blocks.BlockPart(task, state)
+    for block in cut(laws.cohort_of(laws.SMALL, task), 5).blocks():
+        weights.add(compute._weighed(block))
+    assert weights.are_too_far == support.is_steered_too_far(task, state, session)
+    assert weights.are_too_far == (size > 1)
