@@ -3,11 +3,12 @@ passes over the blocks."""
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -39,20 +40,32 @@ Reader = Callable[[Block], Floats]  # (n_used,) a column of the used rows of a b
 
 
 # -- a round
+def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+    return importlib.import_module, (module.__name__,)
+
+
+copyreg.pickle(ModuleType, _by_name)  # a task and its stages name their analyses
+
+
 def part(task: AnyTask, state: State, cohort: Cohort) -> Part | Refusal:
     """The sum of the parts of all blocks, unless the state leaves the sums to one person."""
-    compute, weights, blocks = BlockPart(task, state), Weights(), cohort.in_blocks
+    passes: list[Weights] = []
+
+    def add(asked: AnyTask, at: State) -> Part:
+        passes.append(Weights())
+        return protocol.sum_of(_parts(BlockPart(asked, at), cohort, passes[-1]))
+
+    total = task.analysis.TRAITS.in_blocks(add, task, state)
+    return rules_of.STEERED if any(weights.are_too_far for weights in passes) else total
+
+
+def _parts(compute: BlockPart, cohort: Cohort, weights: Weights) -> Iterator[Part]:
+    blocks = cohort.in_blocks
     assert blocks is not None
-
-    def parts() -> Iterator[Part]:
-        apart = blocks.apart
-        computed = map(compute, blocks.read()) if apart is None else apart(compute)
-        for of_block, weighed in computed:
-            weights.add(weighed)
-            yield of_block
-
-    total = protocol.sum_of(parts())
-    return rules_of.STEERED if weights.are_too_far else total
+    computed = map(compute, blocks.read()) if blocks.apart is None else blocks.apart(compute)
+    for of_block, weighed in computed:
+        weights.add(weighed)
+        yield of_block
 
 
 @dataclass(frozen=True)
@@ -92,17 +105,6 @@ class BlockPart:
         by_person = weights if person is None else np.bincount(person, weights)
         total, most = float(weights.sum()), float(by_person.max())
         return Weighed(total, most, len(weights), given.least)
-
-    def __getstate__(self) -> tuple[str, AnyTask, State]:
-        """With the analysis by its name: a module cannot be pickled."""
-        alone = replace(self.task, analysis=None, private=None, training=None)  # type: ignore[arg-type]
-        return str(getattr(self.task.analysis, "__name__", "")), alone, self.state
-
-    def __setstate__(self, values: tuple[str, AnyTask, State]) -> None:
-        name, task, state = values
-        module: Any = importlib.import_module(name)
-        object.__setattr__(self, "task", replace(task, analysis=module))
-        object.__setattr__(self, "state", state)
 
 
 class Weights:
@@ -283,24 +285,25 @@ def _design_beside(
 
 
 def _stands_out_within(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rules) -> bool:
-    terms = support.roles_of(task).terms
+    roles = support.roles_of(task)
+    are_people = roles.within is protocol.by_person
     levels = np.empty(0, np.int64)
-    for block in blocks():
+    for block in () if are_people else blocks():
         levels = np.union1d(levels, _levels_of(task, block))
 
     def design() -> Iterator[DesignPiece]:
         for block in blocks():
-            codes = np.searchsorted(levels, _levels_of(task, block))
-            yield DesignPiece(
-                support_columns.columns_of(terms, block.rows), block.rows.person, codes
-            )
+            X, codes = support_columns.columns_of(roles.terms, block.rows), _levels_of(task, block)
+            codes = codes if are_people else np.searchsorted(levels, codes)
+            yield DesignPiece(X, block.rows.person, codes, 0, are_people)
 
-    people = _people_off_modes(design, len(terms), len(levels), rows_per_person, rules.min_cell)
+    n_levels = None if are_people else len(levels)
+    people = _people_off_modes(design, len(roles.terms), n_levels, rows_per_person, rules.min_cell)
     few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
     if few.any() and not rules.hub_sees_cells:
         return True
-    limit, everyone = rules_of.MAX_LEVERAGE, range(len(levels))
-    return in_blocks.exceeds_leverage(_beside(design, few), limit, rows_per_person, None, everyone)
+    limit = rules_of.MAX_LEVERAGE
+    return in_blocks.exceeds_leverage(_beside(design, few), limit, rows_per_person, None, None)
 
 
 def _levels_of(task: AnyTask, block: Block) -> Ints:
@@ -311,21 +314,30 @@ def _levels_of(task: AnyTask, block: Block) -> Ints:
 
 
 def _people_off_modes(
-    design: Design, n_columns: int, n_levels: int, rows_per_person: int, k: int
+    design: Design, n_columns: int, n_levels: int | None, rows_per_person: int, k: int
 ) -> Ints:
     """(n_columns,) people with a row whose value is not the most frequent one of its level; at
-    least so many, where these are more than `k`."""
+    least so many, where these are more than `k`. `n_levels`: None if no level is in two blocks."""
     counted = [Pairs(rows_per_person, max(ENOUGH, k)) for _ in range(n_columns)]
-    for X, _, codes, _ in design():
+    for X, _, codes, *_ in () if n_levels is None else design():
         assert codes is not None
         for column, pairs in zip(X.T, counted, strict=True):
             pairs.add(column, codes)
-    modes = {j: c.most(n_levels) for j, c in enumerate(counted) if not c.is_settled}
+    modes = {j: c.most(n_levels or 0) for j, c in enumerate(counted) if not c.is_settled}
     people = np.array([pairs.least if pairs.is_settled else 0 for pairs in counted], np.int64)
-    for X, person, codes, _ in design() if modes else ():
-        for j, mode in modes.items():
-            people[j] += support.count_people(X[:, j] != mode[codes], person)
+    for X, person, codes, *_ in design() if modes else ():
+        assert codes is not None
+        for j in modes:
+            most = modes[j] if n_levels is not None else _modes_of(X[:, j], codes, rows_per_person)
+            people[j] += support.count_people(X[:, j] != most[codes], person)
     return people
+
+
+def _modes_of(column: Floats, codes: Ints, rows_per_person: int) -> Floats:
+    """(n_levels,) of levels of one block."""
+    pairs = Pairs(rows_per_person)
+    pairs.add(column, codes)
+    return pairs.most(int(codes.max(initial=-1)) + 1)
 
 
 def _beside(design: Design, few: Mask) -> Design:
@@ -388,7 +400,7 @@ def is_joined(
 def stands_out(design: Design, rows_per_person: int, rules: Rules) -> bool:
     """As `joint_columns.stands_out`."""
     limit, counted = rules_of.MAX_JOINT_LEVERAGE, list[OffMode]()
-    for X, person, _, _ in design():
+    for X, person, *_ in design():
         counted = counted or [OffMode(max(ENOUGH, rules.thin)) for _ in range(X.shape[1])]
         for column, off_mode in zip(X.T, counted, strict=True):
             off_mode.add(column, person)

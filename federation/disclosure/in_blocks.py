@@ -250,12 +250,13 @@ def _float_of(key: int) -> float:
 class DesignPiece(NamedTuple):
     """A block of the columns of a model: X (n_rows, n_columns), the person and the level of a
     factor of each row (n_rows,), as in `support.leverage`. The first `n_apart` columns are those
-    that are `apart` there."""
+    that are `apart` there. `levels_end`: no level is in another block, whose codes are its own."""
 
     X: Floats
     person: Ints | None = None
     codes: Ints | None = None
     n_apart: int = 0
+    levels_end: bool = False
 
 
 Design = Callable[[], Iterable[DesignPiece]]  # reads the blocks anew
@@ -266,11 +267,11 @@ def exceeds_leverage(
     limit: float,
     rows_per_person: int,
     widths: Floats | None = None,
-    unjudged: Sequence[int] = (),
+    unjudged: Sequence[int] | None = (),
 ) -> bool:
     """Whether a person's hat value is larger than `limit`, or a column has missing values. `widths`
     (n_columns,): public bounds on the distance of two values of a column; then the first blocks
-    may show that nobody's is. `unjudged`: as in `support.leverage`."""
+    may show that nobody's is. `unjudged`: as in `support.leverage`; None for all levels."""
     if widths is not None and _shows_low_leverage(design, limit, rows_per_person, widths):
         return False
     means = _Means.of(design, unjudged)
@@ -279,10 +280,10 @@ def exceeds_leverage(
     if np.isnan(means.overall).any():
         return True
     transform = _orthonormal(design, means)
-    for X, person, codes, _ in design():
-        Q = means.within(X, codes) @ transform
-        hat = np.einsum("ij,ij->i", Q, Q) + means.alone(codes, len(X))
-        by_person = hat if person is None else np.bincount(person, hat)
+    for piece in design():
+        Q = means.within(piece) @ transform
+        hat = np.einsum("ij,ij->i", Q, Q) + means.alone(piece)
+        by_person = hat if piece.person is None else np.bincount(piece.person, hat)
         if float(by_person.max(initial=0.0)) > limit:
             return True
     return False
@@ -294,7 +295,7 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
     if not np.isfinite(widths).all() or not (widths > 0).all():
         return False
     scatter, n = np.zeros((len(widths), len(widths))), 0
-    for X, _, codes, n_apart in design():
+    for X, _, codes, n_apart, _ in design():
         if codes is not None or n_apart:
             return False  # a level may have few rows, all in later blocks
         if not len(X):
@@ -312,7 +313,8 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
 class _Means:
     """n: the rows. overall (n_columns,): the mean of each column, or 0 for those apart; largest
     (n_columns,): its largest size. by_level (n_levels, n_columns) and counts (n_levels,), with the
-    levels of a factor. n_apart: as in DesignPiece."""
+    levels of a factor that go on in other blocks. n_apart: as in DesignPiece. has_constant: whether
+    a constant stands behind the columns apart, which are not orthogonal to it."""
 
     n: int
     overall: Floats
@@ -320,19 +322,21 @@ class _Means:
     by_level: Floats | None
     counts: Floats | None
     n_apart: int
-    unjudged: Sequence[int]
+    has_constant: bool
+    unjudged: Sequence[int] | None
 
     @classmethod
-    def of(cls, design: Design, unjudged: Sequence[int] = ()) -> _Means:
-        n, n_apart, sums, largest = 0, 0, np.zeros(0), np.zeros(0)
+    def of(cls, design: Design, unjudged: Sequence[int] | None) -> _Means:
+        n, n_apart, is_coded, sums, largest = 0, 0, False, np.zeros(0), np.zeros(0)
         by_level, counts = None, np.zeros(0)
-        for X, _, codes, n_apart in design():  # noqa: B007 (the same in all blocks)
+        for X, _, codes, n_apart, levels_end in design():  # noqa: B007 (the same in all blocks)
+            is_coded = codes is not None
             if not n and not sums.size:
                 sums, largest = np.zeros(X.shape[1]), np.zeros(X.shape[1])
             n += len(X)
             sums = sums + X.sum(0)
             largest = np.maximum(largest, np.abs(X).max(0, initial=0.0))
-            if codes is not None:
+            if codes is not None and not levels_end:
                 width = max(len(counts), int(codes.max(initial=-1)) + 1)
                 counts = _widened(counts, width) + np.bincount(codes, minlength=width)
                 added = [np.bincount(codes, column, width) for column in X.T]
@@ -340,15 +344,11 @@ class _Means:
                 by_level = _widened(before, width) + np.array(added).reshape(-1, width).T
         overall = sums / max(n, 1)
         overall[:n_apart] *= 0.0  # a missing value stays one
+        has_constant = n_apart > 0 and not is_coded
         if by_level is None:
-            return cls(n, overall, largest, None, None, n_apart, unjudged)
+            return cls(n, overall, largest, None, None, n_apart, has_constant, unjudged)
         means = by_level / np.maximum(counts, 1)[:, None]
-        return cls(n, overall, largest, means, counts, n_apart, unjudged)
-
-    @property
-    def has_constant(self) -> bool:
-        """Whether a constant stands behind the columns apart, which are not orthogonal to it."""
-        return self.by_level is None and self.n_apart > 0
+        return cls(n, overall, largest, means, counts, n_apart, has_constant, unjudged)
 
     def sizes(self) -> Floats:
         """The largest size of each column of `within`."""
@@ -359,20 +359,31 @@ class _Means:
         """(n_rows, n_columns) the columns without the means of all rows."""
         return self._with_constant(X - self.overall)
 
-    def within(self, X: Floats, codes: Ints | None) -> Floats:
+    def within(self, piece: DesignPiece) -> Floats:
         """(n_rows, n_columns) the columns without the means of the levels, or of all rows."""
-        if codes is None or self.by_level is None:
+        X, codes = piece.X, piece.codes
+        if codes is None:
             return self.about(X)
+        if piece.levels_end:
+            counts, means = np.maximum(np.bincount(codes), 1), np.empty(X.shape)
+            for place, column in enumerate(X.T):
+                means[:, place] = (np.bincount(codes, column) / counts)[codes]
+            return X - means
+        assert self.by_level is not None
         return X - self.by_level[codes]
 
     def _with_constant(self, X: Floats) -> Floats:
         return np.insert(X, self.n_apart, 1.0, axis=1) if self.has_constant else X
 
-    def alone(self, codes: Ints | None, rows: int) -> Floats:
+    def alone(self, piece: DesignPiece) -> Floats:
         """(n_rows,) the share of each row in its level, or in all rows."""
-        if codes is None or self.counts is None:
+        codes, rows = piece.codes, len(piece.X)
+        if codes is None:
             return np.full(rows, 0.0 if self.has_constant else 1 / self.n)
-        shares = 1 / np.maximum(self.counts, 1)
+        if self.unjudged is None:
+            return np.zeros(rows)
+        counts = np.bincount(codes) if piece.levels_end or self.counts is None else self.counts
+        shares = 1 / np.maximum(counts, 1)
         shares[[level for level in self.unjudged if level < len(shares)]] = 0.0
         return shares[codes]
 
@@ -391,9 +402,9 @@ def _orthonormal(design: Design, means: _Means) -> Floats:
     largest = means.sizes()
     p = len(largest)
     triangle, squares = np.zeros((0, p)), np.zeros(p)
-    for X, _, codes, _ in design():
-        squares += np.square(means.about(X)).sum(0)
-        stacked = np.vstack([triangle, means.within(X, codes)])
+    for piece in design():
+        squares += np.square(means.about(piece.X)).sum(0)
+        stacked = np.vstack([triangle, means.within(piece)])
         triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
     lengths = np.sqrt(squares)
     Q, combinations, rank, n_beside = np.zeros((len(triangle), p)), np.zeros((p, p)), 0, 0

@@ -31,7 +31,7 @@ from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
 from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):
@@ -259,7 +259,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         plan.model.terms,
         (*plan.model.response, plan.offset),
         used=used,
-        within=lambda cohort, task: cohort.person,
+        within=protocol.by_person,
         steered=row_weights,
     )
 

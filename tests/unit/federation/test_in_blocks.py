@@ -153,6 +153,36 @@ def test_columns_judged_elsewhere_are_left_out_as_in_the_whole(
         assert verdict == (hat > limit)
 
 
+@settings(max_examples=100, deadline=None)
+@given(table=tables(), n_apart=st.integers(0, 3), is_judged=st.booleans())
+def test_levels_that_end_with_a_block_are_levels_of_the_whole(
+    table: Table, n_apart: int, is_judged: bool
+) -> None:
+    """As those of people whose rows are compared with each other only."""
+    codes = np.arange(len(table.values)) if table.person is None else table.person
+    n_apart, everyone = min(n_apart, table.X.shape[1]), range(int(codes.max()) + 1)
+    apart, X = table.X[:, :n_apart] if n_apart else None, table.X[:, n_apart:]
+    unjudged = () if is_judged else everyone
+    hat = float(whole.leverage(X, table.person, codes, apart, unjudged).max())
+
+    def design() -> list[DesignPiece]:
+        return [
+            DesignPiece(
+                table.X[rows],
+                people,
+                np.unique(codes[rows], return_inverse=True)[1],
+                n_apart,
+                levels_end=True,
+            )
+            for rows in table.blocks
+            for people in [table.people(rows)]
+        ]
+
+    for limit in (hat - 1e-6, hat + 1e-6):
+        verdict = in_blocks.exceeds_leverage(design, limit, 9, None, () if is_judged else None)
+        assert verdict == (hat > limit)
+
+
 def test_a_column_with_missing_values_proves_nothing() -> None:
     X = np.random.default_rng(3).normal(size=(500, 2))
     X[7, 1] = np.nan
