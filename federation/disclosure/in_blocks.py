@@ -446,6 +446,8 @@ def count_people(mask: Mask, person: Ints | None) -> int:
 def are_alike(masks: Masks, n: int, k: int, rows_per_person: int, *, wide: int = 0) -> bool:
     """Whether two of `n` conditions differ for fewer than `k` people; of those that at least `wide`
     people meet, and as many do not."""
+    if n < 2:
+        return False
     both, sides = np.zeros((n, n)), np.zeros((n, 2), np.int64)
     for holds, used, person in masks():
         B = holds.astype(np.float32)  # a block has fewer rows than a float32 counts

@@ -242,3 +242,5 @@ def test_conditions_that_hold_for_nearly_the_same_people_are_seen(
     )
     most = 1 if table.person is None else int(np.bincount(table.person).max())
     assert in_blocks.are_alike(blocks, 3, k, most, wide=wide) == expected
+    none = MaskPiece(masks[:, :0], used, table.person)
+    assert not in_blocks.are_alike(lambda: [none], 0, k, most, wide=wide)
