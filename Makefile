@@ -42,6 +42,9 @@ oracle: $(DONE) ## run R again (docs/analyses.md says which packages), and compa
 bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
 	$(BIN)/python -m benchmarks.run
 
+big: $(DONE) ## a node larger than its memory: 1e8 rows of 20 columns, 3 GB of Parquet (an hour on two cores)
+	$(BIN)/python -m benchmarks.large 1e8
+
 tutorials: $(DONE) ## follow every tutorial and page "from ..." as it is written
 	$(BIN)/pytest -m '' tests/flow/test_tutorials.py
 
@@ -96,4 +99,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check dist dist-test lock test luck oracle bench tutorials slow soak chaos gallery docs proto translations bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench big tutorials slow soak chaos gallery docs proto translations bundle federation audit format clean

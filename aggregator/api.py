@@ -93,6 +93,7 @@ class Nodes:
         scheduler, node, run = self.scheduler, caller.party.name, self.gate.pools.run
         async with self.greetings.setdefault(node, asyncio.Lock()):  # a thread for each node
             await run("stream", self._greet, node, request)
+            await run("stream", self.registrations.restore, caller.party, caller.certificate)
         outbox = Outbox(asyncio.get_running_loop())
         scheduler.connections.connect(node, outbox)
         log.info("node %s is online (hdh %s)", node, request.version)
@@ -126,6 +127,10 @@ class Nodes:
             holdings.setdefault(holding.dataset, []).append(held)
         database.seen(self.scheduler.engine, node, time.time(), request.version, holdings)
         self._anchor(node, request.audit_seq, request.audit_hash)
+
+    @cached_property
+    def registrations(self) -> enrolment.Registrations:
+        return enrolment.Registrations(self.scheduler.engine, self.scheduler.control)
 
     @cached_property
     def anchors(self) -> dict[str, tuple[str, int]]:

@@ -480,6 +480,14 @@ def revoke(engine: sa.Engine, name: str, now: float) -> None:
         )
 
 
+def set_flower_id(engine: sa.Engine, name: str, flower_id: int) -> None:
+    """After a node was registered anew at a SuperLink that had lost its own database."""
+    with engine.begin() as connection:
+        connection.execute(
+            parties.update().where(parties.c.name == name).values(flower_id=str(flower_id))
+        )
+
+
 def forget_former(engine: sa.Engine, name: str) -> None:
     with engine.begin() as connection:
         connection.execute(

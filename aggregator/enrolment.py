@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import time
+from collections.abc import Set
+from dataclasses import dataclass
 
 import sqlalchemy as sa
+from cryptography import x509
 
 from aggregator import database, pki
 from aggregator.flower import control as flower_control
@@ -17,6 +21,8 @@ from federation import audit, credentials, errors
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2
 from federation.secagg import keys
+
+log = logging.getLogger("hdh.hub")
 
 MAX_HOURS = 30 * 24
 
@@ -114,6 +120,32 @@ def revoke(hub: HubSettings, engine: sa.Engine, name: str) -> None:
     SuperLink within seconds."""
     database.revoke(engine, name, time.time())
     audit.write(hub.audit, "revoked", name=name)
+
+
+@dataclass
+class Registrations:
+    """Flower's ids of the nodes that the SuperLink knows, as it last said."""
+
+    engine: sa.Engine
+    control: Control
+    known: Set[int] = frozenset()
+
+    def restore(self, party: database.Party, certificate: str) -> None:
+        """Registers a node again at a SuperLink whose database was lost, and which would refuse the
+        node for ever: its key is that of its certificate."""
+        if not party.flower_id or party.flower_id in self.known:
+            return
+        try:
+            self.known = flower_control.registered(self.control)
+            if party.flower_id in self.known:
+                return
+            holder = x509.load_pem_x509_certificate(certificate.encode())
+            flower_id = flower_control.register(self.control, holder, party.name)
+        except errors.SetupError as error:  # the SuperLink is starting; the node comes again
+            log.warning("node %s is not registered again yet: %s", party.name, error)
+            return
+        database.set_flower_id(self.engine, party.name, flower_id)
+        log.warning("node %s is registered again: the SuperLink had forgotten it", party.name)
 
 
 def take_off(engine: sa.Engine, control: Control) -> None:

@@ -119,7 +119,7 @@ class Storage(Frozen):
     memory_limit: str = pydantic.Field("4GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
     temp_directory: Path | None = None
     max_temp_directory_size: str = pydantic.Field("20GB", pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")
-    max_values: int = pydantic.Field(100_000_000, ge=1)
+    max_values: int = pydantic.Field(50_000_000, ge=1)
     workers: Annotated[int, pydantic.Field(ge=1, le=256)] | Cluster = 1
 
 

@@ -105,6 +105,14 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     )
 
 
+def reads_in_blocks(task: AnyTask) -> bool:
+    """Whether an answer is a sum over blocks of people, and the rules look at its complete rows, as
+    they do block by block: rows that are chosen or compared otherwise are held."""
+    roles = task.roles
+    is_plain = roles is None or (roles.used is None and roles.within is None)
+    return is_plain and task.analysis.TRAITS.over_people(task)
+
+
 def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
     """None where rows are counted in place, or read in blocks."""
     if cohort.count is not None or cohort.in_blocks is not None or task.roles is None:

@@ -32,18 +32,23 @@ Reader = Callable[[Block], Floats]  # (n_used,) a column of the used rows of a b
 # -- a round
 def part(task: AnyTask, state: State, cohort: Cohort) -> Part | Refusal:
     """The sum of the parts of all blocks, unless the state leaves the sums to one person."""
-    compute, weights, blocks = BlockPart(task, state), Weights(), cohort.in_blocks
+    passes: list[Weights] = []
+
+    def add(asked: AnyTask, at: State) -> Part:
+        passes.append(Weights())
+        return protocol.sum_of(_parts(BlockPart(asked, at), cohort, passes[-1]))
+
+    total = task.analysis.TRAITS.in_blocks(add, task, state)
+    return rules_of.STEERED if any(weights.are_too_far for weights in passes) else total
+
+
+def _parts(compute: BlockPart, cohort: Cohort, weights: Weights) -> Iterator[Part]:
+    blocks = cohort.in_blocks
     assert blocks is not None
-
-    def parts() -> Iterator[Part]:
-        apart = blocks.apart
-        computed = map(compute, blocks.read()) if apart is None else apart(compute)
-        for of_block, weighed in computed:
-            weights.add(weighed)
-            yield of_block
-
-    total = protocol.sum_of(parts())
-    return rules_of.STEERED if weights.are_too_far else total
+    computed = map(compute, blocks.read()) if blocks.apart is None else blocks.apart(compute)
+    for of_block, weighed in computed:
+        weights.add(weighed)
+        yield of_block
 
 
 @dataclass(frozen=True)

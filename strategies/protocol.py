@@ -153,6 +153,7 @@ class Task(Generic[O_co, P_co]):
 AnyTask = Task[Any, Any]
 Estimates = Mapping[str, float]  # released coefficients, by term
 Steered = Callable[[Cohort, AnyTask, State], RowWeights | None]
+AddBlocks = Callable[[AnyTask, State], Part]
 
 
 # -- at the hub only
@@ -242,6 +243,10 @@ def _not_over_people(task: AnyTask) -> bool:
     return False
 
 
+def _of_all_blocks(add: AddBlocks, task: AnyTask, state: State) -> Part:
+    return add(task, state)
+
+
 def _as_it_is(task: AnyTask, state: State, estimates: Estimates) -> State:
     return state
 
@@ -258,7 +263,9 @@ class Traits:
     written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
     coefficients that an earlier study released; the result is the same to 1e-9.
     `over_people(task)`: whether a Part is the sum of the parts of the people, at any state; then a
-    node may compute it from blocks of people, one after the other."""
+    node may compute it from blocks of people, one after the other. `in_blocks(add, task, state)`:
+    the Part of a cohort in blocks, if it takes several sums over them; `add` gives the sum of the
+    parts of all blocks for a task at a state."""
 
     version: int = 1
     tolerant: bool = False
@@ -268,6 +275,7 @@ class Traits:
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
     warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is
     over_people: Callable[[AnyTask], bool] = _not_over_people
+    in_blocks: Callable[[AddBlocks, AnyTask, State], Part] = _of_all_blocks
 
 
 def always_over_people(task: AnyTask) -> bool:

@@ -66,9 +66,11 @@ class Control:
         return BUNDLE.read_bytes()
 
 
-def register(control: Control, csr: x509.CertificateSigningRequest, name: str) -> int:
-    """Registers the key of a signing request; returns Flower's id of the node."""
-    public = csr.public_key().public_bytes(
+def register(
+    control: Control, holder: x509.CertificateSigningRequest | x509.Certificate, name: str
+) -> int:
+    """Registers the key of a signing request or a certificate; returns Flower's id of the node."""
+    public = holder.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return int(
@@ -84,6 +86,15 @@ def unregister(control: Control, flower_id: int) -> None:
     except errors.SetupError as error:
         if "404" not in str(error):
             raise
+
+
+def registered(control: Control) -> set[int]:
+    """Flower's ids of the nodes that it knows."""
+    return {
+        int(node.node_id)
+        for node in _call(control, "ListNodes", ListNodesRequest()).nodes_info
+        if node.status != "unregistered"
+    }
 
 
 def online(control: Control) -> set[int]:

@@ -40,7 +40,6 @@ from strategies.survival import cox, kaplan_meier, time_grid
 from strategies.survival.time_grid import GridOptions
 
 WEIGHT = "(weight)"
-TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -73,6 +72,14 @@ class Plan:
     curve: Task[Options, kaplan_meier.Plan] | None
     effect: Task[cox.Options, cox.Plan] | None
     weights: Field
+
+
+def _over_people(task: Task[Options, Plan]) -> bool:
+    """The model of an outcome whose strata lie within the node needs all rows of a risk set."""
+    return task.plan.effect is None or not task.plan.effect.plan.within_node
+
+
+TRAITS = Traits(over_people=_over_people)
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:

@@ -25,7 +25,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Door, Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping, value_grid
 from strategies.numerics.counting import Mask
@@ -36,7 +36,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 MAX_CELLS = 5_000_000
 NUMBERS = 8  # of each group beside quantiles and shares: mean, Gini coefficient, errors
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

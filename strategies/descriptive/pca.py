@@ -23,12 +23,12 @@ from federation.expression import ExpressionError
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting, newton, squares
 from strategies.protocol import Prepared, Roles, Task, Total, Traits, terms_of
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -26,7 +26,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping, rank_sum, value_grid
 from strategies.numerics.counting import Mask
@@ -39,7 +39,7 @@ SEVERAL_ROWS = (
     "rows count as if each were another person's; where people have several rows, p-values are too "
     "small and intervals too narrow: derive one row a person"
 )
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 NUMBERS = 16  # of the result: the test, the medians of both groups, the shift, their intervals
 
 

@@ -25,7 +25,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.numerics.counting import Mask
@@ -33,7 +33,7 @@ from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_PAIRS = 20_000_000
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -20,14 +20,14 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_STRATA = 10_000
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

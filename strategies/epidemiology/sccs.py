@@ -31,7 +31,7 @@ from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
 from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

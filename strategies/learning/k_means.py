@@ -25,14 +25,14 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.descriptive import pca
 from strategies.numerics import counting, newton
 from strategies.protocol import Prepared, Roles, Task, Total, Traits, terms_of
 
 BLOCK = 65_536
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -36,11 +36,21 @@ from strategies.numerics.counting import Mask
 from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import AnyTask, Estimates, Prepared, Roles, Task, Total, Traits
+from strategies.protocol import (
+    AddBlocks,
+    AnyTask,
+    Estimates,
+    Prepared,
+    Roles,
+    Task,
+    Total,
+    Traits,
+)
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
+MAX_IN_BLOCKS = 5_000_000  # sums by stratum, time and covariate: 40 MB
 NUMBERS = 2  # of the result for each coefficient: the estimate and its error
 
 
@@ -131,15 +141,39 @@ def _warmed(task: Task[Options, Plan], state: State, estimates: Estimates) -> St
     return newton.warmed(state, estimates, task.plan.names, task.plan.scaling)
 
 
+def _in_blocks(add: AddBlocks, task: Task[Options, Plan], state: State) -> Part:
+    """For strata that lie within the node: it takes the two rounds of a step by itself, over its
+    blocks, as several nodes would take them over their rows."""
+    if not task.plan.within_node:
+        return add(task, state)
+    as_nodes = replace(task, plan=replace(task.plan, within_node=False))
+    beta = {"beta": state["beta"]}
+    first = add(as_nodes, State("risk", beta))
+    size = task.plan.grid.size
+    strata = tuple((s * size, (s + 1) * size) for s in range(task.plan.n_strata))
+    risk = _increments(first.sums, strata, task.options.ties)
+    hazards = {"h0": risk.h0, "h1": risk.h1}
+    if state.step == "robust":
+        means = {"k0": risk.k0, "k1": risk.k1, "mean": risk.mean}
+        sums = dict(add(as_nodes, State("robust", beta | hazards | means)).sums)
+    else:
+        deaths = first.sums["deaths"]
+        second = add(as_nodes, State("information", beta | hazards | {"k0": risk.k0}))
+        sums = _whole_step(risk, second.sums["gram"], deaths)
+        if task.options.penalty:
+            sums["third"] = second.sums["third"] + _cubes(risk.mean, deaths[:, 1])
+    cells = {name: counts for name, counts in first.cells.items() if name != "leaving"}
+    return replace(first, sums=sums, cells=cells, sensitivity=_sensitivity(task, state, sums))
+
+
 def _over_people(task: Task[Options, Plan]) -> bool:
-    """The whole step of a model whose strata lie within the node needs all rows of a risk set, and
-    so does the choice of the rows that it adds up or compares."""
+    """Over blocks, strata within the node have a cell for every time, as those over nodes do."""
     plan = task.plan
-    is_chosen = task.options.landmark is not None or len(plan.model.response) > 2
-    return not (plan.within_node or plan.strata or is_chosen)
+    size = plan.n_strata * plan.grid.size * (1 + len(plan.names))
+    return not plan.within_node or size <= MAX_IN_BLOCKS
 
 
-TRAITS = Traits(warmed=_warmed, over_people=_over_people)
+TRAITS = Traits(warmed=_warmed, over_people=_over_people, in_blocks=_in_blocks)
 
 
 def start(task: Task[Options, Plan]) -> State:
@@ -357,16 +391,22 @@ def _fit_step(rows: Rows, task: Task[Options, Plan], state: State) -> dict[str, 
     risk = _risk(rows, state["beta"])
     increments = _increments(risk, rows.strata, task.options.ties)
     gram = _information(rows, risk["hazard"], increments.h0, increments.h1)
-    third = {}
+    sums = _whole_step(increments, gram, risk["deaths"])
     if task.options.penalty:
         cubes = _cubes(increments.mean, risk["deaths"][:, 1])
-        third = {"third": _third(rows, risk["hazard"], increments.h0, increments.k0) + cubes}
-    return third | {
+        sums["third"] = _third(rows, risk["hazard"], increments.h0, increments.k0) + cubes
+    return sums
+
+
+def _whole_step(increments: Increments, gram: Floats, deaths: Floats) -> dict[str, Floats]:
+    """gram (p, p): the sum over rows of x x' times the row's cumulative hazard. deaths (n_cells,
+    2): number and total weight."""
+    return {
         "score": increments.score,
         "information": gram - increments.outer,
         "size": np.diag(gram).copy(),
         "log_lik": np.array([increments.log_lik]),
-        "weight": np.array([risk["deaths"][:, 1].sum()]),
+        "weight": np.array([deaths[:, 1].sum()]),
     }
 
 

@@ -24,7 +24,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
@@ -32,7 +32,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import kaplan_meier, time_grid
 from strategies.survival.time_grid import TimeGrid
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(kaplan_meier.Options):

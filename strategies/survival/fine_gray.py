@@ -34,7 +34,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 from strategies.survival import cumulative_incidence, time_grid
 from strategies.survival.time_grid import GridOptions, TimeGrid
 
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

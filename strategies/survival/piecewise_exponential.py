@@ -43,12 +43,7 @@ MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in an
 PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
 
 
-def _over_people(task: Task[Options, Plan]) -> bool:
-    """Which rows of a Surv(start, stop, event) are added up is decided for all at once."""
-    return len(task.plan.model.response) == 2
-
-
-TRAITS = Traits(over_people=_over_people)
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

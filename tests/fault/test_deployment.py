@@ -537,3 +537,19 @@ def test_a_federation_of_ipv6_addresses_answers(
             deployment, deployments.study("ipv6"), deployments.CONTRACT, say=lambda _: None
         )
     assert document.analyses["d"].status == "released"
+
+
+@pytest.mark.slow
+def test_a_superlink_whose_database_was_lost_is_told_of_the_nodes_again(tmp_path: Path) -> None:
+    sites = deployments.sites(tmp_path, "brest", "lyon")
+    with flower.deployed(sites, tmp_path / "deployment", say=lambda _: None) as deployment:
+        deployment.processes["hub"].terminate()
+        deployment.processes["hub"].wait(30)
+        for path in deployment.hub.folder.glob("superlink.db*"):
+            path.unlink()
+        deployment.start_hub()
+        deployment.wait_until_online(["brest", "lyon"])
+        document = flower.submit(
+            deployment, deployments.study("again"), deployments.CONTRACT, say=lambda _: None
+        )
+    assert document.analyses["d"].n["people"] == 800

@@ -55,6 +55,7 @@ def _name(out: Path) -> str:
     name = samples.slug(out.stem)
     if not re.fullmatch("[a-z][a-z0-9_-]{0,62}", name):
         raise errors.InputError(
-            f"--out {out}: begin the file's name with a letter; the dataset takes it"
+            f"--out {out}: the file's name must begin with a letter, since the dataset is named"
+            " after it"
         )
     return name

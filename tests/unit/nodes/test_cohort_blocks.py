@@ -14,7 +14,7 @@ import pytest
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.messages import TaskId
-from nodes import cohort_blocks, cohorts, fingerprints
+from nodes import cohort_blocks, cohorts, fingerprints, kept_cohorts
 from nodes.cohorts import Opened
 from nodes.site import Dataset, Site, Storage
 from tests import federations
@@ -174,4 +174,4 @@ def test_a_block_holds_a_tenth_of_what_may_be_held() -> None:
     assert cohort_blocks.is_large(501, ["x", "y"], storage)
     assert not cohort_blocks.is_large(500, ["x", "y"], storage)
     assert cohort_blocks.rows_of_block(["x", "y"], storage) == 50
-    assert Storage().max_values == 100_000_000
+    assert Storage().max_values == kept_cohorts.MAX_VALUES  # larger ones are not kept
