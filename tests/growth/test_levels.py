@@ -279,7 +279,7 @@ def verdict(task: AnyTask, seed: int, rules: Rules) -> tuple[bool, bool, list[li
     cohort = random_cohort(seed)
     rows = support.rows_of(cohort, task)
     few = node_support._few_levels(support.roles_of(task), rows, rules.thin)
-    singled_out = node_support._singled_out(task, rows, rules)
+    singled_out = node_support._singled_out(cohort, task, rows, rules)
     session = StudySession({"a": task}, cohort, rules, None)
     return singled_out, node_support.check(task, session) is not None, list(few.values())
 
