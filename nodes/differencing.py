@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from federation.arrays import Ints
 from federation.cohort import Cohort
 from federation.contract import Contract
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
@@ -123,17 +124,15 @@ def conditions(book: Ledger, contract: Contract) -> list[Condition]:
 
 
 def check(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, compares_narrow: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, rules: Rules
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
-    its people are remembered. `compares_narrow`: the people of each condition count as those of an
-    answer, even if they are few here, or nearly all."""
-    if rows is None and cohort.in_blocks is None:
+    its people are remembered."""
+    if cohort.in_blocks is None and (rows is None or memory.hashes is None):
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
-    blocks = support.blocks_of(cohort, task, rows)
-    groups = _groups(memory, cohort, task, blocks, compares_narrow)
+    groups = _groups(memory, cohort, task, support.blocks_of(cohort, task, rows), rules)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -147,7 +146,7 @@ def check(
 
 
 def _groups(
-    memory: Memory, cohort: Cohort, task: AnyTask, blocks: Blocks, compares_narrow: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, blocks: Blocks, rules: Rules
 ) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     chosen_by = _chosen_by(memory)
@@ -168,20 +167,23 @@ def _groups(
     levels = support.second_levels(pieces, blocks)
     dividing = [piece for piece in pieces if piece.kind != "number" or levels[piece] is not None]
     sides = {piece: np.zeros(2, np.int64) for piece in dividing}
+    used = support.roles_of(task).used  # some of these are chosen by a condition below
     for block in blocks():
         prints.add("", block, np.ones(block.cohort.rows, np.bool_))
-        prints.add("complete", block, block.rows.is_used)
+        prints.add(
+            "complete", block, block.rows.is_used if used is None else used(block.cohort, task)
+        )
         chosen = support.chosen_rows(dividing, levels, block) if dividing else []
         for piece, mask in zip(dividing, chosen, strict=True):
             prints.add(f"piece {piece.sql}", block, mask)
             sides[piece] += support.people_on_sides(mask, block)
     groups = [
         Group(prints.of(""), COHORT, chosen_by),
-        Group(prints.of("complete"), names, chosen_by),
+        Group(prints.of("complete"), names, None if used is not None else chosen_by),
         *_reached(memory, cohort, task),
     ]
     for piece in dividing:
-        if compares_narrow or sides[piece].min() >= memory.min_cell:
+        if rules.compares_narrow or sides[piece].min() >= rules.thin:
             by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
             groups.append(Group(prints.of(f"piece {piece.sql}"), names, by))
     return groups

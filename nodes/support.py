@@ -14,12 +14,20 @@ from federation.disclosure import node_door
 from federation.disclosure import support as rules_of
 from federation.disclosure.rules import Rules
 from federation.expression import Piece
+from federation.formula import Term
 from federation.messages import Part, Refusal, State
 from federation.schema import Schema
-from nodes import differencing, functionals, partitions, support_columns, support_in_blocks
+from nodes import (
+    differencing,
+    functionals,
+    joint_columns,
+    partitions,
+    support_columns,
+    support_in_blocks,
+)
 from nodes.session import StudySession
 from strategies import support
-from strategies.protocol import AnyTask, Roles
+from strategies.protocol import AnyTask
 from strategies.support import Mask, Rows
 
 CHANGED = Refusal(
@@ -91,7 +99,8 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     return (
         functionals.check(memory, task, numbers, columns, limits)
         or partitions.check(memory, cohort, task, rows, rules)
-        or differencing.check(memory, cohort, task, rows, rules.compares_narrow)
+        or differencing.check(memory, cohort, task, rows, rules)
+        or joint_columns.check(memory, cohort, task, rules)  # last: it may depend on a person
     )
 
 
@@ -127,21 +136,29 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
+    used = support.added_up(cohort, task)
+    is_other = used is not None and not np.array_equal(used.is_used, rows.is_used)
     return (
-        _dominated(cohort, task, rows, k)
-        or _singled_out(task, rows, session.rules)
+        _stands_out(task, rows, session)
+        or (used is not None and is_other and _stands_out(task, used, session))
         or _alike(support.pieces(task), cohort, rows, session.rules)
         or _alike(task.where, everyone, support.all_rows(everyone), session.rules)
     )
 
 
+def _stands_out(task: AnyTask, rows: Rows, session: StudySession) -> bool:
+    """Whether a person does in the sums over some rows."""
+    cohort, rules = session.cohort, session.rules
+    return _dominated(cohort, task, rows, rules.thin) or _singled_out(cohort, task, rows, rules)
+
+
 # -- dominance
-def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
-    """Whether one person is most of a sum. A column in which fewer than `k` people differ here is
-    judged by its counts alone, over all nodes where the hub may see them."""
+def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, thin: int) -> bool:
+    """Whether one person is most of a sum. A column in which fewer than `thin` people differ here
+    is judged by its counts alone, over all nodes where the hub may see them."""
     roles = support.roles_of(task)
     for field in support_columns.plain_numbers(roles):
-        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
+        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, thin):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
@@ -150,7 +167,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
     columns += [support.product(term, rows) for term in crossed]
     for column in columns:
         limit = _made_limit(column, cohort.rows_per_person)
-        if _too_much(column, rows.person, limit, k):
+        if _too_much(column, rows.person, limit, thin):
             return True
     weights = [rows.of(field) for field in roles.weights]
     return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
@@ -162,7 +179,7 @@ def _made_limit(values: Floats, rows_per_person: int) -> float:
     )
 
 
-def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:
+def _too_much(values: Floats, person: Ints | None, limit: float, thin: int) -> bool:
     there = ~np.isnan(values)
     if not there.all():
         values, person = values[there], None if person is None else person[there]
@@ -171,7 +188,7 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
         width = float(values.max() - values.min())
         if rules_of.shows_no_share(sample, width, limit):
             return False
-    return support.off_mode(values, person) >= k and rules_of.share(values, person) > limit
+    return support.off_mode(values, person) >= thin and rules_of.share(values, person) > limit
 
 
 # -- conditions that are nearly the same
@@ -187,7 +204,8 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
     compared = [
         mask
         for mask in masks
-        if mask is not None and (rules.compares_narrow or support.is_wide(mask, cohort, rows, k))
+        if mask is not None
+        and (rules.compares_narrow or support.is_wide(mask, cohort, rows, rules.thin))
     ]
     B = np.stack(compared or [rows.is_used], axis=1)
     both = B.astype(np.float32).T @ B.astype(np.float32)
@@ -199,34 +217,91 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
 
 
 # -- leverage
-def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
-    roles = support.roles_of(task)
+def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    """Whether a person stands out in the columns of a model.
+
+    Where few people have a level here, it is counted over all nodes. These people are judged as if
+    they had the most frequent level, and once more by what is left of the other columns beside that
+    level."""
+    roles, limit, person = support.roles_of(task), rules_of.MAX_LEVERAGE, rows.person
     if not roles.terms:
         return False
-    (X, codes), person = support_columns.design_of(roles, rows), rows.person
-    thin = _thin(roles, rows, rules.min_cell)
-    if thin.any():
-        X, person = X[~thin], None if person is None else person[~thin]
-        codes = None if codes is None else codes[~thin]
-    limit = rules_of.MAX_LEVERAGE
-    return rules_of.largest_leverage(X, person, limit, codes) > limit
+    if roles.within is not None and _stands_out_within(cohort, task, rows, rules):
+        return True
+    people = {
+        field: support.level_people(rows.of(field), len(field.groups), person)
+        for field in support_columns.level_fields(roles.terms)
+    }
+    few = support_columns.few_of(people, rules.thin)
+    crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
+    wide = tuple(term for term in roles.terms if term not in crossed)
+    X, codes = _design(wide, rows)
+    if not few and not crossed:
+        return rules_of.largest_leverage(X, person, limit, codes) > limit
+    most = {
+        field: int(support_columns.level_rows(rows.of(field), len(field.groups)).argmax())
+        for field in few
+    }
+    merged, merged_codes = _design(wide, support_columns.merged(rows, few, most))
+    if rules_of.largest_leverage(merged, person, limit, merged_codes) > limit:
+        return True
+    apart = support_columns.apart_of(few, crossed, wide, rows)
+    unjudged = support_columns.unjudged_codes(few, wide)
+    beside = apart if apart.shape[1] else None
+    return rules_of.largest_leverage(X, person, limit, codes, beside, unjudged) > limit
 
 
-def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
-    """(n_used,) rows of people on a side where fewer than `k` are here: they stand out in the
-    columns that name them, and these are judged by their counts over all nodes."""
-    thin = np.zeros(int(np.count_nonzero(rows.is_used)), np.bool_)
-    for field in support_columns.level_fields(roles):
-        column = rows.of(field)
-        people = support.level_people(column, len(field.groups), rows.person)
-        thin |= support_columns.at_thin_level(column, people, k)
-    for term in roles.terms:
-        if len(term.factors) == 1:
-            continue
-        away = _away(support.product(term, rows))
-        if 0 < rows.people(away) < k:
-            thin |= away
-    return thin
+def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    """Whether few people differ from others of their level, with which alone the task compares
+    them, or one person does most of all."""
+    roles = support.roles_of(task)
+    assert roles.within is not None
+    _, codes = np.unique(roles.within(cohort, task)[rows.is_used], return_inverse=True)
+    columns = _filled(support_columns.columns_of(roles.terms, rows))
+    people = np.array([rows.people(_away_within(column, codes)) for column in columns.T])
+    few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
+    if few.any() and not rules.hub_sees_cells:
+        return True
+    apart = columns[:, few] if few.any() else None
+    limit, everyone = rules_of.MAX_LEVERAGE, range(int(codes.max(initial=-1)) + 1)
+    X = columns[:, ~few]
+    return rules_of.largest_leverage(X, rows.person, limit, codes, apart, everyone) > limit
+
+
+def _away_within(column: Floats, codes: Ints) -> Mask:
+    """(n_rows,) whose value is not the most frequent one of their level, or the first of these."""
+    values, place = np.unique(column, return_inverse=True)
+    pairs, pair, n = np.unique(codes * len(values) + place, return_inverse=True, return_counts=True)
+    level = pairs // max(len(values), 1)
+    order = np.lexsort((-n, level))
+    first = np.unique(level[order], return_index=True)[1]
+    is_most = np.zeros(len(pairs), np.bool_)
+    is_most[order[first]] = True
+    mask: Mask = ~is_most[pair.reshape(-1)]
+    return mask
+
+
+def _filled(X: Floats) -> Floats:
+    """The mean of a column where it is missing, as it is in rows of which something is imputed."""
+    for column in X.T:
+        missing = np.isnan(column)
+        if missing.any():
+            column[missing] = 0.0 if missing.all() else column[~missing].mean()
+    return X
+
+
+def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
+    """The columns of a model, and the codes (n_used,) of its largest factor if that has many
+    levels: its columns are not among them then."""
+    X = support_columns.columns_of(support_columns.dense_terms(terms), rows)
+    return _filled(X), support_columns.codes_of(terms, rows)
+
+
+def _is_thin_product(term: Term, rows: Rows, thin: int) -> bool:
+    if len(term.factors) == 1:
+        return False
+    product = support.product(term, rows)
+    return 0 < rows.people(joint_columns.away(product) & ~np.isnan(product)) < thin
 
 
 # -- all that a study writes together
@@ -263,32 +338,9 @@ def _check_study(
     if _alike(conditions, cohort, support.all_rows(cohort), rules):
         return rules_of.REFUSAL
     X = np.stack(support_columns.all_columns(tasks, cohort, schema), axis=1)
-    person = cohort.numbered
-    if rules.hub_sees_cells:
-        X, person = _without_thin(X, person, rules.min_cell)
-    limit = rules_of.MAX_JOINT_LEVERAGE
-    if X.size and rules_of.largest_leverage(X, person, limit) > limit:
-        return rules_of.REFUSAL
-    return None
+    return rules_of.REFUSAL if joint_columns.stands_out(X, cohort.numbered, rules) else None
 
 
 def _writes(task: AnyTask) -> bool:
     """Whether the study made a column or a condition of this task."""
     return bool(support.written(task))
-
-
-def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:
-    """Without the columns in which fewer than `k` people differ here, and without these people:
-    they are counted over all nodes."""
-    away = [_away(X[:, j]) for j in range(X.shape[1])]
-    thin = np.array([support.count_people(mask, person) < k for mask in away])
-    stands_out = np.logical_or.reduce([mask for mask, few in zip(away, thin, strict=True) if few])
-    rows = ~(stands_out & np.ones(len(X), np.bool_))
-    return X[rows][:, ~thin], None if person is None else person[rows]
-
-
-def _away(column: Floats) -> Mask:
-    """(n_rows,) whose value is not the most frequent one."""
-    values, n = np.unique(column, return_counts=True)
-    away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
-    return away

@@ -139,12 +139,21 @@ def sides(task: AnyTask) -> list[Side]:
     roles = roles_of(task)
     sides_ = [side for piece in task.where for side in _piece_sides(piece)]
     sides_ += [side for piece in _counted_pieces(task) for side in _piece_sides(piece)]
-    sides_ += [
+    sides_ += _column_sides(roles)
+    if roles.used is None:
+        return sides_
+    added_up = [side for piece in _pieces_of_used(task) for side in _piece_sides(piece)]
+    added_up += _column_sides(roles)
+    return sides_ + added_up
+
+
+def _column_sides(roles: Roles) -> list[Side]:
+    levels = [
         Side(f"{field.name}[{level}]", False)
         for field in own_fields(roles)
         for level in _levels(field)
     ]
-    return sides_ + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
+    return levels + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
 
 
 def pieces(task: AnyTask) -> tuple[Piece, ...]:
@@ -159,6 +168,12 @@ def written(task: AnyTask) -> tuple[Piece, ...]:
 
 def _counted_pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys((*pieces_of(_all_fields(task)), *roles_of(task).conditions)))
+
+
+def _pieces_of_used(task: AnyTask) -> tuple[Piece, ...]:
+    """Those counted among the rows that are added up, which the conditions of options choose."""
+    chosen_by = roles_of(task).conditions
+    return tuple(piece for piece in _counted_pieces(task) if piece not in chosen_by)
 
 
 def _piece_sides(piece: Piece) -> list[Side]:
@@ -184,8 +199,7 @@ def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
     """The rows that lack no column and have a weight above 0; all of them where each column stands
     apart."""
     columns = cohort.columns(task.fields)
-    complete = _complete(cohort, task, columns)
-    return Rows(columns, complete, None if cohort.numbered is None else cohort.numbered[complete])
+    return _rows_in(_complete(cohort, task, columns), columns, cohort)
 
 
 def _complete(cohort: Cohort, task: AnyTask, columns: Mapping[str, Values]) -> Mask:
@@ -198,23 +212,52 @@ def _complete(cohort: Cohort, task: AnyTask, columns: Mapping[str, Values]) -> M
     return complete
 
 
+def _rows_in(mask: Mask, columns: Mapping[str, Values], cohort: Cohort) -> Rows:
+    return Rows(columns, mask, None if cohort.numbered is None else cohort.numbered[mask])
+
+
+def added_up(cohort: Cohort, task: AnyTask) -> Rows | None:
+    """The rows that the task adds up, if these are others than those of `rows_of`."""
+    used = roles_of(task).used
+    if used is None:
+        return None
+    return _rows_in(used(cohort, task), cohort.columns(task.fields), cohort)
+
+
 def blocks_of(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Blocks:
-    """The rows that a task adds up. A cohort that is held is one block, with `rows` if these were
-    read already. Which rows of a cohort in blocks are used is kept as bits, so that only the first
-    reading needs all columns."""
+    """The rows of `rows_of`. A cohort that is held is one block, with `rows` if these were read
+    already."""
     if cohort.in_blocks is None:
         return lambda: iter([Block(cohort, rows or rows_of(cohort, task))])
-    used = cohort.once(Key[dict[int, Any]]("rows-used", task.name), dict)
+    return _blocks_in(
+        cohort, task, "rows-complete", lambda block, columns: _complete(block, task, columns)
+    )
+
+
+def blocks_added_up(cohort: Cohort, task: AnyTask) -> Blocks | None:
+    """The rows of `added_up` of a cohort in blocks. A person's rows are used or not, whoever else
+    is in a block."""
+    used = roles_of(task).used
+    if used is None:
+        return None
+    return _blocks_in(cohort, task, "rows-added-up", lambda block, columns: used(block, task))
+
+
+def _blocks_in(
+    cohort: Cohort, task: AnyTask, kind: str, mask_of: Callable[[Cohort, Columns], Mask]
+) -> Blocks:
+    """Which rows of a cohort in blocks are used is kept as bits, so that only the first reading
+    needs all columns."""
+    bits = cohort.once(Key[dict[int, Any]](kind, task.name), dict)
 
     def read() -> Iterator[Block]:
         for number, block in enumerate(cohort.blocks()):
             columns = Columns(block, task.fields)
-            if number not in used:
+            if number not in bits:
                 columns.read(task.fields)
-                used[number] = np.packbits(_complete(block, task, columns))
-            is_used = np.unpackbits(used[number], count=block.rows).astype(np.bool_)
-            person = None if block.numbered is None else block.numbered[is_used]
-            yield Block(block, Rows(columns, is_used, person))
+                bits[number] = np.packbits(mask_of(block, columns))
+            is_used = np.unpackbits(bits[number], count=block.rows).astype(np.bool_)
+            yield Block(block, _rows_in(is_used, columns, block))
 
     return read
 
@@ -244,13 +287,16 @@ def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
     cells = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(cells + _counted(_counted_pieces(task), cohort), np.int64)
-    cells += row_counts(cohort, task, rows or rows_of(cohort, task))
+    complete = rows or rows_of(cohort, task)
+    cells += _row_counts(cohort, task, complete, _counted_pieces(task))
+    if (used := added_up(cohort, task)) is not None:
+        cells += _row_counts(cohort, task, used, _pieces_of_used(task))
     return np.array(cells, np.int64)
 
 
-def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
+def _row_counts(cohort: Cohort, task: AnyTask, rows: Rows, pieces: Iterable[Piece]) -> list[int]:
     roles = roles_of(task)
-    cells = _piece_counts(_counted_pieces(task), cohort, rows)
+    cells = _piece_counts(pieces, cohort, rows)
     for field in own_fields(roles):
         cells += _level_counts(field, rows)
     crossed = [term for term in roles.terms if len(term.factors) > 1]
@@ -259,13 +305,22 @@ def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
 
 def _counts_in_blocks(cohort: Cohort, task: AnyTask) -> list[int]:
     """The same of a cohort in blocks."""
-    roles, everyone = roles_of(task), all_blocks(cohort.everyone or cohort)
+    everyone = all_blocks(cohort.everyone or cohort)
     cells = _tallied([_of_piece(piece) for piece in task.where], everyone)
-    tallies = [_of_piece(piece) for piece in _counted_pieces(task)]
+    complete, used = blocks_of(cohort, task), blocks_added_up(cohort, task)
+    cells += _tallied(_tallies_of(task, _counted_pieces(task)), complete)
+    if used is not None:
+        cells += _tallied(_tallies_of(task, _pieces_of_used(task)), used)
+    return cells
+
+
+def _tallies_of(task: AnyTask, pieces: Iterable[Piece]) -> list[SideTally]:
+    """As `_row_counts`."""
+    roles = roles_of(task)
+    tallies = [_of_piece(piece) for piece in pieces]
     tallies += [_of_levels(field) for field in own_fields(roles) if _levels(field)]
     crossed = [term for term in roles.terms if len(term.factors) > 1]
-    tallies += [SideTally((), OffMode(), term=term) for term in crossed]
-    return cells + _tallied(tallies, blocks_of(cohort, task))
+    return tallies + [SideTally((), OffMode(), term=term) for term in crossed]
 
 
 @dataclass
