@@ -1,7 +1,7 @@
 """The rules of exact mode: their cost, the ordinary models that they refuse, and the people that a
 lying hub still isolates.
 
-python -m benchmarks.exact_rules cost refusals hub
+python -m benchmarks.exact_rules cost refusals in_a_row hub
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from benchmarks import tables, timing
 from federation.disclosure import support as rules_of
 from federation.messages import TaskId
 from nodes import support
-from nodes.site import Policy
+from nodes.site import Policy, Site
 from simulations import local
 from strategies import support as counted
 from strategies.regression import glm
@@ -169,18 +170,45 @@ def refusals() -> bool:
 
 def _refused(n: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
-        sites = [
-            federations.site_of(
-                f"n{i}", people(n, np.random.default_rng([n, i])), CONTRACT, Path(folder), STRICT
-            )
-            for i in range(3)
-        ]
+        sites = _sites(n, Path(folder))
         for fit in FITS:
-            study = federations.study_of({"a": fit}, cohort={"derive": {"old": "age >= 70"}})
-            run = federations.run(study, CONTRACT, sites).runs[TaskId("a")]
-            rules = {refusal.rule for refusal in run.refusals.values()}
+            rules = _refusals(fit, sites)
             if rules & {"support", "steered", "functionals", "differencing"}:
                 yield f"{fit['run']} {fit.get('model', '')} ({', '.join(sorted(rules))})"
+
+
+def _sites(n: int, folder: Path) -> list[Site]:
+    return [
+        federations.site_of(
+            f"n{i}", people(n, np.random.default_rng([n, i])), CONTRACT, folder, STRICT
+        )
+        for i in range(3)
+    ]
+
+
+def _refusals(fit: dict[str, Any], sites: list[Site]) -> set[str]:
+    """The rules by which nodes refuse a model."""
+    study = federations.study_of({"a": fit}, cohort={"derive": {"old": "age >= 70"}})
+    run = federations.run(study, CONTRACT, sites).runs[TaskId("a")]
+    return {refusal.rule for refusal in run.refusals.values()}
+
+
+def in_a_row() -> bool:
+    """The share of the ordinary models that a strict node refuses beside the others, if one
+    coordinator asks all of them in one year."""
+    met = True
+    for n in (400, 1000):
+        with tempfile.TemporaryDirectory() as folder:
+            sites = [
+                replace(site, state=Path(folder) / f"state {site.name}")
+                for site in _sites(n, Path(folder))
+            ]
+            rules = {"support", "steered", "functionals", "differencing"}
+            refused = [fit for fit in FITS if _refusals(fit, sites) & rules]
+        share = len(refused) / len(FITS)
+        label = f"of {len(FITS)} ordinary models in a row refused, {n} people a node"
+        met &= timing.report(label, share, 0.05, "; ".join(str(fit["run"]) for fit in refused))
+    return met
 
 
 # -- a hub that lies
@@ -299,7 +327,7 @@ def _mean(eta: Any) -> Any:
 
 
 if __name__ == "__main__":
-    measures = {"cost": cost, "refusals": refusals, "hub": hub}
+    measures = {"cost": cost, "refusals": refusals, "in_a_row": in_a_row, "hub": hub}
     wanted = sys.argv[1:] or list(measures)
     results = [measures[name]() for name in wanted]
     sys.exit(0 if all(results) else 1)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from federation.arrays import Floats
 
 Row = dict[str, Any]
-Door = Literal["cells", "lines", "curve", "groups", "listed", "estimates"]
+Door = Literal["cells", "lines", "curve", "groups", "listed", "tallies", "estimates"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,12 @@ class Table:
     groups     a row stands on `n` people, of whom `n_event` had the event; both add up to known
                totals over the rows (of each `cause` or `indicator`)
     listed     the presence of a row says something about a person, so a row on too few people is
-               left out
+               left out. The entry `beside` of a row names other people whom its numbers count, such
+               as those of a drug without the event: if these are few, the row is left out, too. The
+               entry `lines` names known totals of several rows: what is left out of each is nobody
+               or enough people. If the table follows another, the entry `cell` is the row and
+               column of its cell there, with which the row is withheld. These three are never shown
+    tallies    an entry that lists numbers of people is shown as how many of these are enough
     estimates  a row on too few people `n` is suppressed. The entry `beyond` of a row names its
                order statistics (a quantile, a median, an end of their interval), each with the
                number of people on its emptier side. One with too few is suppressed, and the whole

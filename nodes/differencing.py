@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from federation.arrays import Ints
 from federation.cohort import Cohort
 from federation.contract import Contract
+from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
@@ -123,17 +124,16 @@ def conditions(book: Ledger, contract: Contract) -> list[Condition]:
 
 
 def check(
-    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, compares_narrow: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, rows: Rows | None, rules: Rules
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
-    its people are remembered. `compares_narrow`: the people of each condition count as those of an
-    answer, even if they are few here, or nearly all."""
+    its people are remembered."""
     if rows is None and cohort.in_blocks is None:
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
     blocks = support.blocks_of(cohort, task, rows)
-    groups = _groups(memory, cohort, task, blocks, compares_narrow)
+    groups = _groups(memory, cohort, task, blocks, rules)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -147,7 +147,7 @@ def check(
 
 
 def _groups(
-    memory: Memory, cohort: Cohort, task: AnyTask, blocks: Blocks, compares_narrow: bool
+    memory: Memory, cohort: Cohort, task: AnyTask, blocks: Blocks, rules: Rules
 ) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     chosen_by = _chosen_by(memory)
@@ -164,24 +164,25 @@ def _groups(
             *(Group(prints.of(name), names) for name, names in behind.items()),
         ]
     names = memory.columns_behind(field.name for field in task.fields)
+    added_up = support.added_up(cohort, task)  # a condition below may choose these people
     pieces = support.pieces(task)
     levels = support.second_levels(pieces, blocks)
     dividing = [piece for piece in pieces if piece.kind != "number" or levels[piece] is not None]
     sides = {piece: np.zeros(2, np.int64) for piece in dividing}
     for block in blocks():
         prints.add("", block, np.ones(block.cohort.rows, np.bool_))
-        prints.add("complete", block, block.rows.is_used)
+        prints.add("used", block, (added_up or block.rows).is_used)
         chosen = support.chosen_rows(dividing, levels, block) if dividing else []
         for piece, mask in zip(dividing, chosen, strict=True):
             prints.add(f"piece {piece.sql}", block, mask)
             sides[piece] += support.people_on_sides(mask, block)
     groups = [
         Group(prints.of(""), COHORT, chosen_by),
-        Group(prints.of("complete"), names, chosen_by),
+        Group(prints.of("used"), names, None if added_up is not None else chosen_by),
         *_reached(memory, cohort, task),
     ]
     for piece in dividing:
-        if compares_narrow or sides[piece].min() >= memory.min_cell:
+        if rules.compares_narrow or sides[piece].min() >= rules.thin:
             by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
             groups.append(Group(prints.of(f"piece {piece.sql}"), names, by))
     return groups

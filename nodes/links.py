@@ -189,16 +189,21 @@ def claim_cohort(
 ) -> Refusal | None:
     """Exact answers about two sets of linked people that differ by a few reveal something about
     those few, and no holder knows who is linked. So a pair of datasets has one cohort a year, kept
-    in the ledger."""
+    in the ledger, whichever of them is the left; and so have the other datasets of this node about
+    the same people."""
     study = plan_.study
     if role == "helper" or context.site.state is None or study.privacy.mode == "dp":
         return None
     entries = {name: entry.cohort.model_dump(mode="json") for name, entry in study.datasets.items()}
-    chosen = [entries, study.cohort.where, plan_.link.keep, plan_.link.on, plan_.link.cascade]
+    link = plan_.link
+    chosen = [entries, study.cohort.where, link.left, link.keep, link.on, link.cascade]
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).digest()
     account = Account(study.dataset, "person", now.year)
+    dataset = plan_.dataset_of(role)
+    people = context.site.account(dataset, now.year).register or dataset
+    other = link.right if dataset == link.left else link.left
     stored = ledger.remember(
-        context.ledger, "cohort", account, study.hash, f"link {study.dataset} {now.year} {role}",
+        context.ledger, "cohort", account, study.hash, f"link {people} {other} {now.year}",
         digest, now.isoformat(timespec="seconds"),
     )  # fmt: skip
     if stored == digest:

@@ -15,7 +15,7 @@ import pydantic
 from federation import contract as contracts
 from federation import errors, logs, yaml_source
 from federation.contract import Contract, Day, Frozen, Name, Slug
-from federation.disclosure.rules import Rules
+from federation.disclosure.rules import THIN, Rules
 from federation.notices import Notify
 from federation.study import FORBIDDEN, PURPOSES, Digest, ExtensionKey
 from nodes import dataset_versions
@@ -402,6 +402,7 @@ class Site:
             policy.max_parameters_per_person,
             policy.hub_sees_cells or in_secure_sum,
             in_secure_sum,
+            min(policy.min_cell, THIN),
         )
 
 

@@ -16,7 +16,15 @@ from federation.disclosure.rules import Rules
 from federation.messages import Refusal
 from federation.schema import Field, Schema
 from federation.study import Study
-from nodes import absent_columns, cohorts, contract_sql, differencing, partitions, support
+from nodes import (
+    absent_columns,
+    cohorts,
+    contract_sql,
+    differencing,
+    joint_columns,
+    partitions,
+    support,
+)
 from nodes.answered import Memory
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset
@@ -100,7 +108,7 @@ def _in_blocks(dataset: Dataset, tasks: Mapping[str, AnyTask]) -> bool:
     """Whether all analyses can read a large cohort in blocks. A link's rows are held anyway."""
     if dataset.is_linked or any(task.by_step for task in tasks.values()):
         return False
-    return all(task.analysis.TRAITS.over_people(task) for task in tasks.values())
+    return all(map(support.reads_in_blocks, tasks.values()))
 
 
 def _remembered(
@@ -120,7 +128,26 @@ def _remembered(
     beside = partitions.columns_beside(book, account, contract, columns) if columns else set()
     conditions = differencing.conditions(book, contract)
     named = {name for condition in conditions for name in condition.columns}
-    return frozenset(name for name in beside | named if name in schema.fields)
+    answered = _answered_columns(study, dataset, schema, tasks)
+    written = joint_columns.columns_beside(book, account, contract, answered)
+    return frozenset(name for name in beside | named | written if name in schema.fields)
+
+
+def _answered_columns(
+    study: Study, dataset: Dataset, schema: Schema, tasks: Mapping[str, AnyTask]
+) -> frozenset[str]:
+    """The contract columns about which the answers tell, if the study makes columns of them."""
+    where = {study.cohort.where} if study.cohort.where else set()
+    written = any(field.pieces for task in tasks.values() for field in task.fields)
+    if not where and not written and not any(map(_divides, tasks.values())):
+        return frozenset()
+    names = {field.name for task in tasks.values() for field in task.fields}
+    return dataset.own_columns(frozenset().union(*map(schema.columns_of, names | where)))
+
+
+def _divides(task: AnyTask) -> bool:
+    """Whether the options of a task make conditions."""
+    return task.roles is not None and bool(task.roles.conditions)
 
 
 def _cut_fields(task: AnyTask) -> set[str]:

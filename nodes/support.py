@@ -3,7 +3,8 @@ added up."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,9 +15,17 @@ from federation.disclosure import node_door
 from federation.disclosure import support as rules_of
 from federation.disclosure.rules import Rules
 from federation.expression import Piece
+from federation.formula import Term
 from federation.messages import Part, Refusal, State
-from federation.schema import Schema
-from nodes import differencing, functionals, partitions, support_columns, support_in_blocks
+from federation.schema import Field, Schema
+from nodes import (
+    differencing,
+    functionals,
+    joint_columns,
+    partitions,
+    support_columns,
+    support_in_blocks,
+)
 from nodes.session import StudySession
 from strategies import support
 from strategies.protocol import AnyTask, Roles
@@ -91,8 +100,17 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
     return (
         functionals.check(memory, task, numbers, columns, limits)
         or partitions.check(memory, cohort, task, rows, rules)
-        or differencing.check(memory, cohort, task, rows, rules.compares_narrow)
+        or differencing.check(memory, cohort, task, rows, rules)
+        or joint_columns.check(memory, cohort, task, rules)  # last: it may depend on a person
     )
+
+
+def reads_in_blocks(task: AnyTask) -> bool:
+    """Whether an answer is a sum over blocks of people, and the rules look at its complete rows, as
+    they do block by block: rows that are chosen or compared otherwise are held."""
+    roles = task.roles
+    is_plain = roles is None or (roles.used is None and roles.within is None)
+    return is_plain and task.analysis.TRAITS.over_people(task)
 
 
 def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
@@ -127,21 +145,29 @@ def _is_unsupported(task: AnyTask, session: StudySession, rows: Rows | None) -> 
     if rows is None:
         return False
     everyone = cohort.everyone or cohort
+    used = support.added_up(cohort, task)
+    is_other = used is not None and not np.array_equal(used.is_used, rows.is_used)
     return (
-        _dominated(cohort, task, rows, k)
-        or _singled_out(task, rows, session.rules)
+        _stands_out(task, rows, session)
+        or (used is not None and is_other and _stands_out(task, used, session))
         or _alike(support.pieces(task), cohort, rows, session.rules)
         or _alike(task.where, everyone, support.all_rows(everyone), session.rules)
     )
 
 
+def _stands_out(task: AnyTask, rows: Rows, session: StudySession) -> bool:
+    """Whether a person does in the sums over some rows."""
+    cohort, rules = session.cohort, session.rules
+    return _dominated(cohort, task, rows, rules.thin) or _singled_out(cohort, task, rows, rules)
+
+
 # -- dominance
-def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
-    """Whether one person is most of a sum. A column in which fewer than `k` people differ here is
-    judged by its counts alone, over all nodes where the hub may see them."""
+def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, thin: int) -> bool:
+    """Whether one person is most of a sum. A column in which fewer than `thin` people differ here
+    is judged by its counts alone, over all nodes where the hub may see them."""
     roles = support.roles_of(task)
     for field in support_columns.plain_numbers(roles):
-        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, k):
+        if _too_much(rows.of(field), rows.person, rules_of.MAX_SHARE, thin):
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
     values = cohort.columns(map(support.as_field, pieces)) if pieces else {}
@@ -150,7 +176,7 @@ def _dominated(cohort: Cohort, task: AnyTask, rows: Rows, k: int) -> bool:
     columns += [support.product(term, rows) for term in crossed]
     for column in columns:
         limit = _made_limit(column, cohort.rows_per_person)
-        if _too_much(column, rows.person, limit, k):
+        if _too_much(column, rows.person, limit, thin):
             return True
     weights = [rows.of(field) for field in roles.weights]
     return any(rules_of.share(w, rows.person, 0.0) > rules_of.MAX_MADE_SHARE for w in weights)
@@ -162,7 +188,7 @@ def _made_limit(values: Floats, rows_per_person: int) -> float:
     )
 
 
-def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool:
+def _too_much(values: Floats, person: Ints | None, limit: float, thin: int) -> bool:
     there = ~np.isnan(values)
     if not there.all():
         values, person = values[there], None if person is None else person[there]
@@ -171,7 +197,7 @@ def _too_much(values: Floats, person: Ints | None, limit: float, k: int) -> bool
         width = float(values.max() - values.min())
         if rules_of.shows_no_share(sample, width, limit):
             return False
-    return support.off_mode(values, person) >= k and rules_of.share(values, person) > limit
+    return support.off_mode(values, person) >= thin and rules_of.share(values, person) > limit
 
 
 # -- conditions that are nearly the same
@@ -187,7 +213,8 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
     compared = [
         mask
         for mask in masks
-        if mask is not None and (rules.compares_narrow or support.is_wide(mask, cohort, rows, k))
+        if mask is not None
+        and (rules.compares_narrow or support.is_wide(mask, cohort, rows, rules.thin))
     ]
     B = np.stack(compared or [rows.is_used], axis=1)
     both = B.astype(np.float32).T @ B.astype(np.float32)
@@ -199,34 +226,108 @@ def _alike(pieces: Sequence[Piece], cohort: Cohort, rows: Rows, rules: Rules) ->
 
 
 # -- leverage
-def _singled_out(task: AnyTask, rows: Rows, rules: Rules) -> bool:
-    roles = support.roles_of(task)
+def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    """Whether a person stands out in the columns of a model.
+
+    Where few people have a level here, it is counted over all nodes. These people are judged as if
+    they had the most frequent level, and once more by what is left of the other columns beside that
+    level."""
+    roles, limit, person = support.roles_of(task), rules_of.MAX_LEVERAGE, rows.person
     if not roles.terms:
         return False
-    (X, codes), person = support_columns.design_of(roles, rows), rows.person
-    thin = _thin(roles, rows, rules.min_cell)
-    if thin.any():
-        X, person = X[~thin], None if person is None else person[~thin]
-        codes = None if codes is None else codes[~thin]
-    limit = rules_of.MAX_LEVERAGE
-    return rules_of.largest_leverage(X, person, limit, codes) > limit
+    if roles.within is not None and _stands_out_within(cohort, task, rows, rules):
+        return True
+    X, codes = support_columns.design_of(roles.terms, rows)
+    few = _few_levels(roles, rows, rules.thin)
+    crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
+    if not few and not crossed:
+        return rules_of.largest_leverage(X, person, limit, codes) > limit
+    wide = tuple(term for term in roles.terms if term not in crossed)
+    merged, merged_codes = support_columns.design_of(wide, _merged(rows, few))
+    if rules_of.largest_leverage(merged, person, limit, merged_codes) > limit:
+        return True
+    X, codes = support_columns.design_of(wide, rows)
+    apart, unjudged = _of_few(few, crossed, wide, rows)
+    return rules_of.largest_leverage(X, person, limit, codes, apart, unjudged) > limit
 
 
-def _thin(roles: Roles, rows: Rows, k: int) -> Mask:
-    """(n_used,) rows of people on a side where fewer than `k` are here: they stand out in the
-    columns that name them, and these are judged by their counts over all nodes."""
-    thin = np.zeros(int(np.count_nonzero(rows.is_used)), np.bool_)
-    for field in support_columns.level_fields(roles):
-        column = rows.of(field)
-        people = support.level_people(column, len(field.groups), rows.person)
-        thin |= support_columns.at_thin_level(column, people, k)
-    for term in roles.terms:
-        if len(term.factors) == 1:
+def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
+    """Whether few people differ from others of their level, with which alone the task compares
+    them, or one person does most of all."""
+    roles = support.roles_of(task)
+    assert roles.within is not None
+    _, codes = np.unique(roles.within(cohort, task)[rows.is_used], return_inverse=True)
+    columns = support_columns.columns_of(roles.terms, rows)
+    people = np.array([rows.people(_away_within(column, codes)) for column in columns.T])
+    few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
+    if few.any() and not rules.hub_sees_cells:
+        return True
+    apart = columns[:, few] if few.any() else None
+    limit, everyone = rules_of.MAX_LEVERAGE, range(int(codes.max(initial=-1)) + 1)
+    X = columns[:, ~few]
+    return rules_of.largest_leverage(X, rows.person, limit, codes, apart, everyone) > limit
+
+
+def _away_within(column: Floats, codes: Ints) -> Mask:
+    """(n_rows,) whose value is not the most frequent one of their level, or the first of these."""
+    values, place = np.unique(column, return_inverse=True)
+    pairs, pair, n = np.unique(codes * len(values) + place, return_inverse=True, return_counts=True)
+    level = pairs // max(len(values), 1)
+    order = np.lexsort((-n, level))
+    first = np.unique(level[order], return_index=True)[1]
+    is_most = np.zeros(len(pairs), np.bool_)
+    is_most[order[first]] = True
+    mask: Mask = ~is_most[pair.reshape(-1)]
+    return mask
+
+
+def _few_levels(roles: Roles, rows: Rows, thin: int) -> dict[Field, list[int]]:
+    """The levels that some people have here, but fewer than `thin`, by column of a design."""
+    few: dict[Field, list[int]] = {}
+    for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
+        if field.kind == "number":
             continue
-        away = _away(support.product(term, rows))
-        if 0 < rows.people(away) < k:
-            thin |= away
-    return thin
+        people = support.level_people(rows.of(field), len(field.groups), rows.person)
+        levels = np.flatnonzero((people > 0) & (people < thin)).tolist()
+        if levels:
+            few[field] = levels
+    return few
+
+
+def _is_thin_product(term: Term, rows: Rows, thin: int) -> bool:
+    return len(term.factors) > 1 and 0 < rows.people(_away(support.product(term, rows))) < thin
+
+
+def _away(column: Floats) -> Mask:
+    """(n_used,) whose value is not the most frequent one, and not missing."""
+    return joint_columns.away(column) & ~np.isnan(column)
+
+
+def _merged(rows: Rows, few: Mapping[Field, Sequence[int]]) -> Rows:
+    """The rows as if the people of these levels had the most frequent one."""
+    columns = dict(rows.columns)
+    for field, levels in few.items():
+        column = columns[field.name]
+        is_there = support.is_known(column) & rows.is_used
+        most = np.bincount(column[is_there].astype(np.int64)).argmax()
+        columns[field.name] = np.where(np.isin(column, levels), most, column).astype(column.dtype)
+    return replace(rows, columns=columns)
+
+
+def _of_few(
+    few: Mapping[Field, Sequence[int]], crossed: Sequence[Term], terms: Sequence[Term], rows: Rows
+) -> tuple[Floats | None, list[int]]:
+    """The columns (n_used, n) in which few people stand out, and their levels of the factor that is
+    in codes."""
+    coded = [terms[place] for place in support_columns.coded(terms)]
+    in_codes = coded[0].factors[0].field if coded else None
+    columns = [support.product(term, rows) for term in crossed]
+    for field, levels in few.items():
+        if field != in_codes:
+            columns += [(rows.of(field) == level).astype(np.float64) for level in levels]
+    codes = {term.factors[0].level: place for place, term in enumerate(coded)}
+    unjudged = [codes.get(level, len(coded)) for level in few.get(in_codes, ())] if in_codes else []
+    return np.stack(columns, axis=1) if columns else None, unjudged
 
 
 # -- all that a study writes together
@@ -263,32 +364,9 @@ def _check_study(
     if _alike(conditions, cohort, support.all_rows(cohort), rules):
         return rules_of.REFUSAL
     X = np.stack(support_columns.all_columns(tasks, cohort, schema), axis=1)
-    person = cohort.numbered
-    if rules.hub_sees_cells:
-        X, person = _without_thin(X, person, rules.min_cell)
-    limit = rules_of.MAX_JOINT_LEVERAGE
-    if X.size and rules_of.largest_leverage(X, person, limit) > limit:
-        return rules_of.REFUSAL
-    return None
+    return rules_of.REFUSAL if joint_columns.stands_out(X, cohort.numbered, rules) else None
 
 
 def _writes(task: AnyTask) -> bool:
     """Whether the study made a column or a condition of this task."""
     return bool(support.written(task))
-
-
-def _without_thin(X: Floats, person: Ints | None, k: int) -> tuple[Floats, Ints | None]:
-    """Without the columns in which fewer than `k` people differ here, and without these people:
-    they are counted over all nodes."""
-    away = [_away(X[:, j]) for j in range(X.shape[1])]
-    thin = np.array([support.count_people(mask, person) < k for mask in away])
-    stands_out = np.logical_or.reduce([mask for mask, few in zip(away, thin, strict=True) if few])
-    rows = ~(stands_out & np.ones(len(X), np.bool_))
-    return X[rows][:, ~thin], None if person is None else person[rows]
-
-
-def _away(column: Floats) -> Mask:
-    """(n_rows,) whose value is not the most frequent one."""
-    values, n = np.unique(column, return_counts=True)
-    away: Mask = column != values[n.argmax()] if len(values) else np.zeros(0, np.bool_)
-    return away

@@ -36,27 +36,38 @@ def comparable(pieces: Sequence[Piece]) -> list[Piece]:
     return [piece for piece in pieces if piece.kind not in ("edge", "influence")]
 
 
-def _coded(roles: Roles) -> list[int]:
+def coded(terms: Sequence[Term]) -> list[int]:
     """The places of the columns of a model's largest factor, if that has many levels."""
-    return max(designs.large_factors(roles.terms).values(), key=len, default=[])
+    return max(designs.large_factors(terms).values(), key=len, default=[])
 
 
-def dense_terms(roles: Roles) -> list[Term]:
+def dense_terms(terms: Sequence[Term]) -> list[Term]:
     """The other columns of a model."""
-    apart = set(_coded(roles))
-    return [term for place, term in enumerate(roles.terms) if place not in apart]
+    apart = set(coded(terms))
+    return [term for place, term in enumerate(terms) if place not in apart]
 
 
-def design_of(roles: Roles, rows: Rows) -> tuple[Floats, Ints | None]:
+def design_of(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
     """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
     levels: its columns are not among them then."""
-    rows_kept = cohorts.kept_rows(rows.is_used)
-    coded, terms = _coded(roles), dense_terms(roles)
-    size = len(terms)
-    X = cohorts.design(terms, rows.columns, rows_kept, centre=np.zeros(size), scale=np.ones(size))
-    if not coded:
+    X, places = columns_of(dense_terms(terms), rows), coded(terms)
+    if not places:
         return X, None
-    return X, designs.codes_of([roles.terms[place] for place in coded], rows.columns, rows_kept)
+    levels = [terms[place] for place in places]
+    return X, designs.codes_of(levels, rows.columns, cohorts.kept_rows(rows.is_used))
+
+
+def columns_of(terms: Sequence[Term], rows: Rows) -> Floats:
+    """(n_used, n_terms): the columns of a model; the mean of a column where it is missing, as it is
+    in rows of which something is imputed."""
+    rows_kept, size = cohorts.kept_rows(rows.is_used), len(terms)
+    zeros, ones = np.zeros(size), np.ones(size)
+    X = cohorts.design(terms, rows.columns, rows_kept, centre=zeros, scale=ones)
+    for column in X.T:
+        missing = np.isnan(column)
+        if missing.any():
+            column[missing] = 0.0 if missing.all() else column[~missing].mean()
+    return X
 
 
 def level_fields(roles: Roles) -> list[Field]:

@@ -136,7 +136,7 @@ class Weights:
 def is_unsupported(task: AnyTask, cohort: Cohort, rules: Rules) -> bool:
     blocks, everyone = support.blocks_of(cohort, task), cohort.everyone or cohort
     return (
-        _dominated(task, blocks, cohort.rows_per_person, rules.min_cell)
+        _dominated(task, blocks, cohort.rows_per_person, rules.thin)
         or _singled_out(task, blocks, cohort.rows_per_person, rules)
         or are_alike(support.pieces(task), blocks, cohort.rows_per_person, rules)
         or are_alike(task.where, support.all_blocks(everyone), everyone.rows_per_person, rules)
@@ -200,11 +200,14 @@ def _singled_out(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rul
     roles = support.roles_of(task)
     if not roles.terms:
         return False
-    is_thin = _thin(roles, blocks, rules.min_cell)
+    is_thin = _thin(roles, blocks, rules.thin)
 
     def design() -> Iterator[DesignPiece]:
         for block in blocks():
-            (X, codes), person = support_columns.design_of(roles, block.rows), block.rows.person
+            (X, codes), person = (
+                support_columns.design_of(roles.terms, block.rows),
+                block.rows.person,
+            )
             stay = ~is_thin(block)
             yield DesignPiece(
                 X[stay],
@@ -212,7 +215,7 @@ def _singled_out(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rul
                 None if codes is None else codes[stay],
             )
 
-    ends = [term.interval for term in support_columns.dense_terms(roles)]
+    ends = [term.interval for term in support_columns.dense_terms(roles.terms)]
     widths = np.array([high - low for low, high in ends])
     return in_blocks.exceeds_leverage(design, rules_of.MAX_LEVERAGE, rows_per_person, widths)
 
@@ -264,7 +267,7 @@ def are_alike(
         len(dividing),
         rules.min_cell,
         rows_per_person,
-        only_wide=not rules.compares_narrow,
+        wide=0 if rules.compares_narrow else rules.thin,
     )
 
 
@@ -285,7 +288,13 @@ def is_joined(
             X = np.stack(support_columns.all_columns(tasks, block, schema), axis=1)
             yield DesignPiece(X, block.numbered)
 
-    few = _thin_columns(design, rules.min_cell) if rules.hub_sees_cells else {}
+    return stands_out(design, cohort.rows_per_person, rules)
+
+
+def stands_out(design: in_blocks.Design, rows_per_person: int, rules: Rules) -> bool:
+    """Whether a person does in the columns of all blocks. Those in which few people differ here are
+    counted over all nodes, if the hub may see them, and so are these people."""
+    few = _thin_columns(design, rules.thin) if rules.hub_sees_cells else {}
 
     def without_thin() -> Iterator[DesignPiece]:
         for X, person, _ in design():
@@ -296,7 +305,7 @@ def is_joined(
             yield DesignPiece(X[stay][:, others], None if person is None else person[stay])
 
     limit = rules_of.MAX_JOINT_LEVERAGE
-    return in_blocks.exceeds_leverage(without_thin, limit, cohort.rows_per_person)
+    return in_blocks.exceeds_leverage(without_thin, limit, rows_per_person)
 
 
 def _thin_columns(design: in_blocks.Design, k: int) -> dict[int, float]:

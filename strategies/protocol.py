@@ -73,6 +73,9 @@ class Roles:
     the rows that have all columns. `grids`: columns that the task cuts into cells of the study's
     choice. `reached(cohort, task)`: people whom options choose without a condition on columns.
     `choice`: options that cut what the task computes, such as scores, and all of its other options.
+    `used(cohort, task)` (n_rows,): the rows that are added up, if these are others than the rows
+    that have all columns. `within(cohort, task)` (n_rows,): levels of the rows, if rows of
+    different levels are never compared, so that a column which is one number in each says nothing.
     `steered(cohort, task, state)`: the weights that a state gives to rows; None at a step where all
     weights are equal, or where those of some rows show that no row weighs much among all."""
 
@@ -86,6 +89,8 @@ class Roles:
     grids: tuple[Grid, ...] = ()
     reached: Callable[[Cohort, AnyTask], Iterable[Reached]] | None = None
     choice: tuple[str, str] | None = None
+    used: Callable[[Cohort, AnyTask], NDArray[np.bool_]] | None = None
+    within: Callable[[Cohort, AnyTask], Ints] | None = None
     steered: Steered | None = None
 
     @cached_property

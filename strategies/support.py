@@ -139,12 +139,20 @@ def sides(task: AnyTask) -> list[Side]:
     roles = roles_of(task)
     sides_ = [side for piece in task.where for side in _piece_sides(piece)]
     sides_ += [side for piece in _counted_pieces(task) for side in _piece_sides(piece)]
-    sides_ += [
+    sides_ += _column_sides(roles)
+    if roles.used is None:
+        return sides_
+    added_up = [side for piece in _pieces_of_used(task) for side in _piece_sides(piece)]
+    return sides_ + added_up + _column_sides(roles)
+
+
+def _column_sides(roles: Roles) -> list[Side]:
+    levels = [
         Side(f"{field.name}[{level}]", False)
         for field in own_fields(roles)
         for level in _levels(field)
     ]
-    return sides_ + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
+    return levels + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
 
 
 def pieces(task: AnyTask) -> tuple[Piece, ...]:
@@ -159,6 +167,12 @@ def written(task: AnyTask) -> tuple[Piece, ...]:
 
 def _counted_pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys((*pieces_of(_all_fields(task)), *roles_of(task).conditions)))
+
+
+def _pieces_of_used(task: AnyTask) -> tuple[Piece, ...]:
+    """Those counted among the rows that are added up, which the conditions of options choose."""
+    chosen_by = roles_of(task).conditions
+    return tuple(piece for piece in _counted_pieces(task) if piece not in chosen_by)
 
 
 def _piece_sides(piece: Piece) -> list[Side]:
@@ -184,8 +198,20 @@ def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
     """The rows that lack no column and have a weight above 0; all of them where each column stands
     apart."""
     columns = cohort.columns(task.fields)
-    complete = _complete(cohort, task, columns)
-    return Rows(columns, complete, None if cohort.numbered is None else cohort.numbered[complete])
+    return _rows_in(_complete(cohort, task, columns), columns, cohort)
+
+
+def _rows_in(mask: Mask, columns: Mapping[str, Values], cohort: Cohort) -> Rows:
+    return Rows(columns, mask, None if cohort.numbered is None else cohort.numbered[mask])
+
+
+def added_up(cohort: Cohort, task: AnyTask) -> Rows | None:
+    """The rows that the task adds up, if these are others than those of `rows_of`. No such task
+    reads a cohort in blocks."""
+    used = roles_of(task).used
+    if used is None:
+        return None
+    return _rows_in(used(cohort, task), cohort.columns(task.fields), cohort)
 
 
 def _complete(cohort: Cohort, task: AnyTask, columns: Mapping[str, Values]) -> Mask:
@@ -244,13 +270,15 @@ def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
     cells = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(cells + _counted(_counted_pieces(task), cohort), np.int64)
-    cells += row_counts(cohort, task, rows or rows_of(cohort, task))
+    cells += _row_counts(cohort, task, rows or rows_of(cohort, task), _counted_pieces(task))
+    if (used := added_up(cohort, task)) is not None:
+        cells += _row_counts(cohort, task, used, _pieces_of_used(task))
     return np.array(cells, np.int64)
 
 
-def row_counts(cohort: Cohort, task: AnyTask, rows: Rows) -> list[int]:
+def _row_counts(cohort: Cohort, task: AnyTask, rows: Rows, pieces: Iterable[Piece]) -> list[int]:
     roles = roles_of(task)
-    cells = _piece_counts(_counted_pieces(task), cohort, rows)
+    cells = _piece_counts(pieces, cohort, rows)
     for field in own_fields(roles):
         cells += _level_counts(field, rows)
     crossed = [term for term in roles.terms if len(term.factors) > 1]

@@ -97,7 +97,7 @@ ELSEWHERE: Mapping[str, Sequence[Text]] = {
     ),
     "federation/study.py": study.PURPOSES,
     "nodes/ledger.py": (
-        "store", "cohort", "condition", "survivors", "functionals", "nodes", "state",
+        "store", "cohort", "condition", "column", "survivors", "functionals", "nodes", "state",
     ),
     "federation/cli/actions/doctor.py": (
         "versions", "disk", "keys", "ledger", "database", "process", "enrolment", "certificate",

@@ -53,7 +53,11 @@ def _table(wider: Table, narrower: Table) -> Table:
 def _row(row: Row, less: Mapping[str, Any]) -> Row:
     """Without its order statistics, which do not subtract."""
     counted = {name: row[name] for name in COUNTS if isinstance(row.get(name), int)}
-    apart = {name: abs(count - (less.get(name) or 0)) for name, count in counted.items()}
+    apart: Row = {name: abs(count - (less.get(name) or 0)) for name, count in counted.items()}
+    for name in ("beside", "lines"):
+        before = less.get(name, {})
+        named = {label: abs(n - before.get(label, 0)) for label, n in row.get(name, {}).items()}
+        apart |= {name: named} if name in row else {}
     return {name: value for name, value in row.items() if name != "beyond"} | apart
 
 

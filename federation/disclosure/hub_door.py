@@ -7,8 +7,8 @@ reveal it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -115,11 +115,18 @@ def clear_tables(results: Mapping[str, Result], k: int) -> dict[str, tuple[Shown
     for name in sorted(names, key=lambda name: bool(leads[name].follows)):
         holders = [node for node, result in results.items() if name in result.tables]
         tables = [results[node].tables[name] for node in holders]
-        follows = leads[name].follows
-        if follows and any("suppressed" in row for node in holders for row in shown[node][follows]):
+        follows, door = leads[name].follows, leads[name].door
+        if follows and door == "listed":
+            hidden = {
+                _cell_of(row) for node in holders for row in shown[node][follows] if WHY in row
+            }
+            cleared = _listed([_without(table, hidden) for table in tables], k)
+        elif follows and any(
+            "suppressed" in row for node in holders for row in shown[node][follows]
+        ):
             cleared = [[_blank(row, "withheld") for row in table.rows] for table in tables]
         else:
-            cleared = _DOORS[leads[name].door](tables, k)
+            cleared = _DOORS[door](tables, k)
         for node, rows in zip(holders, cleared, strict=True):
             shown[node][name] = rows
     return {
@@ -294,9 +301,63 @@ def _group(row: Row) -> tuple[Any, ...]:
 
 
 def _listed(tables: Sequence[Table], k: int) -> list[list[Row]]:
-    """Leaves out, at all nodes, the rows that stand on too few people at one node."""
-    small = {subjects.of(row) for table in tables for row in table.rows if row["n"] < k}
-    return [[dict(row) for row in table.rows if subjects.of(row) not in small] for table in tables]
+    """Leaves out, at all nodes, the rows that stand on too few people at one node, those whose
+    numbers count few others, and further ones until no subtraction reveals a row that is left
+    out."""
+    small = {
+        subjects.of(row)
+        for table in tables
+        for row in table.rows
+        if row["n"] < k or any(0 < people < k for people in row.get(BESIDE, {}).values())
+    }
+    while more := {subject for table in tables for subject in _left_over(table, small, k)}:
+        small |= more
+    shown = ([row for row in table.rows if subjects.of(row) not in small] for table in tables)
+    return [
+        [{name: value for name, value in row.items() if name not in NEVER_SHOWN} for row in rows]
+        for rows in shown
+    ]
+
+
+# entries of a row of a list: people beside its own, known totals, and its cell in another table
+BESIDE, LINES, CELL = "beside", "lines", "cell"
+NEVER_SHOWN = (BESIDE, LINES, CELL)
+WHY = "suppressed"
+
+
+def _left_over(table: Table, small: Set[Any], k: int) -> Iterator[Any]:
+    """For each known total of which few people are left over by the rows that are shown, the
+    smallest of these rows."""
+    lines: dict[tuple[str, int], list[Row]] = {}
+    for row in table.rows:
+        for line in row.get(LINES, {}).items():
+            lines.setdefault(line, []).append(row)
+    for (_, total), rows in lines.items():
+        shown = [row for row in rows if subjects.of(row) not in small]
+        if shown and 0 < total - sum(row["n"] for row in shown) < k:
+            yield subjects.of(min(shown, key=lambda row: row["n"]))
+
+
+def _cell_of(row: Mapping[str, Any]) -> Any:
+    return row["row"], row["column"]
+
+
+def _without(table: Table, hidden: Set[Any]) -> Table:
+    return replace(table, rows=[row for row in table.rows if row[CELL] not in hidden])
+
+
+def _tallies(tables: Sequence[Table], k: int) -> list[list[Row]]:
+    """A number of small counts would tell whether there is one."""
+    return [
+        [
+            {
+                name: sum(people >= k for people in value) if isinstance(value, tuple) else value
+                for name, value in row.items()
+            }
+            for row in table.rows
+        ]
+        for table in tables
+    ]
 
 
 def _why(row: Row, k: int) -> str:
@@ -385,4 +446,5 @@ _DOORS = {
     "curve": _curve,
     "groups": _groups,
     "listed": _listed,
+    "tallies": _tallies,
 }

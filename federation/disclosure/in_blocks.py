@@ -353,19 +353,19 @@ def count_people(mask: Mask, person: Ints | None) -> int:
     return int(np.count_nonzero(mask)) if person is None else len(np.unique(person[mask]))
 
 
-def are_alike(masks: Masks, n: int, k: int, rows_per_person: int, *, only_wide: bool) -> bool:
-    """Whether two of `n` conditions differ for fewer than `k` people. `only_wide`: only those that
-    at least `k` people meet, and as many do not."""
+def are_alike(masks: Masks, n: int, k: int, rows_per_person: int, *, wide: int) -> bool:
+    """Whether two of `n` conditions differ for fewer than `k` people: of those that at least `wide`
+    people meet, and as many do not."""
     both, sides = np.zeros((n, n)), np.zeros((n, 2), np.int64)
     for holds, used, person in masks():
         B = holds.astype(np.float32)  # a block has fewer rows than a float32 counts
         both += B.T @ B
-        if only_wide:
+        if wide:
             sides += [
                 [count_people(some & used, person) for some in (holds[:, i], ~holds[:, i])]
                 for i in range(n)
             ]
-    compared = (sides.min(1) >= k) if only_wide else np.ones(n, np.bool_)
+    compared = sides.min(1) >= wide
     held = np.diag(both)
     apart = held[:, None] + held[None, :] - 2 * both
     near = np.triu(apart < k * rows_per_person, 1) & compared[:, None] & compared[None, :]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from federation.arrays import Ints
 
 Mask = NDArray[np.bool_]
+THIN = 11  # people: more than that are never left to the hub's door alone
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,16 @@ class Rules:
 
     `min_cell`: people behind any number that is shown. `hub_sees_cells`: the site lets an
     authorised hub see small cells, which the hub then suppresses at its own door. `in_secure_sum`:
-    the hub sees no number of this node alone, and people are counted over all nodes."""
+    the hub sees no number of this node alone, and people are counted over all nodes. `thin`: where
+    the hub counts small groups over all nodes, those of fewer people here are judged there alone.
+    No study raises it with a larger `min_cell`, which would loosen the rules on single people."""
 
     min_cell: int = 11
     min_nodes: int = 3
     max_parameters_per_person: float = 0.33
     hub_sees_cells: bool = False
     in_secure_sum: bool = False
+    thin: int = THIN
 
     @property
     def compares_narrow(self) -> bool:

@@ -85,29 +85,49 @@ def shows_no_share(values: Floats, width: float, limit: float) -> bool:
     return width <= limit * away
 
 
-def leverage(X: Floats, person: Ints | None, codes: Ints | None = None) -> Floats:
+def leverage(
+    X: Floats,
+    person: Ints | None,
+    codes: Ints | None = None,
+    apart: Floats | None = None,
+    unjudged: Sequence[int] = (),
+) -> Floats:
     """(n_people,) hat values of people in the columns X (n_rows, n_columns) and a constant: how far
     a linear combination of the columns' sums can single out one person. 1: entirely.
 
     `codes` (n_rows,): the level of each row in a factor whose columns of 0 and 1 belong to the
     columns too. What they explain of a row is its share of its level, and they are orthogonal to
-    what is left of X within the levels."""
-    Q = basis(X, codes)
+    what is left of X within the levels. `apart` (n_rows, n_apart), `unjudged`: further columns, and
+    levels of `codes`, that are judged elsewhere: what is left of X beside them counts here."""
+    Q = basis(X, codes, None if apart is None else basis(apart, codes, centred=False))
     hat: Floats = np.einsum("ij,ij->i", Q, Q)
     if codes is not None:
-        hat += 1.0 / np.bincount(codes)[codes]
+        share = 1.0 / np.maximum(np.bincount(codes), 1)
+        share[[level for level in unjudged if level < len(share)]] = 0.0
+        hat += share[codes]
     return hat if person is None else np.bincount(person, hat).astype(np.float64)
 
 
-def basis(X: Floats, codes: Ints | None = None) -> Floats:
+def basis(
+    X: Floats, codes: Ints | None = None, beside: Floats | None = None, *, centred: bool = True
+) -> Floats:
     """(n_rows, rank) orthonormal columns that span those of X and a constant; a column that repeats
-    those before it is left out. With `codes`, those that span what X holds within the levels."""
-    Q = np.empty((len(X), X.shape[1] + 1), order="F")
-    rank = 0
-    if codes is None:
-        Q[:, 0], rank = 1.0 / np.sqrt(max(len(X), 1)), 1
+    those before it is left out. With `codes`, those that span what X holds within the levels; with
+    `beside` (n_rows, n), an earlier basis, those that span what X holds beside it. Without a
+    constant unless `centred`."""
+    n_known = 0 if beside is None else beside.shape[1]
+    Q = np.empty((len(X), n_known + X.shape[1] + 1), order="F")
+    rank = n_known
+    if beside is not None:
+        Q[:, :n_known] = beside
+    if codes is None and centred:
+        constant = np.full(len(X), 1.0 / np.sqrt(max(len(X), 1)))
+        constant -= Q[:, :rank] @ (Q[:, :rank].T @ constant)
+        length = float(np.linalg.norm(constant))
+        if length > REPEATED:
+            Q[:, rank], rank = constant / length, rank + 1
     for j in range(X.shape[1]):
-        column = X[:, j] - X[:, j].mean()
+        column = X[:, j] - X[:, j].mean() if centred else X[:, j].astype(np.float64)
         length = float(np.linalg.norm(column))
         largest = float(np.abs(X[:, j]).max(initial=0.0))
         if not length > 1e-13 * largest * np.sqrt(len(X)):
@@ -120,7 +140,7 @@ def basis(X: Floats, codes: Ints | None = None) -> Floats:
         rest = float(np.linalg.norm(column))
         if rest > REPEATED:
             Q[:, rank], rank = column / rest, rank + 1
-    return Q[:, :rank]
+    return Q[:, n_known:rank]
 
 
 def _means(column: Floats, codes: Ints | None) -> Floats:
@@ -132,7 +152,12 @@ def _means(column: Floats, codes: Ints | None) -> Floats:
 
 
 def largest_leverage(
-    X: Floats, person: Ints | None, limit: float, codes: Ints | None = None
+    X: Floats,
+    person: Ints | None,
+    limit: float,
+    codes: Ints | None = None,
+    apart: Floats | None = None,
+    unjudged: Sequence[int] = (),
 ) -> float:
     """The largest hat value of a person, or an upper bound on it that is at most `limit`.
 
@@ -140,16 +165,19 @@ def largest_leverage(
     too large; if even these are small, all are."""
     if not len(X):
         return 0.0
-    if person is None and len(X) > 2 * SAMPLE:
-        bound = _bound(X, codes)
+    if person is None and len(X) > 2 * SAMPLE and apart is None:
+        bound = _bound(X, codes, unjudged)
         if bound <= limit:
             return bound
-    return float(leverage(X, person, codes).max(initial=0.0))
+    return float(leverage(X, person, codes, apart, unjudged).max(initial=0.0))
 
 
-def _bound(X: Floats, codes: Ints | None) -> float:
+def _bound(X: Floats, codes: Ints | None, unjudged: Sequence[int] = ()) -> float:
     """An upper bound on all hat values, from a sample of the rows; infinite where it shows none."""
-    alone = 1 / len(X) if codes is None else 1 / int(np.bincount(codes)[codes].min())
+    alone = 1 / len(X)
+    if codes is not None:
+        people = np.delete(np.bincount(codes), [i for i in unjudged if i <= int(codes.max())])
+        alone = 1 / int(people[people > 0].min(initial=len(X)))
     if not X.shape[1]:
         return alone
     every = max(1, len(X) // SAMPLE)

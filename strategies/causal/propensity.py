@@ -480,6 +480,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         terms,
         amounts,
         strata=effect.strata,
+        within=effect.within,
         conditions=written,
         grids=grids,
         steered=row_weights,

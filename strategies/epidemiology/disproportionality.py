@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from federation import cohort as cohorts
 from federation import errors
-from federation.arrays import Floats, Ints
+from federation.arrays import Floats, Ints, Sum
 from federation.cohort import Cohort
 from federation.contract import Frozen
 from federation.expression import ExpressionError
@@ -143,9 +143,9 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     of_drug, of_event = total.sums["drugs"][drug], total.sums["events"][event]
     tail = (1 - task.options.conf_level) / 2
     by_pair = measures(pairs[drug, event], of_drug, of_event, reports, tail)
-    # Every reported pair counts as a test, including those below `min_reports`.
-    n_pairs = int(np.count_nonzero(pairs))
-    by_pair["q_value"] = false_discovery_rate(by_pair["p_value"], looked_at=n_pairs)
+    # Every possible pair counts as a test: the number of those that somebody reported would tell
+    # whether one more person did.
+    by_pair["q_value"] = false_discovery_rate(by_pair["p_value"], looked_at=pairs.size)
     order = np.argsort(-by_pair["ic_low"], kind="stable")
     shown = order[: task.options.top]
     rows = [
@@ -154,34 +154,56 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
             plan.event.groups[event[i]],
             {name: values[i] for name, values in by_pair.items()},
         )
+        | _people_beside(pairs[drug[i], event[i]], of_drug[i], of_event[i], reports)
+        | (_lines(plan, drug[i], event[i], total) if task.rows_per_person == 1 else {})
         for i in shown
     ]
     summary = {
         "reports": int(reports),
-        "drugs": int(np.count_nonzero(total.sums["drugs"])),
-        "events": int(np.count_nonzero(total.sums["events"])),
-        "pairs": n_pairs,
+        **{name: _counts(total.sums[name]) for name in ("drugs", "events", "pairs")},
         **_signals(by_pair),
     }
     notes = []
     if len(order) > len(shown):
         notes.append(f"{len(order) - len(shown)} more pairs are not shown: raise `top` to see them")
     return Result(
-        {"pairs": Table(rows, door="listed"), "summary": Table([summary])},
+        {"pairs": Table(rows, door="listed"), "summary": Table([summary], door="tallies")},
         counting.reported(total.cells),
         notes=notes,
     )
 
 
-def _signals(by_pair: Mapping[str, Floats]) -> Row:
-    """The numbers of pairs tested, and of signals by each criterion."""
-    prr = (by_pair["prr"] >= 2) & (by_pair["chi_squared"] >= 4) & (by_pair["n"] >= 3)
+def _people_beside(pair: float, of_drug: float, of_event: float, reports: float) -> Row:
+    """The other reports of a pair's drug, of its event, and of neither: its measures tell them."""
+    b, c = int(of_drug - pair), int(of_event - pair)
+    return {"beside": {"drug": b, "event": c, "neither": int(reports - pair) - b - c}}
+
+
+def _lines(plan: Plan, drug: int, event: int, total: Total) -> Row:
+    """The reports of a pair's drug and event: where each report names one of both, the pairs add up
+    to them."""
+    drugs, events = total.sums["drugs"], total.sums["events"]
+    named = plan.drug.groups[drug], plan.event.groups[event]
     return {
-        "pairs_tested": len(by_pair["n"]),
-        "signals_prr": int(prr.sum()),
-        "signals_ic": int((by_pair["ic_low"] > 0).sum()),
-        "signals_fdr": int((by_pair["q_value"] < 0.05).sum()),
+        "lines": {f"drug {named[0]}": int(drugs[drug]), f"event {named[1]}": int(events[event])}
     }
+
+
+def _counts(people: Sum) -> tuple[int, ...]:
+    """Those above 0."""
+    return tuple(int(n) for n in np.ravel(people) if n > 0)
+
+
+def _signals(by_pair: Mapping[str, Floats]) -> Row:
+    """The reports of the pairs tested, and of the signals by each criterion."""
+    prr = (by_pair["prr"] >= 2) & (by_pair["chi_squared"] >= 4) & (by_pair["n"] >= 3)
+    some = {
+        "pairs_tested": np.ones(len(prr), np.bool_),
+        "signals_prr": prr,
+        "signals_ic": by_pair["ic_low"] > 0,
+        "signals_fdr": by_pair["q_value"] < 0.05,
+    }
+    return {name: _counts(by_pair["n"][mask]) for name, mask in some.items()}
 
 
 def measures(

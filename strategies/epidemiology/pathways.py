@@ -327,10 +327,9 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     tables = {"edges": Table(_edges(total, plan), door="cells")}
     if task.options.beginnings:
         sequences = [
-            {"sequence": sequence(i, plan, task.options.beginnings), "n": int(n)}
-            for i, n in _largest(total.sums["beginnings"])
+            _sequence(i, int(n), total, task) for i, n in _largest(total.sums["beginnings"])
         ]
-        tables["beginnings"] = Table(sequences, door="listed")
+        tables["beginnings"] = Table(sequences, door="listed", follows="edges")
     if plan.indicators:
         z = float(special.ndtri((1 + task.options.conf_level) / 2))
         tables["indicators"] = Table(_indicators(total, plan, z), door="groups")
@@ -341,6 +340,16 @@ def _largest(counts: Floats) -> list[tuple[int, float]]:
     """The cells with people and their counts, the largest first."""
     cells = np.flatnonzero(counts > 0)
     return [(int(i), float(counts[i])) for i in cells[np.argsort(-counts[cells], kind="stable")]]
+
+
+def _sequence(cell: int, n: int, total: Total, task: Task[Options, Plan]) -> Row:
+    """The people whose pathway starts with a sequence are some of those who go from the start to
+    its first step."""
+    plan, length = task.plan, task.options.beginnings
+    first = int(np.unravel_index(cell, (plan.steps + 1,) * length)[0])
+    level, all_ = plan.step.levels[first], int(total.sums["edges"][plan.steps, first])
+    names = {"sequence": sequence(cell, plan, length), "n": n}
+    return names | {"lines": {level: all_}, "cell": (START, level)}
 
 
 def sequence(cell: int, plan: Plan, length: int) -> str:

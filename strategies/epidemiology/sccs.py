@@ -29,7 +29,7 @@ from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 
 TRAITS = Traits(over_people=protocol.always_over_people)
 
@@ -255,7 +255,21 @@ def _result(top: newton.Top, total: Total, task: Task[Options, Plan]) -> Result:
 
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
-    return Roles(plan.model.terms, (*plan.model.response, plan.offset), steered=row_weights)
+    return Roles(
+        plan.model.terms,
+        (*plan.model.response, plan.offset),
+        used=used,
+        within=lambda cohort, task: cohort.person,
+        steered=row_weights,
+    )
+
+
+def used(cohort: Cohort, task: AnyTask) -> Mask:
+    """The periods of the people with an event; those of others cancel."""
+    rows = cohort.once(Key("sccs", task.name), lambda: rows_of(cohort, task))
+    mask = np.zeros(cohort.rows, np.bool_)
+    mask[rows.place] = True
+    return mask
 
 
 def row_weights(

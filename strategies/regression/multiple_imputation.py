@@ -34,7 +34,7 @@ from strategies import protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import AnyTask, Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
 
 TRAITS = Traits()
@@ -487,7 +487,13 @@ def _row(name: str, j: int, pooled: Pooled, conf_level: float, ratio: str, alias
 
 
 def roles(task: Task[Options, Plan]) -> Roles:
-    return replace(glm.roles(task.plan.fit), steered=row_weights)
+    return replace(glm.roles(task.plan.fit), used=used, steered=row_weights)
+
+
+def used(cohort: Cohort, task: AnyTask) -> NDArray[np.bool_]:
+    """The rows in which only imputed columns are missing."""
+    rows = cohort.once(Key("multiple_imputation", task.name), lambda: _rows(cohort, task))
+    return np.asarray(rows.keep)
 
 
 def row_weights(

@@ -12,7 +12,7 @@ deaths (Therneau & Grambsch 2000, 3.3; robust variance: Lin & Wei 1989). Strata,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -32,10 +32,20 @@ from federation.schema import Field, Schema
 from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, designs, firth, newton
+from strategies.numerics.counting import Mask
 from strategies.numerics.designs import Design
 from strategies.numerics.newton import Scaling
 from strategies.options import ConfLevel
-from strategies.protocol import AddBlocks, Estimates, Prepared, Roles, Task, Total, Traits
+from strategies.protocol import (
+    AddBlocks,
+    AnyTask,
+    Estimates,
+    Prepared,
+    Roles,
+    Task,
+    Total,
+    Traits,
+)
 from strategies.survival import landmarks, risk_sets, time_grid
 from strategies.survival.risk_sets import Increments
 from strategies.survival.time_grid import GridOptions, TimeGrid
@@ -208,17 +218,12 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
-    keep = cohorts.complete(columns)
     *starts, stop, event = (columns[field.name] for field in plan.model.response)
-    if starts:
-        keep &= starts[0] < stop
-    if plan.weights is not None:
-        keep &= columns[plan.weights.name] > 0
+    keep = _complete(columns, task)
     index = np.flatnonzero(keep)
     missing = cohort.rows - len(index)
     if task.options.landmark is not None:
-        start, when = starts[0] if starts else None, task.options.landmark
-        landmark = landmarks.at(when, start, stop, event, cohort.person, index)
+        landmark = _at_landmark(columns, index, cohort, task)
         index, starts = landmark.rows, []
         stop, event, keep = stop.copy(), event.copy(), np.zeros(cohort.rows, np.bool_)
         stop[index], event[index], keep[index] = landmark.stop, landmark.event, True
@@ -244,6 +249,30 @@ def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
         cells["leaving"] = np.bincount(cell, minlength=plan.n_strata * plan.grid.size)
     weights = columns[plan.weights.name][index] if plan.weights else None
     return Rows(X, cell, entry, dead, weights, strata, cohort.person[index], cells)
+
+
+def _complete(columns: Mapping[str, Any], task: Task[Options, Plan]) -> Mask:
+    """(n_rows,): the rows without missing columns, of some length and weight."""
+    plan: Plan = task.plan
+    keep = cohorts.complete(columns)
+    *starts, stop, _ = (columns[field.name] for field in plan.model.response)
+    if starts:
+        keep &= starts[0] < stop
+    if plan.weights is not None:
+        keep &= columns[plan.weights.name] > 0
+    return keep
+
+
+def _at_landmark(
+    columns: Mapping[str, Any], complete: Ints, cohort: Cohort, task: Task[Options, Plan]
+) -> landmarks.Landmark:
+    """The complete rows if there is no landmark."""
+    *starts, stop, event = (columns[field.name] for field in task.plan.model.response)
+    when = task.options.landmark
+    if when is None:
+        return landmarks.Landmark(complete, stop[complete], event[complete])
+    start = starts[0] if starts else None
+    return landmarks.at(when, start, stop, event, cohort.person, complete)
 
 
 def _stratum(strata: Sequence[Field], columns: Mapping[str, Any], index: Ints) -> Ints:
@@ -669,7 +698,27 @@ def roles(task: Task[Options, Plan]) -> Roles:
         strata=plan.strata,
         conditions=written,
         grids=time_grid.coarse(response[:-1], plan.grid, NUMBERS * len(plan.names)),
+        used=used if task.options.landmark is not None or len(response) > 2 else None,
+        within=strata_of(plan.strata),
         steered=row_weights,
+    )
+
+
+def used(cohort: Cohort, task: AnyTask) -> Mask:
+    """The rows of those under observation at the landmark, or for some time."""
+    columns = cohort.columns(task.fields)
+    complete = np.flatnonzero(_complete(columns, task))
+    mask = np.zeros(cohort.rows, np.bool_)
+    mask[_at_landmark(columns, complete, cohort, task).rows] = True
+    return mask
+
+
+def strata_of(strata: Sequence[Field]) -> Callable[[Cohort, AnyTask], Ints] | None:
+    """The stratum of each row of a cohort, if there are strata."""
+    if not strata:
+        return None
+    return lambda cohort, task: _stratum(
+        strata, cohort.columns(task.fields), np.arange(cohort.rows)
     )
 
 

@@ -41,6 +41,8 @@ from strategies.survival.time_grid import GridOptions
 
 MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in any unit of time
 PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
+
+
 TRAITS = Traits(over_people=protocol.always_over_people)
 
 
@@ -438,7 +440,18 @@ def roles(task: Task[Options, Plan]) -> Roles:
     written = [piece for cut in options.cuts for piece in time_grid.beyond(stop, cut)]
     if options.until is not None:
         written += time_grid.conditions(GridOptions(step=1, until=options.until), stop)
-    return Roles(model.terms, model.response, conditions=tuple(written), steered=row_weights)
+    return Roles(
+        model.terms,
+        model.response,
+        conditions=tuple(written),
+        used=used if len(model.response) > 2 else None,
+        steered=row_weights,
+    )
+
+
+def used(cohort: Cohort, task: AnyTask) -> Mask:
+    """The rows that end after they begin."""
+    return cohort.once(Key("piecewise", task.name), lambda: read(cohort, task)).keep
 
 
 def row_weights(

@@ -274,21 +274,21 @@ def random_cohort(seed: int) -> Cohort:
     return Cohort(numbered, people, people, 1 if person is None else 20, fetch)
 
 
-def verdict(task: AnyTask, seed: int, rules: Rules) -> tuple[bool, bool, list[bool]]:
-    """Whether leverage refuses the task, whether anything does, and who is on a small side."""
+def verdict(task: AnyTask, seed: int, rules: Rules) -> tuple[bool, bool, list[list[int]]]:
+    """Whether leverage refuses the task, whether anything does, and the levels that few have."""
     cohort = random_cohort(seed)
     rows = support.rows_of(cohort, task)
-    thin = node_support._thin(support.roles_of(task), rows, rules.min_cell)
-    singled_out = node_support._singled_out(task, rows, rules)
+    few = node_support._few_levels(support.roles_of(task), rows, rules.thin)
+    singled_out = node_support._singled_out(cohort, task, rows, rules)
     session = StudySession({"a": task}, cohort, rules, None)
-    return singled_out, node_support.check(task, session) is not None, thin.tolist()
+    return singled_out, node_support.check(task, session) is not None, list(few.values())
 
 
 @pytest.mark.parametrize("hub_sees_cells", [False, True])
 def test_codes_and_columns_refuse_the_same_tables(
     hub_sees_cells: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = Rules(min_cell=5, hub_sees_cells=hub_sees_cells)
+    rules = Rules(min_cell=5, hub_sees_cells=hub_sees_cells, thin=5)
     tasks = [task_of({**GLM, "model": model}, 20) for model in MODELS]
     cases = [(task, seed) for task in tasks for seed in range(20)]
     by_codes = [verdict(task, seed, rules) for task, seed in cases]

@@ -377,6 +377,39 @@ def test_a_pair_of_datasets_has_one_exact_cohort_a_year(tables, tmp_path):
     assert refused.rule == "differencing"
 
 
+@pytest.mark.parametrize("change", ["the left", "the people"])
+def test_another_left_or_another_dataset_of_the_same_people_is_no_other_pair(
+    change, tables, tmp_path
+):
+    """The two holders change places, or the left holds its people under a second name: the linked
+    people of two studies would differ by a few."""
+    values = two_holders.values(two_holders.STUDY)
+    study = two_holders.study()
+    context = contexts_of(study, two_holders.holders(tmp_path, tables))["lyon"]
+    site = replace(context.site, state=tmp_path / "state")
+    link = values["link"]
+    plan = links.plan(study, CONTRACTS)
+    if change == "the left":
+        swapped = {**link, "left": link["right"], "right": link["left"]}
+        again, role = replace(plan, link=plan.link.model_copy(update=swapped)), "right"
+    else:
+        left = site.datasets[link["left"]]
+        contract = left.contract.model_copy(update={"dataset": "second"})
+        datasets = {**site.datasets, "second": replace(left, contract=contract)}
+        site, role = replace(site, datasets=datasets), "left"
+        again = replace(plan, link=plan.link.model_copy(update={"left": "second"}))
+        entries = {
+            "second" if name == link["left"] else name: entry
+            for name, entry in study.datasets.items()
+        }
+        again = replace(again, study=study.model_copy(update={"datasets": entries}))
+    context = replace(context, site=site)
+    assert links.claim_cohort(plan, "left", context, NOW) is None
+    refused = links.claim_cohort(again, role, context, NOW)
+    assert refused is not None
+    assert refused.rule == "differencing"
+
+
 @pytest.mark.parametrize(
     "condition", ["age = 93 and sex = 'f'", "not (age = 90 and sex = 'f')", "year >= 2023"]
 )

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.privacy import exact_variants, grid_variants, late_variants, thin_variants
+from tests.privacy import (
+    exact_variants,
+    further_variants,
+    grid_variants,
+    late_variants,
+    thin_variants,
+)
 from tests.privacy.attacked_people import PEOPLE
 
 T = "age = 93 and sex = 'F'"
@@ -619,7 +625,13 @@ def in_place() -> Iterator[Attack]:
 
 
 def variants() -> Iterator[Attack]:
-    for module in (exact_variants, late_variants, thin_variants, grid_variants):
+    for module in (
+        exact_variants,
+        late_variants,
+        thin_variants,
+        grid_variants,
+        further_variants,
+    ):
         for name, studies in module.variants():
             yield Attack(name, studies)
     for name, studies in grid_variants.windows():

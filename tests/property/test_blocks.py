@@ -167,9 +167,9 @@ def studies() -> list[Any]:
     """One example of each analysis, and of two from each source; the others by `make slow`."""
     parameters, seen = [], set[str]()
     for name, options in [*CASES, *(("cox", some) for some in WITHIN)]:
+        if not support.reads_in_blocks(task_of(name, options)):
+            continue  # the rules look at rows that are chosen among all
         for source in SOURCES:
-            if name == "sccs" and source != "table":
-                continue  # it compares several rows of a person
             is_first = name not in seen and (source == "table" or name in ("glm", "kaplan_meier"))
             marks = () if is_first else (pytest.mark.slow,)
             parameters.append(pytest.param(name, options, source, marks=marks))

@@ -167,4 +167,4 @@ def test_conditions_that_hold_for_nearly_the_same_people_are_seen(
         for j in range(i)
     )
     most = 1 if table.person is None else int(np.bincount(table.person).max())
-    assert in_blocks.are_alike(blocks, 3, k, most, only_wide=only_wide) == expected
+    assert in_blocks.are_alike(blocks, 3, k, most, wide=k if only_wide else 0) == expected
