@@ -4,7 +4,6 @@ passes over the blocks."""
 from __future__ import annotations
 
 import copyreg
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from federation.formula import Term
 from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
 from nodes import support_columns
-from strategies import protocol, support
+from strategies import protocol, registry, support
 from strategies.protocol import AnyTask
 from strategies.support import Block, Blocks, Mask, Rows
 
@@ -41,7 +40,7 @@ Reader = Callable[[Block], Floats]  # (n_used,) a column of the used rows of a b
 
 # -- a round
 def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
-    return importlib.import_module, (module.__name__,)
+    return registry.module_named, (module.__name__,)
 
 
 copyreg.pickle(ModuleType, _by_name)  # a task and its stages name their analyses
@@ -62,7 +61,9 @@ def part(task: AnyTask, state: State, cohort: Cohort) -> Part | Refusal:
 def _parts(compute: BlockPart, cohort: Cohort, weights: Weights) -> Iterator[Part]:
     blocks = cohort.in_blocks
     assert blocks is not None
-    computed = map(compute, blocks.read()) if blocks.apart is None else blocks.apart(compute)
+    is_ours = registry.is_named(str(getattr(compute.task.analysis, "__name__", "")))
+    apart = blocks.apart if is_ours else None  # a site's analysis is computed in this process
+    computed = map(compute, blocks.read()) if apart is None else apart(compute)
     for of_block, weighed in computed:
         weights.add(weighed)
         yield of_block

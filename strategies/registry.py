@@ -296,6 +296,18 @@ def row(name: str) -> Row:
     return installed
 
 
+def is_named(module: str) -> bool:
+    """Whether `module_named` knows a module: those of this package, and no other code."""
+    return module.startswith("strategies.")
+
+
+def module_named(module: str) -> Any:
+    """A module of an analysis, as a process that computes blocks is told of it."""
+    if not is_named(module):
+        raise errors.ExtensionError(f"{module} is no module of the analyses of this version")
+    return importlib.import_module(module)
+
+
 def analysis(name: str) -> AnyExactAnalysis:
     return row(name).exact
 
