@@ -16,7 +16,7 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.formula import Term
 from federation.messages import Part, Refusal, State
-from federation.schema import Schema
+from federation.schema import Field, Schema
 from nodes import (
     differencing,
     functionals,
@@ -27,7 +27,7 @@ from nodes import (
 )
 from nodes.session import StudySession
 from strategies import support
-from strategies.protocol import AnyTask
+from strategies.protocol import AnyTask, Roles
 from strategies.support import Mask, Rows
 
 CHANGED = Refusal(
@@ -228,11 +228,7 @@ def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> boo
         return False
     if roles.within is not None and _stands_out_within(cohort, task, rows, rules):
         return True
-    people = {
-        field: support.level_people(rows.of(field), len(field.groups), person)
-        for field in support_columns.level_fields(roles.terms)
-    }
-    few = support_columns.few_of(people, rules.thin)
+    few = _few_levels(roles, rows, rules.thin)
     crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
     wide = tuple(term for term in roles.terms if term not in crossed)
     X, codes = _design(wide, rows)
@@ -295,6 +291,14 @@ def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
     levels: its columns are not among them then."""
     X = support_columns.columns_of(support_columns.dense_terms(terms), rows)
     return _filled(X), support_columns.codes_of(terms, rows)
+
+
+def _few_levels(roles: Roles, rows: Rows, thin: int) -> dict[Field, list[int]]:
+    people = {
+        field: support.level_people(rows.of(field), len(field.groups), rows.person)
+        for field in support_columns.level_fields(roles.terms)
+    }
+    return support_columns.few_of(people, thin)
 
 
 def _is_thin_product(term: Term, rows: Rows, thin: int) -> bool:
