@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from federation import errors, extensions, formula_parser, yaml_source
 from federation import schema as schemas
