@@ -247,7 +247,8 @@ def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> boo
     if rules_of.largest_leverage(merged, person, limit, merged_codes) > limit:
         return True
     X, codes = support_columns.design_of(wide, rows)
-    apart, unjudged = _of_few(few, crossed, wide, rows)
+    apart = support_columns.of_few(few, crossed, wide, rows)
+    unjudged = support_columns.few_codes(few, wide)
     return rules_of.largest_leverage(X, person, limit, codes, apart, unjudged) > limit
 
 
@@ -312,22 +313,6 @@ def _merged(rows: Rows, few: Mapping[Field, Sequence[int]]) -> Rows:
         most = np.bincount(column[is_there].astype(np.int64)).argmax()
         columns[field.name] = np.where(np.isin(column, levels), most, column).astype(column.dtype)
     return replace(rows, columns=columns)
-
-
-def _of_few(
-    few: Mapping[Field, Sequence[int]], crossed: Sequence[Term], terms: Sequence[Term], rows: Rows
-) -> tuple[Floats | None, list[int]]:
-    """The columns (n_used, n) in which few people stand out, and their levels of the factor that is
-    in codes."""
-    coded = [terms[place] for place in support_columns.coded(terms)]
-    in_codes = coded[0].factors[0].field if coded else None
-    columns = [support.product(term, rows) for term in crossed]
-    for field, levels in few.items():
-        if field != in_codes:
-            columns += [(rows.of(field) == level).astype(np.float64) for level in levels]
-    codes = {term.factors[0].level: place for place, term in enumerate(coded)}
-    unjudged = [codes.get(level, len(coded)) for level in few.get(in_codes, ())] if in_codes else []
-    return np.stack(columns, axis=1) if columns else None, unjudged
 
 
 # -- all that a study writes together

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from federation import cohort as cohorts
 from federation.arrays import Floats, Ints
-from federation.cohort import Cohort, Values
+from federation.cohort import Cohort
 from federation.disclosure import support as rules_of
 from federation.expression import Piece
 from federation.formula import Term
@@ -16,7 +16,7 @@ from federation.schema import Field, Schema
 from strategies import support
 from strategies.numerics import designs
 from strategies.protocol import AnyTask, Roles
-from strategies.support import Mask, Rows
+from strategies.support import Rows
 
 
 def plain_numbers(roles: Roles) -> list[Field]:
@@ -76,13 +76,6 @@ def level_fields(roles: Roles) -> list[Field]:
     return [field for field in dict.fromkeys(factors) if field.kind != "number"]
 
 
-def at_thin_level(column: Values, people: Ints, k: int) -> Mask:
-    """(n_used,) rows at a level where fewer than `k` of the people (n_levels,) are."""
-    few = np.append((people > 0) & (people < k), False)  # last, for a missing value
-    thin: Mask = few[np.where(support.is_known(column), column, -1).astype(np.int64)]
-    return thin
-
-
 def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
     """The expressions of the study, the columns that they use, and all numbers, conditions and
     design columns of its analyses; 0 where missing."""
@@ -108,3 +101,30 @@ def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> lis
             design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
             arrays += list(design.T)
     return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]
+
+
+def of_few(
+    few: Mapping[Field, Sequence[int]], crossed: Sequence[Term], terms: Sequence[Term], rows: Rows
+) -> Floats | None:
+    """The columns (n_used, n) in which few people stand out, without the levels that are codes."""
+    in_codes = _coded_field(terms)
+    columns = [support.product(term, rows) for term in crossed]
+    for field, levels in few.items():
+        if field != in_codes:
+            columns += [(rows.of(field) == level).astype(np.float64) for level in levels]
+    return np.stack(columns, axis=1) if columns else None
+
+
+def few_codes(few: Mapping[Field, Sequence[int]], terms: Sequence[Term]) -> list[int]:
+    """The codes of the levels of few people, of the factor that is in codes."""
+    field = _coded_field(terms)
+    if field is None:
+        return []
+    places = coded(terms)
+    codes = {terms[place].factors[0].level: code for code, place in enumerate(places)}
+    return [codes.get(level, len(places)) for level in few.get(field, ())]
+
+
+def _coded_field(terms: Sequence[Term]) -> Field | None:
+    places = coded(terms)
+    return terms[places[0]].factors[0].field if places else None

@@ -4,7 +4,7 @@ passes over the blocks."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from federation.schema import Field, Schema
 from nodes import support_columns
 from strategies import protocol, support
 from strategies.protocol import AnyTask, Roles
-from strategies.support import Block, Blocks, Mask
+from strategies.support import Block, Blocks, Rows
 
 Reader = Callable[[Block], Floats]  # (n_used,) a column of the used rows of a block
 
@@ -197,52 +197,79 @@ def _has_support(column: Column, k: int) -> bool:
 
 # -- leverage
 def _singled_out(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rules) -> bool:
+    """Whether a person stands out in the columns of a model, where few people have a level here as
+    in `nodes.support`."""
     roles = support.roles_of(task)
     if not roles.terms:
         return False
-    is_thin = _thin(roles, blocks, rules.thin)
-
-    def design() -> Iterator[DesignPiece]:
-        for block in blocks():
-            (X, codes), person = (
-                support_columns.design_of(roles.terms, block.rows),
-                block.rows.person,
-            )
-            stay = ~is_thin(block)
-            yield DesignPiece(
-                X[stay],
-                None if person is None else person[stay],
-                None if codes is None else codes[stay],
-            )
-
-    ends = [term.interval for term in support_columns.dense_terms(roles.terms)]
+    thin = _Thin.of(roles, blocks, rules.thin)
+    wide = tuple(term for term in roles.terms if term not in thin.crossed)
+    ends = [term.interval for term in support_columns.dense_terms(wide)]
     widths = np.array([high - low for low, high in ends])
-    return in_blocks.exceeds_leverage(design, rules_of.MAX_LEVERAGE, rows_per_person, widths)
+
+    def merged() -> Iterator[DesignPiece]:
+        for block in blocks():
+            X, codes = support_columns.design_of(wide, thin.merged(block.rows, wide))
+            yield DesignPiece(X, block.rows.person, codes)
+
+    limit = rules_of.MAX_LEVERAGE
+    if in_blocks.exceeds_leverage(merged, limit, rows_per_person, widths):
+        return True
+    if not thin.few and not thin.crossed:
+        return False
+
+    def beside() -> Iterator[DesignPiece]:
+        for block in blocks():
+            X, codes = support_columns.design_of(wide, block.rows)
+            apart = support_columns.of_few(thin.few, thin.crossed, wide, block.rows)
+            yield DesignPiece(X, block.rows.person, codes, apart)
+
+    unjudged = support_columns.few_codes(thin.few, wide)
+    return in_blocks.exceeds_leverage(beside, limit, rows_per_person, None, unjudged)
 
 
-def _thin(roles: Roles, blocks: Blocks, k: int) -> Callable[[Block], Mask]:
-    """Which used rows of a block stand out in a column that fewer than `k` people share."""
-    fields = support_columns.level_fields(roles)
-    crossed = [term for term in roles.terms if len(term.factors) > 1]
-    people = {field: np.zeros(len(field.groups), np.int64) for field in fields}
-    modes = {term: OffMode(max(ENOUGH, k)) for term in crossed}
-    for block in blocks() if fields or crossed else ():
-        for field in fields:
-            column = block.of(field)
-            people[field] += support.level_people(column, len(field.groups), block.rows.person)
-        for term, counted in modes.items():
-            counted.add(support.product(term, block.rows), block.rows.person)
-    thin = {term: counted.mode for term, counted in modes.items() if 0 < counted.away < k}
+@dataclass(frozen=True)
+class _Thin:
+    """The columns in which few people stand out here: `few` levels, by column, and `crossed` terms.
+    `most`: the most frequent level of each of these columns."""
 
-    def is_thin(block: Block) -> Mask:
-        mask = np.zeros(int(np.count_nonzero(block.rows.is_used)), np.bool_)
-        for field in fields:
-            mask |= support_columns.at_thin_level(block.of(field), people[field], k)
-        for term, mode in thin.items():
-            mask |= support.product(term, block.rows) != mode
-        return mask
+    few: Mapping[Field, list[int]]
+    most: Mapping[Field, int]
+    crossed: list[Term]
 
-    return is_thin
+    @classmethod
+    def of(cls, roles: Roles, blocks: Blocks, thin: int) -> _Thin:
+        fields = support_columns.level_fields(roles)
+        crossed = [term for term in roles.terms if len(term.factors) > 1]
+        people = {field: np.zeros(len(field.groups), np.int64) for field in fields}
+        rows = {field: np.zeros(len(field.groups), np.int64) for field in fields}
+        modes = {term: OffMode(max(ENOUGH, thin)) for term in crossed}
+        for block in blocks() if fields or crossed else ():
+            for field in fields:
+                column, size = block.of(field), len(field.groups)
+                people[field] += support.level_people(column, size, block.rows.person)
+                rows[field] += support.level_people(column, size, None)
+            for term, counted in modes.items():
+                counted.add(support.product(term, block.rows), block.rows.person)
+        some = {f: np.flatnonzero((n > 0) & (n < thin)).tolist() for f, n in people.items()}
+        few = {field: levels for field, levels in some.items() if levels}
+        most = {field: int(rows[field].argmax()) for field in few}
+        return cls(few, most, [t for t, counted in modes.items() if 0 < counted.away < thin])
+
+    def merged(self, rows: Rows, terms: Sequence[Term]) -> Rows:
+        """The rows as if the people of these levels had the most frequent one."""
+        if not self.few:
+            return rows
+        names = {factor.field.name for term in terms for factor in term.factors}
+        columns = {name: rows.columns[name] for name in sorted(names)}
+        for field, levels in self.few.items():
+            if field.name in names:
+                column = columns[field.name]
+                is_few = np.isin(column, levels)
+                columns[field.name] = np.where(is_few, self.most[field], column).astype(
+                    column.dtype
+                )
+        return replace(rows, columns=columns)
 
 
 # -- conditions that are nearly the same
@@ -293,26 +320,29 @@ def is_joined(
 
 def stands_out(design: in_blocks.Design, rows_per_person: int, rules: Rules) -> bool:
     """Whether a person does in the columns of all blocks. Those in which few people differ here are
-    counted over all nodes, if the hub may see them, and so are these people."""
-    few = _thin_columns(design, rules.thin) if rules.hub_sees_cells else {}
-
-    def without_thin() -> Iterator[DesignPiece]:
-        for X, person, _ in design():
-            stay = np.ones(len(X), np.bool_)
-            for place, mode in few.items():
-                stay &= X[:, place] == mode
-            others = [place for place in range(X.shape[1]) if place not in few]
-            yield DesignPiece(X[stay][:, others], None if person is None else person[stay])
-
+    counted over all nodes, if the hub may see them: the others are judged without them, and beside
+    them."""
+    thin = _thin_columns(design, rules.thin) if rules.hub_sees_cells else []
     limit = rules_of.MAX_JOINT_LEVERAGE
-    return in_blocks.exceeds_leverage(without_thin, limit, rows_per_person)
+
+    def others(*, beside: bool) -> Iterator[DesignPiece]:
+        for piece in design():
+            wide = [place for place in range(piece.X.shape[1]) if place not in thin]
+            apart = piece.X[:, thin] if beside else None
+            yield DesignPiece(piece.X[:, wide], piece.person, None, apart)
+
+    if in_blocks.exceeds_leverage(partial(others, beside=False), limit, rows_per_person):
+        return True
+    if not thin:
+        return False
+    return in_blocks.exceeds_leverage(partial(others, beside=True), limit, rows_per_person)
 
 
-def _thin_columns(design: in_blocks.Design, k: int) -> dict[int, float]:
-    """By place, the most frequent value of each column in which fewer than `k` people differ."""
+def _thin_columns(design: in_blocks.Design, thin: int) -> list[int]:
+    """The places of the columns in which fewer than `thin` people differ."""
     counted: list[OffMode] = []
-    for X, person, _ in design():
-        counted = counted or [OffMode(max(ENOUGH, k)) for _ in range(X.shape[1])]
-        for column, off_mode in zip(X.T, counted, strict=True):
-            off_mode.add(column, person)
-    return {place: off.mode for place, off in enumerate(counted) if off.away < k}
+    for piece in design():
+        counted = counted or [OffMode(max(ENOUGH, thin)) for _ in range(piece.X.shape[1])]
+        for column, off_mode in zip(piece.X.T, counted, strict=True):
+            off_mode.add(column, piece.person)
+    return [place for place, off in enumerate(counted) if off.away < thin]

@@ -205,32 +205,41 @@ def _float_of(key: int) -> float:
 
 # -- leverage
 class DesignPiece(NamedTuple):
-    """A block of the columns of a model: X (n_rows, n_columns), the person and the level of a
-    factor of each row (n_rows,), as in `support.leverage`."""
+    """A block of the columns of a model: X (n_rows, n_columns); the person and the level of a
+    factor of each row (n_rows,); and columns apart (n_rows, n_apart), as in `support.leverage`."""
 
     X: Floats
     person: Ints | None = None
     codes: Ints | None = None
+    apart: Floats | None = None
 
 
 Design = Callable[[], Iterable[DesignPiece]]  # reads the blocks anew
 
 
 def exceeds_leverage(
-    design: Design, limit: float, rows_per_person: int, widths: Floats | None = None
+    design: Design,
+    limit: float,
+    rows_per_person: int,
+    widths: Floats | None = None,
+    unjudged: Sequence[int] = (),
 ) -> bool:
     """Whether a person's hat value is larger than `limit`. `widths` (n_columns,): public bounds on
-    the distance of two values of a column; then the first blocks may show that nobody's is."""
+    the distance of two values of a column; then the first blocks may show that nobody's is.
+    `unjudged`: as in `support.leverage`."""
     if widths is not None and _shows_low_leverage(design, limit, rows_per_person, widths):
         return False
     means = _Means.of(design)
     if not means.n:
         return False
     transform = _orthonormal(design, means)
-    for X, person, codes in design():
-        Q = means.within(X, codes) @ transform
-        hat = np.einsum("ij,ij->i", Q, Q) + means.alone(codes, len(X))
-        by_person = hat if person is None else np.bincount(person, hat)
+    share = means.shares(unjudged)
+    for piece in design():
+        Q = means.matrix(piece) @ transform
+        hat = np.einsum("ij,ij->i", Q, Q)
+        if piece.codes is not None and share is not None:
+            hat = hat + share[piece.codes]
+        by_person = hat if piece.person is None else np.bincount(piece.person, hat)
         if float(by_person.max(initial=0.0)) > limit:
             return True
     return False
@@ -242,8 +251,8 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
     if not np.isfinite(widths).all() or not (widths > 0).all():
         return False
     scatter, n = np.zeros((len(widths), len(widths))), 0
-    for X, _, codes in design():
-        if codes is not None:
+    for X, _, codes, apart in design():
+        if codes is not None or apart is not None:
             return False  # a level may have few rows, all in later blocks
         if not len(X):
             continue
@@ -258,47 +267,68 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
 
 @dataclass(frozen=True)
 class _Means:
-    """n: the rows. overall (n_columns,): the mean of each column; largest (n_columns,): its largest
-    size. by_level (n_levels, n_columns) and counts (n_levels,), with the levels of a factor."""
+    """Of the columns apart, then those of X: n: the rows. n_apart: how many of the columns stand
+    apart. sums (n_columns,); largest (n_columns,): the largest size of each. by_level (n_levels,
+    n_columns), the means, and counts (n_levels,), with the levels of a factor."""
 
     n: int
-    overall: Floats
+    n_apart: int
+    sums: Floats
     largest: Floats
     by_level: Floats | None
     counts: Floats | None
 
     @classmethod
     def of(cls, design: Design) -> _Means:
-        n, sums, largest = 0, np.zeros(0), np.zeros(0)
+        n, n_apart, sums, largest = 0, 0, np.zeros(0), np.zeros(0)
         by_level, counts = None, np.zeros(0)
-        for X, _, codes in design():
-            if not n and not sums.size:
-                sums, largest = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-            n += len(X)
-            sums = sums + X.sum(0)
-            largest = np.maximum(largest, np.abs(X).max(0, initial=0.0))
+        for piece in design():
+            both, codes = _both(piece), piece.codes
+            n_apart = 0 if piece.apart is None else piece.apart.shape[1]
+            if not sums.size:
+                sums, largest = np.zeros(both.shape[1]), np.zeros(both.shape[1])
+            n += len(both)
+            sums = sums + both.sum(0)
+            largest = np.maximum(largest, np.abs(both).max(0, initial=0.0))
             if codes is not None:
                 width = max(len(counts), int(codes.max(initial=-1)) + 1)
                 counts = _widened(counts, width) + np.bincount(codes, minlength=width)
-                added = [np.bincount(codes, column, width) for column in X.T]
-                before = np.zeros((0, X.shape[1])) if by_level is None else by_level
+                added = [np.bincount(codes, column, width) for column in both.T]
+                before = np.zeros((0, both.shape[1])) if by_level is None else by_level
                 by_level = _widened(before, width) + np.array(added).reshape(-1, width).T
         if by_level is None:
-            return cls(n, sums / max(n, 1), largest, None, None)
+            return cls(n, n_apart, sums, largest, None, None)
         means = by_level / np.maximum(counts, 1)[:, None]
-        return cls(n, sums / max(n, 1), largest, means, counts)
+        return cls(n, n_apart, sums, largest, means, counts)
 
-    def within(self, X: Floats, codes: Ints | None) -> Floats:
-        """(n_rows, n_columns) the columns without the means of the levels, or of all rows."""
-        if codes is None or self.by_level is None:
-            return X - self.overall
-        return X - self.by_level[codes]
+    @property
+    def centres(self) -> Floats:
+        """(n_columns,): the mean of each column of X; columns apart are measured from 0."""
+        centres = self.sums / self.n
+        centres[: self.n_apart] = 0.0
+        return centres
 
-    def alone(self, codes: Ints | None, rows: int) -> Floats:
-        """(n_rows,) the share of each row in its level, or in all rows."""
-        if codes is None or self.counts is None:
-            return np.full(rows, 1 / self.n)
-        return 1 / self.counts[codes]
+    def matrix(self, piece: DesignPiece) -> Floats:
+        """(n_rows, n): the columns apart, a constant, and X less its means; with levels, all less
+        the means of the levels, which leave no constant."""
+        both = _both(piece)
+        if piece.codes is not None and self.by_level is not None:
+            return both - self.by_level[piece.codes]
+        centred = both - self.centres
+        ones = np.ones((len(both), 1))
+        return np.hstack([centred[:, : self.n_apart], ones, centred[:, self.n_apart :]])
+
+    def shares(self, unjudged: Sequence[int]) -> Floats | None:
+        """(n_levels,): the share of each row in its level, if there are levels."""
+        if self.counts is None:
+            return None
+        shares: Floats = 1 / np.maximum(self.counts, 1)
+        shares[[level for level in unjudged if level < len(shares)]] = 0.0
+        return shares
+
+
+def _both(piece: DesignPiece) -> Floats:
+    return piece.X if piece.apart is None else np.hstack([piece.apart, piece.X])
 
 
 def _widened(array: Floats, rows: int) -> Floats:
@@ -307,23 +337,37 @@ def _widened(array: Floats, rows: int) -> Floats:
 
 
 def _orthonormal(design: Design, means: _Means) -> Floats:
-    """(n_columns, rank): the combinations of the columns, less their means, that are orthonormal;
-    a column that repeats those before it is left out, as in `support.basis`.
+    """(n, rank): the combinations of the columns of `matrix` that are orthonormal, without those
+    apart, beside which they are; a column that repeats those before it is left out, as in
+    `support.basis`.
 
     The triangular factor of a QR decomposition, block by block, keeps all products of columns to
     rounding, as the products themselves would not."""
-    p = len(means.overall)
-    triangle, squares = np.zeros((0, p)), np.zeros(p)
-    for X, _, codes in design():
-        squares += np.square(X - means.overall).sum(0)
-        stacked = np.vstack([triangle, means.within(X, codes)])
-        triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
+    squares, triangle = np.zeros(len(means.sums)), None
+    for piece in design():
+        squares += np.square(_both(piece) - means.centres).sum(0)
+        matrix = means.matrix(piece)
+        before = np.zeros((0, matrix.shape[1])) if triangle is None else triangle
+        triangle = np.asarray(np.linalg.qr(np.vstack([before, matrix]), mode="r"))
+    assert triangle is not None, "there are rows"
     lengths = np.sqrt(squares)
-    Q, combinations, rank = np.zeros((len(triangle), p)), np.zeros((p, p)), 0
-    for j in range(p):
-        if not lengths[j] > 1e-13 * means.largest[j] * math.sqrt(means.n):
+    lengths[~(lengths > 1e-13 * means.largest * math.sqrt(means.n))] = 0.0
+    if means.by_level is None:
+        lengths = np.insert(lengths, means.n_apart, math.sqrt(means.n))  # of the constant
+    return _combinations(triangle, lengths, means.n_apart)
+
+
+def _combinations(triangle: Floats, lengths: Floats, n_apart: int) -> Floats:
+    """(n, rank) from the triangular factor (m, n) of columns of these lengths (n,); a column of no
+    length is left out."""
+    n = len(lengths)
+    Q, combinations, rank, rank_apart = np.zeros((len(triangle), n)), np.zeros((n, n)), 0, 0
+    for j in range(n):
+        if j == n_apart:
+            rank_apart = rank
+        if not lengths[j] > 0:
             continue
-        column, combination = triangle[:, j] / lengths[j], np.zeros(p)
+        column, combination = triangle[:, j] / lengths[j], np.zeros(n)
         combination[j] = 1 / lengths[j]
         for _ in range(2):  # twice is enough (Parlett 1998, 6.9)
             along = Q[:, :rank].T @ column
@@ -333,7 +377,7 @@ def _orthonormal(design: Design, means: _Means) -> Floats:
         if rest > REPEATED:
             Q[:, rank], combinations[:, rank] = column / rest, combination / rest
             rank += 1
-    return combinations[:, :rank]
+    return combinations[:, rank_apart if n_apart < n else rank : rank]
 
 
 # -- conditions that hold for nearly the same people

@@ -133,6 +133,26 @@ def test_the_largest_leverage_is_that_of_the_whole(table: Table, far: bool) -> N
             assert verdict == (hat > limit)
 
 
+@settings(max_examples=200, deadline=None)
+@given(table=tables(), n_apart=st.integers(1, 3), unjudged=st.sets(st.integers(0, 6)))
+def test_the_leverage_beside_columns_apart_is_that_of_the_whole(
+    table: Table, n_apart: int, unjudged: set[int]
+) -> None:
+    rng = np.random.default_rng(n_apart)
+    apart = (rng.random((len(table.X), n_apart)) < 0.2).astype(float)
+    levels = sorted(unjudged) if table.codes is not None else []
+    hat = float(whole.leverage(table.X, table.person, table.codes, apart, levels).max())
+
+    def design() -> list[DesignPiece]:
+        pieces = zip(table.design(), table.blocks, strict=True)
+        return [piece._replace(apart=apart[rows]) for piece, rows in pieces]
+
+    for limit in (hat - 1e-6, hat + 1e-6):
+        if limit > 0:
+            verdict = in_blocks.exceeds_leverage(design, limit, 99, None, levels)
+            assert verdict == (hat > limit)
+
+
 def test_the_first_blocks_can_show_that_nobody_is_singled_out() -> None:
     rng = np.random.default_rng(2)
     read = []
