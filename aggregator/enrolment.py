@@ -128,16 +128,16 @@ class Registrations:
 
     engine: sa.Engine
     control: Control
-    known: Set[int] = frozenset()
+    flower_ids: Set[int] = frozenset()
 
     def restore(self, party: database.Party, certificate: str) -> None:
         """Registers a node again at a SuperLink whose database was lost, and which would refuse the
         node for ever: its key is that of its certificate."""
-        if not party.flower_id or party.flower_id in self.known:
+        if not party.flower_id or party.flower_id in self.flower_ids:
             return
         try:
-            self.known = flower_control.registered(self.control)
-            if party.flower_id in self.known:
+            self.flower_ids = flower_control.registered(self.control)
+            if party.flower_id in self.flower_ids:
                 return
             holder = x509.load_pem_x509_certificate(certificate.encode())
             flower_id = flower_control.register(self.control, holder, party.name)

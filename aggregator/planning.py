@@ -13,7 +13,6 @@ import json
 import os
 import queue
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import aggregator
+from aggregator import readiness
 from federation import contract as contract_files
 from federation import errors, limits
 from federation import study as studies
@@ -101,8 +101,8 @@ class Child:
         pipe, until = self.process.stdout, time.monotonic() + seconds
         content = b""
         while len(content) < 8 or len(content) < 8 + int.from_bytes(content[:8], "big"):
-            ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
-            chunk = os.read(pipe.fileno(), 2**16) if ready else b""
+            is_ready = readiness.is_readable(pipe, until - time.monotonic())
+            chunk = os.read(pipe.fileno(), 2**16) if is_ready else b""
             if not chunk:
                 raise EOFError
             content += chunk

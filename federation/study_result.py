@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from federation import errors
+from federation import errors, message_texts
 
 if TYPE_CHECKING:
     import pandas
@@ -64,7 +64,8 @@ class StudyResult:
         parts = [f"<h3>{escape(self.document['title'])}</h3>"]
         for analysis, tables in self.tables.items():
             if not tables:
-                parts.append(f"<p>{escape(without(analysis, self.document['analyses'][analysis]))}")
+                reason = without(analysis, self.document["analyses"][analysis])
+                parts.append(f"<p>{escape(message_texts.translated(reason))}</p>")
             for name in tables:
                 frame: pandas.DataFrame = self.table(name, analysis)
                 title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"

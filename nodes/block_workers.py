@@ -7,7 +7,6 @@ process that dies ends the round with an error, and the next round starts others
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -112,7 +111,7 @@ def _result(answer: tuple[Any, str]) -> Any:
 def _on_cluster(address: str, blocks: Blocks, compute: Compute) -> Iterator[Any]:
     """The cluster's store holds the parts of blocks until they are added up, and no row."""
     try:
-        ray: Any = importlib.import_module("ray")
+        import ray
     except ImportError:
         raise errors.SetupError(
             "workers: a Ray cluster needs the extra `ray`: pip install 'hdh-federation[ray]'"

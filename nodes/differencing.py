@@ -128,12 +128,11 @@ def check(
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
     its people are remembered."""
-    if rows is None and cohort.in_blocks is None:
+    if cohort.in_blocks is None and (rows is None or memory.hashes is None):
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
-    blocks = support.blocks_of(cohort, task, rows)
-    groups = _groups(memory, cohort, task, blocks, rules)
+    groups = _groups(memory, cohort, task, support.blocks_of(cohort, task, rows), rules)
     before = [*_remembered(memory), *map(group_from, memory.seen)]
     seen = Seen(before)
     for group in groups:
@@ -164,21 +163,23 @@ def _groups(
             *(Group(prints.of(name), names) for name, names in behind.items()),
         ]
     names = memory.columns_behind(field.name for field in task.fields)
-    added_up = support.added_up(cohort, task)  # a condition below may choose these people
     pieces = support.pieces(task)
     levels = support.second_levels(pieces, blocks)
     dividing = [piece for piece in pieces if piece.kind != "number" or levels[piece] is not None]
     sides = {piece: np.zeros(2, np.int64) for piece in dividing}
+    used = support.roles_of(task).used  # some of these are chosen by a condition below
     for block in blocks():
         prints.add("", block, np.ones(block.cohort.rows, np.bool_))
-        prints.add("used", block, (added_up or block.rows).is_used)
+        prints.add(
+            "complete", block, block.rows.is_used if used is None else used(block.cohort, task)
+        )
         chosen = support.chosen_rows(dividing, levels, block) if dividing else []
         for piece, mask in zip(dividing, chosen, strict=True):
             prints.add(f"piece {piece.sql}", block, mask)
             sides[piece] += support.people_on_sides(mask, block)
     groups = [
         Group(prints.of(""), COHORT, chosen_by),
-        Group(prints.of("used"), names, None if added_up is not None else chosen_by),
+        Group(prints.of("complete"), names, None if used is not None else chosen_by),
         *_reached(memory, cohort, task),
     ]
     for piece in dividing:

@@ -162,17 +162,22 @@ def _stand_out_among(
 ) -> bool:
     """`readable`: the contract columns that the rows of the cohort were read with."""
     some = [column for column in written if readable.issuperset(column.reads)]
-    if not some:
-        return False
     if cohort.in_blocks is not None:
-
-        def design() -> Iterator[DesignPiece]:
-            for block in cohort.blocks():
-                yield DesignPiece(_matrix(some, block, contract), block.numbered)
-
-        return support_in_blocks.stands_out(design, cohort.rows_per_person, rules)
+        return bool(some) and _stand_out_in_blocks(some, cohort, contract, rules)
     some = some[-(MAX_VALUES // max(cohort.rows, 1)) :]
-    return stands_out(_matrix(some, cohort, contract), cohort.numbered, rules)
+    return bool(some) and stands_out(_matrix(some, cohort, contract), cohort.numbered, rules)
+
+
+def _stand_out_in_blocks(
+    written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract, rules: Rules
+) -> bool:
+    """With all of these columns, since no block holds many values."""
+
+    def design() -> Iterator[DesignPiece]:
+        for block in cohort.blocks():
+            yield DesignPiece(_matrix(written, block, contract), block.numbered)
+
+    return support_in_blocks.stands_out(design, cohort.rows_per_person, rules)
 
 
 def _matrix(written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract) -> Floats:

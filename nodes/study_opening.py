@@ -108,7 +108,7 @@ def _in_blocks(dataset: Dataset, tasks: Mapping[str, AnyTask]) -> bool:
     """Whether all analyses can read a large cohort in blocks. A link's rows are held anyway."""
     if dataset.is_linked or any(task.by_step for task in tasks.values()):
         return False
-    return all(map(support.reads_in_blocks, tasks.values()))
+    return all(task.analysis.TRAITS.over_people(task) for task in tasks.values())
 
 
 def _remembered(

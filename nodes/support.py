@@ -3,8 +3,7 @@ added up."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -103,14 +102,6 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
         or differencing.check(memory, cohort, task, rows, rules)
         or joint_columns.check(memory, cohort, task, rules)  # last: it may depend on a person
     )
-
-
-def reads_in_blocks(task: AnyTask) -> bool:
-    """Whether an answer is a sum over blocks of people, and the rules look at its complete rows, as
-    they do block by block: rows that are chosen or compared otherwise are held."""
-    roles = task.roles
-    is_plain = roles is None or (roles.used is None and roles.within is None)
-    return is_plain and task.analysis.TRAITS.over_people(task)
 
 
 def _rows(task: AnyTask, cohort: Cohort) -> Rows | None:
@@ -237,19 +228,23 @@ def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> boo
         return False
     if roles.within is not None and _stands_out_within(cohort, task, rows, rules):
         return True
-    X, codes = support_columns.design_of(roles.terms, rows)
     few = _few_levels(roles, rows, rules.thin)
     crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
+    wide = tuple(term for term in roles.terms if term not in crossed)
+    X, codes = _design(wide, rows)
     if not few and not crossed:
         return rules_of.largest_leverage(X, person, limit, codes) > limit
-    wide = tuple(term for term in roles.terms if term not in crossed)
-    merged, merged_codes = support_columns.design_of(wide, _merged(rows, few))
+    most = {
+        field: int(support_columns.level_rows(rows.of(field), len(field.groups)).argmax())
+        for field in few
+    }
+    merged, merged_codes = _design(wide, support_columns.merged(rows, few, most))
     if rules_of.largest_leverage(merged, person, limit, merged_codes) > limit:
         return True
-    X, codes = support_columns.design_of(wide, rows)
-    apart = support_columns.of_few(few, crossed, wide, rows)
-    unjudged = support_columns.few_codes(few, wide)
-    return rules_of.largest_leverage(X, person, limit, codes, apart, unjudged) > limit
+    apart = support_columns.apart_of(few, crossed, wide, rows)
+    unjudged = support_columns.unjudged_codes(few, wide)
+    beside = apart if apart.shape[1] else None
+    return rules_of.largest_leverage(X, person, limit, codes, beside, unjudged) > limit
 
 
 def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:
@@ -258,7 +253,7 @@ def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) 
     roles = support.roles_of(task)
     assert roles.within is not None
     _, codes = np.unique(roles.within(cohort, task)[rows.is_used], return_inverse=True)
-    columns = support_columns.columns_of(roles.terms, rows)
+    columns = _filled(support_columns.columns_of(roles.terms, rows))
     people = np.array([rows.people(_away_within(column, codes)) for column in columns.T])
     few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
     if few.any() and not rules.hub_sees_cells:
@@ -282,37 +277,35 @@ def _away_within(column: Floats, codes: Ints) -> Mask:
     return mask
 
 
+def _filled(X: Floats) -> Floats:
+    """The mean of a column where it is missing, as it is in rows of which something is imputed."""
+    for column in X.T:
+        missing = np.isnan(column)
+        if missing.any():
+            column[missing] = 0.0 if missing.all() else column[~missing].mean()
+    return X
+
+
+def _design(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
+    """The columns of a model, and the codes (n_used,) of its largest factor if that has many
+    levels: its columns are not among them then."""
+    X = support_columns.columns_of(support_columns.dense_terms(terms), rows)
+    return _filled(X), support_columns.codes_of(terms, rows)
+
+
 def _few_levels(roles: Roles, rows: Rows, thin: int) -> dict[Field, list[int]]:
-    """The levels that some people have here, but fewer than `thin`, by column of a design."""
-    few: dict[Field, list[int]] = {}
-    for field in dict.fromkeys(factor.field for term in roles.terms for factor in term.factors):
-        if field.kind == "number":
-            continue
-        people = support.level_people(rows.of(field), len(field.groups), rows.person)
-        levels = np.flatnonzero((people > 0) & (people < thin)).tolist()
-        if levels:
-            few[field] = levels
-    return few
+    people = {
+        field: support.level_people(rows.of(field), len(field.groups), rows.person)
+        for field in support_columns.level_fields(roles.terms)
+    }
+    return support_columns.few_of(people, thin)
 
 
 def _is_thin_product(term: Term, rows: Rows, thin: int) -> bool:
-    return len(term.factors) > 1 and 0 < rows.people(_away(support.product(term, rows))) < thin
-
-
-def _away(column: Floats) -> Mask:
-    """(n_used,) whose value is not the most frequent one, and not missing."""
-    return joint_columns.away(column) & ~np.isnan(column)
-
-
-def _merged(rows: Rows, few: Mapping[Field, Sequence[int]]) -> Rows:
-    """The rows as if the people of these levels had the most frequent one."""
-    columns = dict(rows.columns)
-    for field, levels in few.items():
-        column = columns[field.name]
-        is_there = support.is_known(column) & rows.is_used
-        most = np.bincount(column[is_there].astype(np.int64)).argmax()
-        columns[field.name] = np.where(np.isin(column, levels), most, column).astype(column.dtype)
-    return replace(rows, columns=columns)
+    if len(term.factors) == 1:
+        return False
+    product = support.product(term, rows)
+    return 0 < rows.people(joint_columns.away(product) & ~np.isnan(product)) < thin
 
 
 # -- all that a study writes together

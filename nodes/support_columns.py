@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from federation import cohort as cohorts
 from federation.arrays import Floats, Ints
-from federation.cohort import Cohort
+from federation.cohort import Cohort, Values
 from federation.disclosure import support as rules_of
 from federation.expression import Piece
 from federation.formula import Term
@@ -36,46 +37,89 @@ def comparable(pieces: Sequence[Piece]) -> list[Piece]:
     return [piece for piece in pieces if piece.kind not in ("edge", "influence")]
 
 
-def coded(terms: Sequence[Term]) -> list[int]:
-    """The places of the columns of a model's largest factor, if that has many levels."""
+def _coded(terms: Sequence[Term]) -> list[int]:
+    """The places of the columns of the largest factor, if that has many levels."""
     return max(designs.large_factors(terms).values(), key=len, default=[])
 
 
 def dense_terms(terms: Sequence[Term]) -> list[Term]:
     """The other columns of a model."""
-    apart = set(coded(terms))
+    apart = set(_coded(terms))
     return [term for place, term in enumerate(terms) if place not in apart]
 
 
-def design_of(terms: Sequence[Term], rows: Rows) -> tuple[Floats, Ints | None]:
-    """The columns of a model, and the codes (n_kept,) of its largest factor if that has many
-    levels: its columns are not among them then."""
-    X, places = columns_of(dense_terms(terms), rows), coded(terms)
-    if not places:
-        return X, None
-    levels = [terms[place] for place in places]
-    return X, designs.codes_of(levels, rows.columns, cohorts.kept_rows(rows.is_used))
-
-
 def columns_of(terms: Sequence[Term], rows: Rows) -> Floats:
-    """(n_used, n_terms): the columns of a model; the mean of a column where it is missing, as it is
-    in rows of which something is imputed."""
-    rows_kept, size = cohorts.kept_rows(rows.is_used), len(terms)
-    zeros, ones = np.zeros(size), np.ones(size)
-    X = cohorts.design(terms, rows.columns, rows_kept, centre=zeros, scale=ones)
-    for column in X.T:
-        missing = np.isnan(column)
-        if missing.any():
-            column[missing] = 0.0 if missing.all() else column[~missing].mean()
-    return X
+    """(n_used, n_terms): the columns of a model; NaN where missing."""
+    size, index = len(terms), cohorts.kept_rows(rows.is_used)
+    return cohorts.design(terms, rows.columns, index, centre=np.zeros(size), scale=np.ones(size))
 
 
-def level_fields(roles: Roles) -> list[Field]:
+def codes_of(terms: Sequence[Term], rows: Rows) -> Ints | None:
+    """The codes (n_used,) of the largest factor of a model, if that has many levels."""
+    coded = [terms[place] for place in _coded(terms)]
+    return designs.codes_of(coded, rows.columns, cohorts.kept_rows(rows.is_used)) if coded else None
+
+
+# -- levels that few people have
+Few = Mapping[Field, Sequence[int]]  # levels, by column
+
+
+def level_fields(terms: Sequence[Term]) -> list[Field]:
     """The columns of a model that have levels."""
-    factors = (factor.field for term in roles.terms for factor in term.factors)
+    factors = (factor.field for term in terms for factor in term.factors)
     return [field for field in dict.fromkeys(factors) if field.kind != "number"]
 
 
+def few_of(people: Mapping[Field, Ints], thin: int) -> dict[Field, list[int]]:
+    """The levels that some people have here, but fewer than `thin`. `people` (n_levels,): by
+    level."""
+    few = {field: np.flatnonzero((n > 0) & (n < thin)).tolist() for field, n in people.items()}
+    return {field: levels for field, levels in few.items() if levels}
+
+
+def level_rows(column: Values, n_levels: int) -> Ints:
+    """(n_levels,) the number of rows with each level."""
+    codes = column[support.is_known(column)].astype(np.int64)
+    return np.bincount(codes, minlength=n_levels).astype(np.int64)
+
+
+def merged(rows: Rows, few: Few, most: Mapping[Field, int]) -> Rows:
+    """The rows as if the people of some levels had `most`, the most frequent one."""
+    columns = dict(rows.columns)
+    for field, levels in few.items():
+        column = columns[field.name]
+        is_few = np.isin(column, levels)
+        columns[field.name] = np.where(is_few, most[field], column).astype(column.dtype)
+    return replace(rows, columns=columns)
+
+
+def apart_of(few: Few, crossed: Sequence[Term], terms: Sequence[Term], rows: Rows) -> Floats:
+    """(n_used, n): the columns in which few people stand out, besides those of the factor that is
+    in codes: the products `crossed`, and the levels of `few`."""
+    in_codes = _in_codes(terms)
+    columns = [support.product(term, rows) for term in crossed]
+    for field, levels in few.items():
+        if field != in_codes:
+            columns += [(rows.of(field) == level).astype(np.float64) for level in levels]
+    n_used = int(np.count_nonzero(rows.is_used))
+    return np.stack(columns, axis=1) if columns else np.empty((n_used, 0))
+
+
+def unjudged_codes(few: Few, terms: Sequence[Term]) -> list[int]:
+    """The codes of these levels in the factor that is in codes."""
+    coded = [terms[place] for place in _coded(terms)]
+    in_codes = _in_codes(terms)
+    codes = {term.factors[0].level: place for place, term in enumerate(coded)}
+    levels = () if in_codes is None else few.get(in_codes, ())
+    return [codes.get(level, len(coded)) for level in levels]
+
+
+def _in_codes(terms: Sequence[Term]) -> Field | None:
+    coded = _coded(terms)
+    return terms[coded[0]].factors[0].field if coded else None
+
+
+# -- all columns
 def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
     """The expressions of the study, the columns that they use, and all numbers, conditions and
     design columns of its analyses; 0 where missing."""
@@ -101,30 +145,3 @@ def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> lis
             design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
             arrays += list(design.T)
     return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]
-
-
-def of_few(
-    few: Mapping[Field, Sequence[int]], crossed: Sequence[Term], terms: Sequence[Term], rows: Rows
-) -> Floats | None:
-    """The columns (n_used, n) in which few people stand out, without the levels that are codes."""
-    in_codes = _coded_field(terms)
-    columns = [support.product(term, rows) for term in crossed]
-    for field, levels in few.items():
-        if field != in_codes:
-            columns += [(rows.of(field) == level).astype(np.float64) for level in levels]
-    return np.stack(columns, axis=1) if columns else None
-
-
-def few_codes(few: Mapping[Field, Sequence[int]], terms: Sequence[Term]) -> list[int]:
-    """The codes of the levels of few people, of the factor that is in codes."""
-    field = _coded_field(terms)
-    if field is None:
-        return []
-    places = coded(terms)
-    codes = {terms[place].factors[0].level: code for code, place in enumerate(places)}
-    return [codes.get(level, len(places)) for level in few.get(field, ())]
-
-
-def _coded_field(terms: Sequence[Term]) -> Field | None:
-    places = coded(terms)
-    return terms[places[0]].factors[0].field if places else None

@@ -3,33 +3,49 @@ passes over the blocks."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import copyreg
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from federation.arrays import Floats
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.disclosure import in_blocks
 from federation.disclosure import support as rules_of
-from federation.disclosure.in_blocks import ENOUGH, Column, DesignPiece, MaskPiece, OffMode, Piece
+from federation.disclosure.in_blocks import (
+    ENOUGH,
+    Column,
+    Design,
+    DesignPiece,
+    MaskPiece,
+    OffMode,
+    Pairs,
+    Piece,
+)
 from federation.disclosure.rules import Rules
 from federation.expression import Piece as Written
 from federation.formula import Term
 from federation.messages import Part, Refusal, State
 from federation.schema import Field, Schema
 from nodes import support_columns
-from strategies import protocol, support
-from strategies.protocol import AnyTask, Roles
-from strategies.support import Block, Blocks, Rows
+from strategies import protocol, registry, support
+from strategies.protocol import AnyTask
+from strategies.support import Block, Blocks, Mask, Rows
 
 Reader = Callable[[Block], Floats]  # (n_used,) a column of the used rows of a block
 
 
 # -- a round
+def _by_name(module: ModuleType) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+    return registry.module_named, (module.__name__,)
+
+
+copyreg.pickle(ModuleType, _by_name)  # a task and its stages name their analyses
+
+
 def part(task: AnyTask, state: State, cohort: Cohort) -> Part | Refusal:
     """The sum of the parts of all blocks, unless the state leaves the sums to one person."""
     passes: list[Weights] = []
@@ -45,7 +61,9 @@ def part(task: AnyTask, state: State, cohort: Cohort) -> Part | Refusal:
 def _parts(compute: BlockPart, cohort: Cohort, weights: Weights) -> Iterator[Part]:
     blocks = cohort.in_blocks
     assert blocks is not None
-    computed = map(compute, blocks.read()) if blocks.apart is None else blocks.apart(compute)
+    is_ours = registry.is_named(str(getattr(compute.task.analysis, "__name__", "")))
+    apart = blocks.apart if is_ours else None  # a site's analysis is computed in this process
+    computed = map(compute, blocks.read()) if apart is None else apart(compute)
     for of_block, weighed in computed:
         weights.add(weighed)
         yield of_block
@@ -89,17 +107,6 @@ class BlockPart:
         total, most = float(weights.sum()), float(by_person.max())
         return Weighed(total, most, len(weights), given.least)
 
-    def __getstate__(self) -> tuple[str, AnyTask, State]:
-        """With the analysis by its name: a module cannot be pickled."""
-        alone = replace(self.task, analysis=None, private=None, training=None)  # type: ignore[arg-type]
-        return str(getattr(self.task.analysis, "__name__", "")), alone, self.state
-
-    def __setstate__(self, values: tuple[str, AnyTask, State]) -> None:
-        name, task, state = values
-        module: Any = importlib.import_module(name)
-        object.__setattr__(self, "task", replace(task, analysis=module))
-        object.__setattr__(self, "state", state)
-
 
 class Weights:
     """The weights that a state gives to rows, added up over blocks.
@@ -135,11 +142,19 @@ class Weights:
 # -- the columns of a task
 def is_unsupported(task: AnyTask, cohort: Cohort, rules: Rules) -> bool:
     blocks, everyone = support.blocks_of(cohort, task), cohort.everyone or cohort
+    used = support.blocks_added_up(cohort, task)
     return (
-        _dominated(task, blocks, cohort.rows_per_person, rules.thin)
-        or _singled_out(task, blocks, cohort.rows_per_person, rules)
+        any(_stands_out(task, some, cohort, rules) for some in (blocks, used) if some is not None)
         or are_alike(support.pieces(task), blocks, cohort.rows_per_person, rules)
         or are_alike(task.where, support.all_blocks(everyone), everyone.rows_per_person, rules)
+    )
+
+
+def _stands_out(task: AnyTask, blocks: Blocks, cohort: Cohort, rules: Rules) -> bool:
+    """Whether a person does in the sums over some rows."""
+    rows_per_person = cohort.rows_per_person
+    return _dominated(task, blocks, rows_per_person, rules.thin) or _singled_out(
+        task, blocks, rows_per_person, rules
     )
 
 
@@ -156,120 +171,185 @@ def _column(blocks: Blocks, read: Reader) -> Column:
     return lambda: (Piece(read(block), block.rows.person) for block in blocks())
 
 
-def _dominated(task: AnyTask, blocks: Blocks, rows_per_person: int, k: int) -> bool:
+def _dominated(task: AnyTask, blocks: Blocks, rows_per_person: int, thin: int) -> bool:
     roles = support.roles_of(task)
     for field in support_columns.plain_numbers(roles):
         column = _column(blocks, partial(_of, field))
         width = field.interval[1] - field.interval[0]
         if in_blocks.shows_no_large_share(column, rules_of.MAX_SHARE, rows_per_person, width):
             continue
-        if _has_support(column, k) and in_blocks.share(column) > rules_of.MAX_SHARE:
+        if _has_support(column, thin) and in_blocks.share(column) > rules_of.MAX_SHARE:
             return True
     pieces = [piece for piece in support.pieces(task) if piece.kind == "number"]
     crossed = [term for term in roles.terms if len(term.factors) > 1]
     readers: list[Reader] = [partial(_of, support.as_field(piece)) for piece in pieces]
     readers += [partial(_product, term) for term in crossed]
-    if any(_dominates_made(_column(blocks, read), rows_per_person, k) for read in readers):
+    if any(_dominates_made(_column(blocks, read), rows_per_person, thin) for read in readers):
         return True
     weights = (_column(blocks, partial(_of, field)) for field in roles.weights)
     return any(in_blocks.share(column, 0.0) > rules_of.MAX_MADE_SHARE for column in weights)
 
 
-def _dominates_made(column: Column, rows_per_person: int, k: int) -> bool:
+def _dominates_made(column: Column, rows_per_person: int, thin: int) -> bool:
     """Whether one person is most of a column that the study makes."""
     if in_blocks.shows_no_large_share(column, rules_of.MAX_MADE_SHARE, rows_per_person):
         return False
-    if not _has_support(column, k):
+    if not _has_support(column, thin):
         return False
     binary = in_blocks.is_binary(column)
     limit = support_columns.made_limit(rows_per_person, binary=binary)
     return in_blocks.share(column) > limit
 
 
-def _has_support(column: Column, k: int) -> bool:
-    counted = OffMode(max(ENOUGH, k))
+def _has_support(column: Column, people: int) -> bool:
+    counted = OffMode(max(ENOUGH, people))
     for values, person in column():
         counted.add(values, person)
         if counted.is_settled:
             break
-    return counted.support >= k
+    return counted.support >= people
 
 
 # -- leverage
+Change = Callable[[Rows], Rows]
+
+
 def _singled_out(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rules) -> bool:
-    """Whether a person stands out in the columns of a model, where few people have a level here as
-    in `nodes.support`."""
-    roles = support.roles_of(task)
+    roles, limit = support.roles_of(task), rules_of.MAX_LEVERAGE
     if not roles.terms:
         return False
-    thin = _Thin.of(roles, blocks, rules.thin)
-    wide = tuple(term for term in roles.terms if term not in thin.crossed)
+    if roles.within is not None and _stands_out_within(task, blocks, rows_per_person, rules):
+        return True
+    few, most, crossed = _few(roles.terms, blocks, rules.thin)
+    wide = tuple(term for term in roles.terms if term not in crossed)
     ends = [term.interval for term in support_columns.dense_terms(wide)]
     widths = np.array([high - low for low, high in ends])
+    if not few and not crossed:
+        return in_blocks.exceeds_leverage(_design(wide, blocks), limit, rows_per_person, widths)
 
-    def merged() -> Iterator[DesignPiece]:
-        for block in blocks():
-            X, codes = support_columns.design_of(wide, thin.merged(block.rows, wide))
-            yield DesignPiece(X, block.rows.person, codes)
+    def merged(rows: Rows) -> Rows:
+        return support_columns.merged(rows, few, most)
 
-    limit = rules_of.MAX_LEVERAGE
-    if in_blocks.exceeds_leverage(merged, limit, rows_per_person, widths):
+    if in_blocks.exceeds_leverage(_design(wide, blocks, merged), limit, rows_per_person, widths):
         return True
-    if not thin.few and not thin.crossed:
-        return False
-
-    def beside() -> Iterator[DesignPiece]:
-        for block in blocks():
-            X, codes = support_columns.design_of(wide, block.rows)
-            apart = support_columns.of_few(thin.few, thin.crossed, wide, block.rows)
-            yield DesignPiece(X, block.rows.person, codes, apart)
-
-    unjudged = support_columns.few_codes(thin.few, wide)
+    unjudged = support_columns.unjudged_codes(few, wide)
+    beside = _design_beside(few, crossed, wide, blocks)
     return in_blocks.exceeds_leverage(beside, limit, rows_per_person, None, unjudged)
 
 
-@dataclass(frozen=True)
-class _Thin:
-    """The columns in which few people stand out here: `few` levels, by column, and `crossed` terms.
-    `most`: the most frequent level of each of these columns."""
-
-    few: Mapping[Field, list[int]]
-    most: Mapping[Field, int]
-    crossed: list[Term]
-
-    @classmethod
-    def of(cls, roles: Roles, blocks: Blocks, thin: int) -> _Thin:
-        fields = support_columns.level_fields(roles)
-        crossed = [term for term in roles.terms if len(term.factors) > 1]
-        people = {field: np.zeros(len(field.groups), np.int64) for field in fields}
-        rows = {field: np.zeros(len(field.groups), np.int64) for field in fields}
-        modes = {term: OffMode(max(ENOUGH, thin)) for term in crossed}
-        for block in blocks() if fields or crossed else ():
-            for field in fields:
-                column, size = block.of(field), len(field.groups)
-                people[field] += support.level_people(column, size, block.rows.person)
-                rows[field] += support.level_people(column, size, None)
-            for term, counted in modes.items():
+def _few(
+    terms: Sequence[Term], blocks: Blocks, thin: int
+) -> tuple[dict[Field, list[int]], dict[Field, int], list[Term]]:
+    """The levels that some people have here, but fewer than `thin`; the most frequent level of each
+    column; and the products in which so few people differ."""
+    fields = support_columns.level_fields(terms)
+    people = {field: np.zeros(len(field.groups), np.int64) for field in fields}
+    rows = {field: np.zeros(len(field.groups), np.int64) for field in fields}
+    modes = {term: OffMode(max(ENOUGH, thin)) for term in terms if len(term.factors) > 1}
+    for block in blocks() if fields or modes else ():
+        for field in fields:
+            column, size = block.of(field), len(field.groups)
+            people[field] += support.level_people(column, size, block.rows.person)
+            rows[field] += support_columns.level_rows(column, size)
+        for term, counted in modes.items():
+            if not counted.is_settled:
                 counted.add(support.product(term, block.rows), block.rows.person)
-        some = {f: np.flatnonzero((n > 0) & (n < thin)).tolist() for f, n in people.items()}
-        few = {field: levels for field, levels in some.items() if levels}
-        most = {field: int(rows[field].argmax()) for field in few}
-        return cls(few, most, [t for t, counted in modes.items() if 0 < counted.away < thin])
+    few = support_columns.few_of(people, thin)
+    crossed = [term for term, counted in modes.items() if 0 < counted.away < thin]
+    return few, {field: int(rows[field].argmax()) for field in few}, crossed
 
-    def merged(self, rows: Rows, terms: Sequence[Term]) -> Rows:
-        """The rows as if the people of these levels had the most frequent one."""
-        if not self.few:
-            return rows
-        names = {factor.field.name for term in terms for factor in term.factors}
-        columns = {name: rows.columns[name] for name in sorted(names)}
-        for field, levels in self.few.items():
-            if field.name in names:
-                column = columns[field.name]
-                is_few = np.isin(column, levels)
-                columns[field.name] = np.where(is_few, self.most[field], column).astype(
-                    column.dtype
-                )
-        return replace(rows, columns=columns)
+
+def _design(terms: Sequence[Term], blocks: Blocks, changed: Change | None = None) -> Design:
+    dense = support_columns.dense_terms(terms)
+
+    def design() -> Iterator[DesignPiece]:
+        for block in blocks():
+            rows = block.rows if changed is None else changed(block.rows)
+            X = support_columns.columns_of(dense, rows)
+            yield DesignPiece(X, rows.person, support_columns.codes_of(terms, rows))
+
+    return design
+
+
+def _design_beside(
+    few: support_columns.Few, crossed: Sequence[Term], terms: Sequence[Term], blocks: Blocks
+) -> Design:
+    """With the columns in which few people stand out."""
+
+    def design() -> Iterator[DesignPiece]:
+        pieces = _design(terms, blocks)()
+        for block, piece in zip(blocks(), pieces, strict=True):
+            apart = support_columns.apart_of(few, crossed, terms, block.rows)
+            yield piece._replace(X=np.hstack([apart, piece.X]), n_apart=apart.shape[1])
+
+    return design
+
+
+def _stands_out_within(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rules) -> bool:
+    roles = support.roles_of(task)
+    are_people = roles.within is protocol.by_person
+    levels = np.empty(0, np.int64)
+    for block in () if are_people else blocks():
+        levels = np.union1d(levels, _levels_of(task, block))
+
+    def design() -> Iterator[DesignPiece]:
+        for block in blocks():
+            X, codes = support_columns.columns_of(roles.terms, block.rows), _levels_of(task, block)
+            codes = codes if are_people else np.searchsorted(levels, codes)
+            yield DesignPiece(X, block.rows.person, codes, 0, are_people)
+
+    n_levels = None if are_people else len(levels)
+    people = _people_off_modes(design, len(roles.terms), n_levels, rows_per_person, rules.min_cell)
+    few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
+    if few.any() and not rules.hub_sees_cells:
+        return True
+    limit = rules_of.MAX_LEVERAGE
+    return in_blocks.exceeds_leverage(_beside(design, few), limit, rows_per_person, None, None)
+
+
+def _levels_of(task: AnyTask, block: Block) -> Ints:
+    """(n_used,) the levels within which a task compares its rows."""
+    within = support.roles_of(task).within
+    assert within is not None
+    return within(block.cohort, task)[block.rows.is_used]
+
+
+def _people_off_modes(
+    design: Design, n_columns: int, n_levels: int | None, rows_per_person: int, k: int
+) -> Ints:
+    """(n_columns,) people with a row whose value is not the most frequent one of its level; at
+    least so many, where these are more than `k`. `n_levels`: None if no level is in two blocks."""
+    counted = [Pairs(rows_per_person, max(ENOUGH, k)) for _ in range(n_columns)]
+    for X, _, codes, *_ in () if n_levels is None else design():
+        assert codes is not None
+        for column, pairs in zip(X.T, counted, strict=True):
+            pairs.add(column, codes)
+    modes = {j: c.most(n_levels or 0) for j, c in enumerate(counted) if not c.is_settled}
+    people = np.array([pairs.least if pairs.is_settled else 0 for pairs in counted], np.int64)
+    for X, person, codes, *_ in design() if modes else ():
+        assert codes is not None
+        for j in modes:
+            most = modes[j] if n_levels is not None else _modes_of(X[:, j], codes, rows_per_person)
+            people[j] += support.count_people(X[:, j] != most[codes], person)
+    return people
+
+
+def _modes_of(column: Floats, codes: Ints, rows_per_person: int) -> Floats:
+    """(n_levels,) of levels of one block."""
+    pairs = Pairs(rows_per_person)
+    pairs.add(column, codes)
+    return pairs.most(int(codes.max(initial=-1)) + 1)
+
+
+def _beside(design: Design, few: Mask) -> Design:
+    """With the columns in which few people differ as those that are judged elsewhere."""
+    order = np.r_[np.flatnonzero(few), np.flatnonzero(~few)]
+
+    def ordered() -> Iterator[DesignPiece]:
+        for piece in design():
+            yield piece._replace(X=piece.X[:, order], n_apart=int(few.sum()))
+
+    return ordered
 
 
 # -- conditions that are nearly the same
@@ -318,31 +398,21 @@ def is_joined(
     return stands_out(design, cohort.rows_per_person, rules)
 
 
-def stands_out(design: in_blocks.Design, rows_per_person: int, rules: Rules) -> bool:
-    """Whether a person does in the columns of all blocks. Those in which few people differ here are
-    counted over all nodes, if the hub may see them: the others are judged without them, and beside
-    them."""
-    thin = _thin_columns(design, rules.thin) if rules.hub_sees_cells else []
-    limit = rules_of.MAX_JOINT_LEVERAGE
+def stands_out(design: Design, rows_per_person: int, rules: Rules) -> bool:
+    """As `joint_columns.stands_out`."""
+    limit, counted = rules_of.MAX_JOINT_LEVERAGE, list[OffMode]()
+    for X, person, *_ in design():
+        counted = counted or [OffMode(max(ENOUGH, rules.thin)) for _ in range(X.shape[1])]
+        for column, off_mode in zip(X.T, counted, strict=True):
+            off_mode.add(column, person)
+    thin = np.array([off_mode.away < rules.thin for off_mode in counted], np.bool_)
+    thin &= rules.hub_sees_cells
 
-    def others(*, beside: bool) -> Iterator[DesignPiece]:
-        for piece in design():
-            wide = [place for place in range(piece.X.shape[1]) if place not in thin]
-            apart = piece.X[:, thin] if beside else None
-            yield DesignPiece(piece.X[:, wide], piece.person, None, apart)
+    def without_thin() -> Iterator[DesignPiece]:
+        return (piece._replace(X=piece.X[:, ~thin]) for piece in design())
 
-    if in_blocks.exceeds_leverage(partial(others, beside=False), limit, rows_per_person):
+    if in_blocks.exceeds_leverage(without_thin, limit, rows_per_person):
         return True
-    if not thin:
-        return False
-    return in_blocks.exceeds_leverage(partial(others, beside=True), limit, rows_per_person)
-
-
-def _thin_columns(design: in_blocks.Design, thin: int) -> list[int]:
-    """The places of the columns in which fewer than `thin` people differ."""
-    counted: list[OffMode] = []
-    for piece in design():
-        counted = counted or [OffMode(max(ENOUGH, thin)) for _ in range(piece.X.shape[1])]
-        for column, off_mode in zip(piece.X.T, counted, strict=True):
-            off_mode.add(column, piece.person)
-    return [place for place, off in enumerate(counted) if off.away < thin]
+    return bool(thin.any()) and in_blocks.exceeds_leverage(
+        _beside(design, thin), limit, rows_per_person
+    )

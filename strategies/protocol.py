@@ -278,6 +278,12 @@ class Traits:
     in_blocks: Callable[[AddBlocks, AnyTask, State], Part] = _of_all_blocks
 
 
+def by_person(cohort: Cohort, task: AnyTask) -> Ints:
+    """The `within` of Roles where the rows of a person are compared with each other only. Each
+    block of a cohort has numbers of its own for them."""
+    return cohort.person
+
+
 def always_over_people(task: AnyTask) -> bool:
     return True
 

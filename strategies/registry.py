@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from federation import errors, extensions, formula_parser, yaml_source
 from federation import schema as schemas
@@ -294,6 +295,18 @@ def row(name: str) -> Row:
                 " strategies/protocol.py asks for; ask its author"
             )
     return installed
+
+
+def is_named(module: str) -> bool:
+    """Whether `module_named` knows a module: those of this package, and no other code."""
+    return module.startswith("strategies.")
+
+
+def module_named(module: str) -> Any:
+    """A module of an analysis, as a process that computes blocks is told of it."""
+    if not is_named(module):
+        raise errors.ExtensionError(f"{module} is no module of the analyses of this version")
+    return importlib.import_module(module)
 
 
 def analysis(name: str) -> AnyExactAnalysis:

@@ -143,7 +143,8 @@ def sides(task: AnyTask) -> list[Side]:
     if roles.used is None:
         return sides_
     added_up = [side for piece in _pieces_of_used(task) for side in _piece_sides(piece)]
-    return sides_ + added_up + _column_sides(roles)
+    added_up += _column_sides(roles)
+    return sides_ + added_up
 
 
 def _column_sides(roles: Roles) -> list[Side]:
@@ -201,19 +202,6 @@ def rows_of(cohort: Cohort, task: AnyTask) -> Rows:
     return _rows_in(_complete(cohort, task, columns), columns, cohort)
 
 
-def _rows_in(mask: Mask, columns: Mapping[str, Values], cohort: Cohort) -> Rows:
-    return Rows(columns, mask, None if cohort.numbered is None else cohort.numbered[mask])
-
-
-def added_up(cohort: Cohort, task: AnyTask) -> Rows | None:
-    """The rows that the task adds up, if these are others than those of `rows_of`. No such task
-    reads a cohort in blocks."""
-    used = roles_of(task).used
-    if used is None:
-        return None
-    return _rows_in(used(cohort, task), cohort.columns(task.fields), cohort)
-
-
 def _complete(cohort: Cohort, task: AnyTask, columns: Mapping[str, Values]) -> Mask:
     roles = roles_of(task)
     complete = np.ones(cohort.rows, np.bool_)
@@ -224,23 +212,52 @@ def _complete(cohort: Cohort, task: AnyTask, columns: Mapping[str, Values]) -> M
     return complete
 
 
+def _rows_in(mask: Mask, columns: Mapping[str, Values], cohort: Cohort) -> Rows:
+    return Rows(columns, mask, None if cohort.numbered is None else cohort.numbered[mask])
+
+
+def added_up(cohort: Cohort, task: AnyTask) -> Rows | None:
+    """The rows that the task adds up, if these are others than those of `rows_of`."""
+    used = roles_of(task).used
+    if used is None:
+        return None
+    return _rows_in(used(cohort, task), cohort.columns(task.fields), cohort)
+
+
 def blocks_of(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Blocks:
-    """The rows that a task adds up. A cohort that is held is one block, with `rows` if these were
-    read already. Which rows of a cohort in blocks are used is kept as bits, so that only the first
-    reading needs all columns."""
+    """The rows of `rows_of`. A cohort that is held is one block, with `rows` if these were read
+    already."""
     if cohort.in_blocks is None:
         return lambda: iter([Block(cohort, rows or rows_of(cohort, task))])
-    used = cohort.once(Key[dict[int, Any]]("rows-used", task.name), dict)
+    return _blocks_in(
+        cohort, task, "rows-complete", lambda block, columns: _complete(block, task, columns)
+    )
+
+
+def blocks_added_up(cohort: Cohort, task: AnyTask) -> Blocks | None:
+    """The rows of `added_up` of a cohort in blocks. A person's rows are used or not, whoever else
+    is in a block."""
+    used = roles_of(task).used
+    if used is None:
+        return None
+    return _blocks_in(cohort, task, "rows-added-up", lambda block, columns: used(block, task))
+
+
+def _blocks_in(
+    cohort: Cohort, task: AnyTask, kind: str, mask_of: Callable[[Cohort, Columns], Mask]
+) -> Blocks:
+    """Which rows of a cohort in blocks are used is kept as bits, so that only the first reading
+    needs all columns."""
+    bits = cohort.once(Key[dict[int, Any]](kind, task.name), dict)
 
     def read() -> Iterator[Block]:
         for number, block in enumerate(cohort.blocks()):
             columns = Columns(block, task.fields)
-            if number not in used:
+            if number not in bits:
                 columns.read(task.fields)
-                used[number] = np.packbits(_complete(block, task, columns))
-            is_used = np.unpackbits(used[number], count=block.rows).astype(np.bool_)
-            person = None if block.numbered is None else block.numbered[is_used]
-            yield Block(block, Rows(columns, is_used, person))
+                bits[number] = np.packbits(mask_of(block, columns))
+            is_used = np.unpackbits(bits[number], count=block.rows).astype(np.bool_)
+            yield Block(block, _rows_in(is_used, columns, block))
 
     return read
 
@@ -270,7 +287,8 @@ def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:
     cells = _piece_counts(task.where, cohort.everyone or cohort, None)
     if cohort.count is not None:  # rows are counted where they lie, and none is read
         return np.array(cells + _counted(_counted_pieces(task), cohort), np.int64)
-    cells += _row_counts(cohort, task, rows or rows_of(cohort, task), _counted_pieces(task))
+    complete = rows or rows_of(cohort, task)
+    cells += _row_counts(cohort, task, complete, _counted_pieces(task))
     if (used := added_up(cohort, task)) is not None:
         cells += _row_counts(cohort, task, used, _pieces_of_used(task))
     return np.array(cells, np.int64)
@@ -287,13 +305,22 @@ def _row_counts(cohort: Cohort, task: AnyTask, rows: Rows, pieces: Iterable[Piec
 
 def _counts_in_blocks(cohort: Cohort, task: AnyTask) -> list[int]:
     """The same of a cohort in blocks."""
-    roles, everyone = roles_of(task), all_blocks(cohort.everyone or cohort)
+    everyone = all_blocks(cohort.everyone or cohort)
     cells = _tallied([_of_piece(piece) for piece in task.where], everyone)
-    tallies = [_of_piece(piece) for piece in _counted_pieces(task)]
+    complete, used = blocks_of(cohort, task), blocks_added_up(cohort, task)
+    cells += _tallied(_tallies_of(task, _counted_pieces(task)), complete)
+    if used is not None:
+        cells += _tallied(_tallies_of(task, _pieces_of_used(task)), used)
+    return cells
+
+
+def _tallies_of(task: AnyTask, pieces: Iterable[Piece]) -> list[SideTally]:
+    """As `_row_counts`."""
+    roles = roles_of(task)
+    tallies = [_of_piece(piece) for piece in pieces]
     tallies += [_of_levels(field) for field in own_fields(roles) if _levels(field)]
     crossed = [term for term in roles.terms if len(term.factors) > 1]
-    tallies += [SideTally((), OffMode(), term=term) for term in crossed]
-    return cells + _tallied(tallies, blocks_of(cohort, task))
+    return tallies + [SideTally((), OffMode(), term=term) for term in crossed]
 
 
 @dataclass

@@ -15,7 +15,6 @@ import argparse
 import json
 import logging
 import os
-import select
 import subprocess
 import sys
 import time
@@ -32,6 +31,8 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.runtime import RuntimeHttpClient
+
+from aggregator import readiness
 
 log = logging.getLogger("hdh.hub")
 POLL_S = 2.0  # between two looks for a run, if the hub says nothing
@@ -140,8 +141,8 @@ def _acquired(client: Any) -> str:
 
 def wait_for_hub(seconds: float) -> bool:
     """Waits for a word of the hub, or so long. False if the hub has closed its end."""
-    readable, _, _ = select.select([sys.stdin], [], [], seconds)
-    return not readable or bool(os.read(sys.stdin.fileno(), 4096))
+    is_told = readiness.is_readable(sys.stdin, seconds)
+    return not is_told or bool(os.read(sys.stdin.fileno(), 4096))
 
 
 def main() -> None:

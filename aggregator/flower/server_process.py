@@ -9,19 +9,18 @@ ends it: the executor has gone.
 from __future__ import annotations
 
 import json
-import select
 import sys
 
 from flwr.superlink.cli import flwr_serverapp
 
+from aggregator import readiness
 from aggregator.flower import server_app
 from strategies import registry
 
 
 def is_told() -> bool:
     """Whether a run is waiting for this process already, or the executor has gone."""
-    readable, _, _ = select.select([sys.stdin], [], [], 0.0)
-    return bool(readable)
+    return readiness.is_readable(sys.stdin, 0.0)
 
 
 def main() -> None:

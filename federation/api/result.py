@@ -95,6 +95,10 @@ class Result(StudyResult):
 
         return methods.paragraph(Document.model_validate(self.document))
 
+    @spoken()
+    def _repr_html_(self) -> str:
+        return super()._repr_html_()
+
     def __repr__(self) -> str:
         analyses = self.document["analyses"].items()
         listed = ", ".join(f"{name}: {analysis['status']}" for name, analysis in analyses)

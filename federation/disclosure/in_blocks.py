@@ -118,6 +118,54 @@ def _people_by_value(place: Ints, rows: Ints, person: Ints | None) -> tuple[Ints
     return people, np.bincount(single, minlength=len(rows)).astype(np.int64), len(first)
 
 
+@dataclass
+class Pairs:
+    """Rows by level of a factor and value of a column, counted over blocks.
+
+    level, value, rows (n_pairs,): in the order of the levels, then of the values. `least`: people
+    with a row whose value is not the most frequent one of its level, at least so many, whichever
+    that will be; once they are `enough`, nothing more is counted."""
+
+    rows_per_person: int
+    enough: int = ENOUGH
+    level: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    value: Floats = field(default_factory=lambda: np.empty(0))
+    rows: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    least: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        return self.least >= self.enough
+
+    def add(self, values: Floats, levels: Ints) -> None:
+        if self.is_settled:
+            return
+        level, value, rows = _by_pair(levels, values, np.ones(len(values), np.int64))
+        most = np.zeros(int(level.max(initial=-1)) + 1, np.int64)
+        np.maximum.at(most, level, rows)
+        self.least += -(int(most.sum() - rows.sum()) // self.rows_per_person)
+        self.level, self.value, self.rows = _by_pair(
+            np.r_[self.level, level], np.r_[self.value, value], np.r_[self.rows, rows]
+        )
+
+    def most(self, n_levels: int) -> Floats:
+        """(n_levels,) the most frequent value of each level, or the first of these."""
+        order = np.lexsort((self.value, -self.rows, self.level))
+        there, first = np.unique(self.level[order], return_index=True)
+        values = np.full(n_levels, math.nan)
+        values[there] = self.value[order[first]]
+        return values
+
+
+def _by_pair(level: Ints, value: Floats, rows: Ints) -> tuple[Ints, Floats, Ints]:
+    """The rows of equal pairs, added up."""
+    values, place = np.unique(value, return_inverse=True)
+    width = max(len(values), 1)
+    pairs, pair = np.unique(level * width + place, return_inverse=True)
+    added = np.bincount(pair, rows, len(pairs)).astype(np.int64)
+    return pairs // width, values[pairs % width], added
+
+
 # -- dominance
 def shows_no_large_share(
     column: Column, limit: float, rows_per_person: int, width: float = math.inf
@@ -205,13 +253,15 @@ def _float_of(key: int) -> float:
 
 # -- leverage
 class DesignPiece(NamedTuple):
-    """A block of the columns of a model: X (n_rows, n_columns); the person and the level of a
-    factor of each row (n_rows,); and columns apart (n_rows, n_apart), as in `support.leverage`."""
+    """A block of the columns of a model: X (n_rows, n_columns), the person and the level of a
+    factor of each row (n_rows,), as in `support.leverage`. The first `n_apart` columns are those
+    that are `apart` there. `levels_end`: no level is in another block, whose codes are its own."""
 
     X: Floats
     person: Ints | None = None
     codes: Ints | None = None
-    apart: Floats | None = None
+    n_apart: int = 0
+    levels_end: bool = False
 
 
 Design = Callable[[], Iterable[DesignPiece]]  # reads the blocks anew
@@ -222,23 +272,22 @@ def exceeds_leverage(
     limit: float,
     rows_per_person: int,
     widths: Floats | None = None,
-    unjudged: Sequence[int] = (),
+    unjudged: Sequence[int] | None = (),
 ) -> bool:
-    """Whether a person's hat value is larger than `limit`. `widths` (n_columns,): public bounds on
-    the distance of two values of a column; then the first blocks may show that nobody's is.
-    `unjudged`: as in `support.leverage`."""
+    """Whether a person's hat value is larger than `limit`, or a column has missing values. `widths`
+    (n_columns,): public bounds on the distance of two values of a column; then the first blocks
+    may show that nobody's is. `unjudged`: as in `support.leverage`; None for all levels."""
     if widths is not None and _shows_low_leverage(design, limit, rows_per_person, widths):
         return False
-    means = _Means.of(design)
+    means = _Means.of(design, unjudged)
     if not means.n:
         return False
+    if np.isnan(means.overall).any():
+        return True
     transform = _orthonormal(design, means)
-    share = means.shares(unjudged)
     for piece in design():
-        Q = means.matrix(piece) @ transform
-        hat = np.einsum("ij,ij->i", Q, Q)
-        if piece.codes is not None and share is not None:
-            hat = hat + share[piece.codes]
+        Q = means.within(piece) @ transform
+        hat = np.einsum("ij,ij->i", Q, Q) + means.alone(piece)
         by_person = hat if piece.person is None else np.bincount(piece.person, hat)
         if float(by_person.max(initial=0.0)) > limit:
             return True
@@ -251,8 +300,8 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
     if not np.isfinite(widths).all() or not (widths > 0).all():
         return False
     scatter, n = np.zeros((len(widths), len(widths))), 0
-    for X, _, codes, apart in design():
-        if codes is not None or apart is not None:
+    for X, _, codes, n_apart, _ in design():
+        if codes is not None or n_apart:
             return False  # a level may have few rows, all in later blocks
         if not len(X):
             continue
@@ -267,68 +316,81 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
 
 @dataclass(frozen=True)
 class _Means:
-    """Of the columns apart, then those of X: n: the rows. n_apart: how many of the columns stand
-    apart. sums (n_columns,); largest (n_columns,): the largest size of each. by_level (n_levels,
-    n_columns), the means, and counts (n_levels,), with the levels of a factor."""
+    """n: the rows. overall (n_columns,): the mean of each column, or 0 for those apart; largest
+    (n_columns,): its largest size. by_level (n_levels, n_columns) and counts (n_levels,), with the
+    levels of a factor that go on in other blocks. n_apart: as in DesignPiece. has_constant: whether
+    a constant stands behind the columns apart, which are not orthogonal to it."""
 
     n: int
-    n_apart: int
-    sums: Floats
+    overall: Floats
     largest: Floats
     by_level: Floats | None
     counts: Floats | None
+    n_apart: int
+    has_constant: bool
+    unjudged: Sequence[int] | None
 
     @classmethod
-    def of(cls, design: Design) -> _Means:
-        n, n_apart, sums, largest = 0, 0, np.zeros(0), np.zeros(0)
+    def of(cls, design: Design, unjudged: Sequence[int] | None) -> _Means:
+        n, n_apart, is_coded, sums, largest = 0, 0, False, np.zeros(0), np.zeros(0)
         by_level, counts = None, np.zeros(0)
-        for piece in design():
-            both, codes = _both(piece), piece.codes
-            n_apart = 0 if piece.apart is None else piece.apart.shape[1]
-            if not sums.size:
-                sums, largest = np.zeros(both.shape[1]), np.zeros(both.shape[1])
-            n += len(both)
-            sums = sums + both.sum(0)
-            largest = np.maximum(largest, np.abs(both).max(0, initial=0.0))
-            if codes is not None:
+        for X, _, codes, n_apart, levels_end in design():  # noqa: B007 (the same in all blocks)
+            is_coded = codes is not None
+            if not n and not sums.size:
+                sums, largest = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+            n += len(X)
+            sums = sums + X.sum(0)
+            largest = np.maximum(largest, np.abs(X).max(0, initial=0.0))
+            if codes is not None and not levels_end:
                 width = max(len(counts), int(codes.max(initial=-1)) + 1)
                 counts = _widened(counts, width) + np.bincount(codes, minlength=width)
-                added = [np.bincount(codes, column, width) for column in both.T]
-                before = np.zeros((0, both.shape[1])) if by_level is None else by_level
+                added = [np.bincount(codes, column, width) for column in X.T]
+                before = np.zeros((0, X.shape[1])) if by_level is None else by_level
                 by_level = _widened(before, width) + np.array(added).reshape(-1, width).T
+        overall = sums / max(n, 1)
+        overall[:n_apart] *= 0.0  # a missing value stays one
+        has_constant = n_apart > 0 and not is_coded
         if by_level is None:
-            return cls(n, n_apart, sums, largest, None, None)
+            return cls(n, overall, largest, None, None, n_apart, has_constant, unjudged)
         means = by_level / np.maximum(counts, 1)[:, None]
-        return cls(n, n_apart, sums, largest, means, counts)
+        return cls(n, overall, largest, means, counts, n_apart, has_constant, unjudged)
 
-    @property
-    def centres(self) -> Floats:
-        """(n_columns,): the mean of each column of X; columns apart are measured from 0."""
-        centres = self.sums / self.n
-        centres[: self.n_apart] = 0.0
-        return centres
+    def sizes(self) -> Floats:
+        """The largest size of each column of `within`."""
+        largest: Floats = self._with_constant(self.largest[None, :])[0]
+        return largest
 
-    def matrix(self, piece: DesignPiece) -> Floats:
-        """(n_rows, n): the columns apart, a constant, and X less its means; with levels, all less
-        the means of the levels, which leave no constant."""
-        both = _both(piece)
-        if piece.codes is not None and self.by_level is not None:
-            return both - self.by_level[piece.codes]
-        centred = both - self.centres
-        ones = np.ones((len(both), 1))
-        return np.hstack([centred[:, : self.n_apart], ones, centred[:, self.n_apart :]])
+    def about(self, X: Floats) -> Floats:
+        """(n_rows, n_columns) the columns without the means of all rows."""
+        return self._with_constant(X - self.overall)
 
-    def shares(self, unjudged: Sequence[int]) -> Floats | None:
-        """(n_levels,): the share of each row in its level, if there are levels."""
-        if self.counts is None:
-            return None
-        shares: Floats = 1 / np.maximum(self.counts, 1)
-        shares[[level for level in unjudged if level < len(shares)]] = 0.0
-        return shares
+    def within(self, piece: DesignPiece) -> Floats:
+        """(n_rows, n_columns) the columns without the means of the levels, or of all rows."""
+        X, codes = piece.X, piece.codes
+        if codes is None:
+            return self.about(X)
+        if piece.levels_end:
+            counts, means = np.maximum(np.bincount(codes), 1), np.empty(X.shape)
+            for place, column in enumerate(X.T):
+                means[:, place] = (np.bincount(codes, column) / counts)[codes]
+            return X - means
+        assert self.by_level is not None
+        return X - self.by_level[codes]
 
+    def _with_constant(self, X: Floats) -> Floats:
+        return np.insert(X, self.n_apart, 1.0, axis=1) if self.has_constant else X
 
-def _both(piece: DesignPiece) -> Floats:
-    return piece.X if piece.apart is None else np.hstack([piece.apart, piece.X])
+    def alone(self, piece: DesignPiece) -> Floats:
+        """(n_rows,) the share of each row in its level, or in all rows."""
+        codes, rows = piece.codes, len(piece.X)
+        if codes is None:
+            return np.full(rows, 0.0 if self.has_constant else 1 / self.n)
+        if self.unjudged is None:
+            return np.zeros(rows)
+        counts = np.bincount(codes) if piece.levels_end or self.counts is None else self.counts
+        shares = 1 / np.maximum(counts, 1)
+        shares[[level for level in self.unjudged if level < len(shares)]] = 0.0
+        return shares[codes]
 
 
 def _widened(array: Floats, rows: int) -> Floats:
@@ -337,37 +399,26 @@ def _widened(array: Floats, rows: int) -> Floats:
 
 
 def _orthonormal(design: Design, means: _Means) -> Floats:
-    """(n, rank): the combinations of the columns of `matrix` that are orthonormal, without those
-    apart, beside which they are; a column that repeats those before it is left out, as in
-    `support.basis`.
+    """(n_columns, rank): the combinations of the columns of `within` that are orthonormal, and to
+    the columns apart; a column that repeats those before it is left out, as in `support.basis`.
 
     The triangular factor of a QR decomposition, block by block, keeps all products of columns to
     rounding, as the products themselves would not."""
-    squares, triangle = np.zeros(len(means.sums)), None
+    largest = means.sizes()
+    p = len(largest)
+    triangle, squares = np.zeros((0, p)), np.zeros(p)
     for piece in design():
-        squares += np.square(_both(piece) - means.centres).sum(0)
-        matrix = means.matrix(piece)
-        before = np.zeros((0, matrix.shape[1])) if triangle is None else triangle
-        triangle = np.asarray(np.linalg.qr(np.vstack([before, matrix]), mode="r"))
-    assert triangle is not None, "there are rows"
+        squares += np.square(means.about(piece.X)).sum(0)
+        stacked = np.vstack([triangle, means.within(piece)])
+        triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
     lengths = np.sqrt(squares)
-    lengths[~(lengths > 1e-13 * means.largest * math.sqrt(means.n))] = 0.0
-    if means.by_level is None:
-        lengths = np.insert(lengths, means.n_apart, math.sqrt(means.n))  # of the constant
-    return _combinations(triangle, lengths, means.n_apart)
-
-
-def _combinations(triangle: Floats, lengths: Floats, n_apart: int) -> Floats:
-    """(n, rank) from the triangular factor (m, n) of columns of these lengths (n,); a column of no
-    length is left out."""
-    n = len(lengths)
-    Q, combinations, rank, rank_apart = np.zeros((len(triangle), n)), np.zeros((n, n)), 0, 0
-    for j in range(n):
-        if j == n_apart:
-            rank_apart = rank
-        if not lengths[j] > 0:
+    Q, combinations, rank, n_beside = np.zeros((len(triangle), p)), np.zeros((p, p)), 0, 0
+    for j in range(p):
+        if j == means.n_apart:
+            n_beside = rank
+        if not lengths[j] > 1e-13 * largest[j] * math.sqrt(means.n):
             continue
-        column, combination = triangle[:, j] / lengths[j], np.zeros(n)
+        column, combination = triangle[:, j] / lengths[j], np.zeros(p)
         combination[j] = 1 / lengths[j]
         for _ in range(2):  # twice is enough (Parlett 1998, 6.9)
             along = Q[:, :rank].T @ column
@@ -377,7 +428,7 @@ def _combinations(triangle: Floats, lengths: Floats, n_apart: int) -> Floats:
         if rest > REPEATED:
             Q[:, rank], combinations[:, rank] = column / rest, combination / rest
             rank += 1
-    return combinations[:, rank_apart if n_apart < n else rank : rank]
+    return combinations[:, n_beside if p > means.n_apart else rank : rank]
 
 
 # -- conditions that hold for nearly the same people
@@ -397,9 +448,11 @@ def count_people(mask: Mask, person: Ints | None) -> int:
     return int(np.count_nonzero(mask)) if person is None else len(np.unique(person[mask]))
 
 
-def are_alike(masks: Masks, n: int, k: int, rows_per_person: int, *, wide: int) -> bool:
-    """Whether two of `n` conditions differ for fewer than `k` people: of those that at least `wide`
+def are_alike(masks: Masks, n: int, k: int, rows_per_person: int, *, wide: int = 0) -> bool:
+    """Whether two of `n` conditions differ for fewer than `k` people; of those that at least `wide`
     people meet, and as many do not."""
+    if n < 2:
+        return False
     both, sides = np.zeros((n, n)), np.zeros((n, 2), np.int64)
     for holds, used, person in masks():
         B = holds.astype(np.float32)  # a block has fewer rows than a float32 counts

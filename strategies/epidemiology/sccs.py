@@ -259,7 +259,7 @@ def roles(task: Task[Options, Plan]) -> Roles:
         plan.model.terms,
         (*plan.model.response, plan.offset),
         used=used,
-        within=lambda cohort, task: cohort.person,
+        within=protocol.by_person,
         steered=row_weights,
     )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -715,11 +716,11 @@ def used(cohort: Cohort, task: AnyTask) -> Mask:
 
 def strata_of(strata: Sequence[Field]) -> Callable[[Cohort, AnyTask], Ints] | None:
     """The stratum of each row of a cohort, if there are strata."""
-    if not strata:
-        return None
-    return lambda cohort, task: _stratum(
-        strata, cohort.columns(task.fields), np.arange(cohort.rows)
-    )
+    return partial(_stratum_of_rows, tuple(strata)) if strata else None
+
+
+def _stratum_of_rows(strata: Sequence[Field], cohort: Cohort, task: AnyTask) -> Ints:
+    return _stratum(strata, cohort.columns(task.fields), np.arange(cohort.rows))
 
 
 def row_weights(

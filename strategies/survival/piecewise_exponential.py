@@ -41,8 +41,6 @@ from strategies.survival.time_grid import GridOptions
 
 MAX_ETA = 50.0  # of a linear predictor: a hazard beyond it has no meaning in any unit of time
 PARTS = 100  # equal parts of the time range; cuts are chosen among their boundaries
-
-
 TRAITS = Traits(over_people=protocol.always_over_people)
 
 

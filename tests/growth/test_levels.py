@@ -16,11 +16,13 @@ from federation.disclosure.rules import Rules
 from federation.messages import State
 from federation.schema import Field
 from nodes import support as node_support
+from nodes import support_in_blocks
 from nodes.session import StudySession
 from strategies import registry, support
 from strategies.numerics import designs, newton
 from strategies.protocol import AnyTask, Total
 from tests import federations
+from tests.property.test_blocks import cut
 
 # Sums in another order differ by the root of their number of rounding errors: 5,000 rows of size 1
 # give 70 * 1.1e-16 of 5,000.
@@ -280,6 +282,9 @@ def verdict(task: AnyTask, seed: int, rules: Rules) -> tuple[bool, bool, list[li
     rows = support.rows_of(cohort, task)
     few = node_support._few_levels(support.roles_of(task), rows, rules.thin)
     singled_out = node_support._singled_out(cohort, task, rows, rules)
+    blocks = support.blocks_of(cut(random_cohort(seed), 40), task)
+    per_person = cohort.rows_per_person
+    assert support_in_blocks._singled_out(task, blocks, per_person, rules) == singled_out, seed
     session = StudySession({"a": task}, cohort, rules, None)
     return singled_out, node_support.check(task, session) is not None, list(few.values())
 

@@ -394,7 +394,9 @@ def test_a_query_of_another_run_learns_nothing_of_an_attempt(tables, tmp_path):
 def test_rows_that_cannot_be_written_whole_leave_nothing_at_the_helper(
     tables, tmp_path, monkeypatch
 ):
-    def write_half(opened: Any, left: Any, right: Any, file: Path, *others: Any) -> None:
+    def write_half(
+        opened: Any, order: Any, left: Any, right: Any, file: Path, *others: Any
+    ) -> None:
         file.write_bytes(b"half")
         raise OSError("no memory")
 

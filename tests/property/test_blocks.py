@@ -3,6 +3,7 @@ analysis that says so, and a study has the same result."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,24 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas
 import pytest
 
 from federation.cohort import Blocks, Cache, Cohort, unread
 from federation.contract import Contract
+from federation.disclosure.rules import Rules
 from federation.messages import Part, State
 from federation.results import Result
 from nodes import cohort_blocks, support, support_in_blocks
 from nodes.session import StudySession
 from nodes.site import Dataset, Site, Storage
 from strategies import protocol, registry
+from strategies import support as support_of
+from strategies.numerics import designs
 from strategies.protocol import AnyTask
 from tests import federations
 from tests.property import test_every_analysis as laws
+from tests.property.test_used_rows import cohort_of
 
 STREAMED = {
     "describe", "crosstab", "glm", "cox", "kaplan_meier", "piecewise_exponential", "rates",
@@ -167,9 +173,9 @@ def studies() -> list[Any]:
     """One example of each analysis, and of two from each source; the others by `make slow`."""
     parameters, seen = [], set[str]()
     for name, options in [*CASES, *(("cox", some) for some in WITHIN)]:
-        if not support.reads_in_blocks(task_of(name, options)):
-            continue  # the rules look at rows that are chosen among all
         for source in SOURCES:
+            if name == "sccs" and source != "table":
+                continue  # it compares several rows of a person
             is_first = name not in seen and (source == "table" or name in ("glm", "kaplan_meier"))
             marks = () if is_first else (pytest.mark.slow,)
             parameters.append(pytest.param(name, options, source, marks=marks))
@@ -229,3 +235,80 @@ def test_a_state_steers_the_blocks_as_far_as_the_whole(size: float) -> None:
         weights.add(compute._weighed(block))
     assert weights.are_too_far == support.is_steered_too_far(task, state, session)
     assert weights.are_too_far == (size > 1)
+
+
+# -- the rules on the people behind a column
+JUDGED: list[tuple[str, dict[str, Any]]] = [
+    ("glm", {"model": "score ~ arm + sex + dose:sex"}),
+    ("glm", {"model": "score ~ age * arm"}),
+    ("glm", {"model": "visits ~ sex:arm", "weights": "weight"}),
+    ("cox", {"model": "Surv(stop, event) ~ arm + age", "landmark": 20}),
+    ("cox", {"model": "Surv(start, stop, event) ~ dose + arm", "strata": "sex"}),
+    ("cox", {"model": "Surv(stop, event) ~ sex * age + strata(arm)"}),
+    ("piecewise_exponential", {"model": "Surv(start, stop, event) ~ dose * arm", "cuts": [8]}),
+    ("sccs", {"model": "visits ~ arm + age + offset(log(exposure + 1))"}),
+    (
+        "propensity",
+        {
+            "treatment": "died",
+            "confounders": "age * arm",
+            "strata": "sex",
+            "outcome": "Surv(stop, event)",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*CASES, *JUDGED])
+def test_other_processes_can_read_what_is_asked_of_a_block(
+    name: str, options: dict[str, Any]
+) -> None:
+    task = task_of(name, options)
+    asked = support_in_blocks.BlockPart(task, State("newton", {}))
+    assert pickle.loads(pickle.dumps(asked)).task.analysis is task.analysis  # noqa: S301 (our own)
+
+
+def few_people(seed: int) -> pandas.DataFrame:
+    """People of whom few are of one arm or sex, and of one dose within theirs."""
+    rng = np.random.default_rng(seed)
+    table = laws.TABLE[laws.TABLE["person"].astype(int) < 90].reset_index(drop=True)
+    at = rng.permutation(len(table))
+    n, few = len(table), int(rng.integers(1, 12))
+    table["arm"] = np.where(np.isin(np.arange(n), at[:few]), "a", rng.choice(["b", "c"], n))
+    table["sex"] = np.where(np.isin(np.arange(n), at[5 : 5 + few]), "f", "m")
+    if rng.random() < 0.5:
+        table["dose"] = np.where(table["arm"] == "b", "1", "2")
+        table.loc[at[: rng.integers(1, 15)], "dose"] = "3"
+    table.loc[at[:10], "start"] = table["stop"]
+    return table
+
+
+@pytest.mark.parametrize("hub_sees_cells", [False, True])
+@pytest.mark.parametrize(("name", "options"), JUDGED)
+def test_people_stand_out_in_blocks_as_in_the_whole(
+    name: str, options: dict[str, Any], hub_sees_cells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the rows that have all columns, and in those that are added up; with a factor as columns
+    and as codes."""
+    rules = Rules(min_cell=11, hub_sees_cells=hub_sees_cells, thin=5)
+    task = task_of(name, options)
+    verdicts = set()
+    for seed in range(12):
+        monkeypatch.setattr(designs, "MANY", 2 if seed % 2 else 16)
+        whole, parts = cohort_of(few_people(seed)), cut(cohort_of(few_people(seed)), 17)
+        session = StudySession({"a": task}, whole, rules, None)
+        np.testing.assert_array_equal(
+            support_of.counts(whole, task), support_of.counts(parts, task)
+        )
+        sides: list[tuple[Any, Any]] = [
+            (support_of.rows_of(whole, task), support_of.blocks_of(parts, task)),
+            (support_of.added_up(whole, task), support_of.blocks_added_up(parts, task)),
+        ]
+        for rows, blocks in sides:
+            if rows is None:
+                assert blocks is None
+                continue
+            expected = support._stands_out(task, rows, session)
+            assert support_in_blocks._stands_out(task, blocks, parts, rules) == expected, seed
+            verdicts.add(expected)
+    assert True in verdicts

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from federation.arrays import Floats, Ints
 from federation.disclosure import in_blocks
 from federation.disclosure import support as whole
-from federation.disclosure.in_blocks import DesignPiece, MaskPiece, OffMode, Piece
+from federation.disclosure.in_blocks import DesignPiece, MaskPiece, OffMode, Pairs, Piece
+from nodes import support as node_support
 from strategies import support
 
 COLUMNS = ("normal", "binary", "rare", "whole", "constant", "heavy")
@@ -133,24 +134,77 @@ def test_the_largest_leverage_is_that_of_the_whole(table: Table, far: bool) -> N
             assert verdict == (hat > limit)
 
 
-@settings(max_examples=200, deadline=None)
-@given(table=tables(), n_apart=st.integers(1, 3), unjudged=st.sets(st.integers(0, 6)))
-def test_the_leverage_beside_columns_apart_is_that_of_the_whole(
-    table: Table, n_apart: int, unjudged: set[int]
+@settings(max_examples=150, deadline=None)
+@given(table=tables(), n_apart=st.integers(0, 3), some=st.integers(0, 5))
+def test_columns_judged_elsewhere_are_left_out_as_in_the_whole(
+    table: Table, n_apart: int, some: int
 ) -> None:
-    rng = np.random.default_rng(n_apart)
-    apart = (rng.random((len(table.X), n_apart)) < 0.2).astype(float)
-    levels = sorted(unjudged) if table.codes is not None else []
-    hat = float(whole.leverage(table.X, table.person, table.codes, apart, levels).max())
+    """And levels."""
+    n_apart, unjudged = min(n_apart, table.X.shape[1]), list(range(some))
+    table.X[:, :n_apart] = table.X[:, :n_apart] > 1.0
+    apart, X = table.X[:, :n_apart] if n_apart else None, table.X[:, n_apart:]
+    hat = float(whole.leverage(X, table.person, table.codes, apart, unjudged).max())
 
     def design() -> list[DesignPiece]:
-        pieces = zip(table.design(), table.blocks, strict=True)
-        return [piece._replace(apart=apart[rows]) for piece, rows in pieces]
+        return [piece._replace(n_apart=n_apart) for piece in table.design()]
 
     for limit in (hat - 1e-6, hat + 1e-6):
-        if limit > 0:
-            verdict = in_blocks.exceeds_leverage(design, limit, 99, None, levels)
-            assert verdict == (hat > limit)
+        verdict = in_blocks.exceeds_leverage(design, limit, 9, None, unjudged)
+        assert verdict == (hat > limit)
+
+
+@settings(max_examples=100, deadline=None)
+@given(table=tables(), n_apart=st.integers(0, 3), is_judged=st.booleans())
+def test_levels_that_end_with_a_block_are_levels_of_the_whole(
+    table: Table, n_apart: int, is_judged: bool
+) -> None:
+    """As those of people whose rows are compared with each other only."""
+    codes = np.arange(len(table.values)) if table.person is None else table.person
+    n_apart, everyone = min(n_apart, table.X.shape[1]), range(int(codes.max()) + 1)
+    apart, X = table.X[:, :n_apart] if n_apart else None, table.X[:, n_apart:]
+    unjudged = () if is_judged else everyone
+    hat = float(whole.leverage(X, table.person, codes, apart, unjudged).max())
+
+    def design() -> list[DesignPiece]:
+        return [
+            DesignPiece(
+                table.X[rows],
+                people,
+                np.unique(codes[rows], return_inverse=True)[1],
+                n_apart,
+                levels_end=True,
+            )
+            for rows in table.blocks
+            for people in [table.people(rows)]
+        ]
+
+    for limit in (hat - 1e-6, hat + 1e-6):
+        verdict = in_blocks.exceeds_leverage(design, limit, 9, None, () if is_judged else None)
+        assert verdict == (hat > limit)
+
+
+def test_a_column_with_missing_values_proves_nothing() -> None:
+    X = np.random.default_rng(3).normal(size=(500, 2))
+    X[7, 1] = np.nan
+    for n_apart in (0, 1, 2):
+        piece = DesignPiece(X, n_apart=n_apart)
+        assert in_blocks.exceeds_leverage(lambda piece=piece: [piece], 0.5, 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(table=tables(), n_levels=st.integers(1, 5))
+def test_people_off_the_mode_of_their_level_are_counted_over_blocks(
+    table: Table, n_levels: int
+) -> None:
+    values = np.nan_to_num(table.values)
+    levels = np.arange(len(values)) * 7 % n_levels
+    rows_per_person = 1 if table.person is None else int(np.bincount(table.person).max())
+    pairs = Pairs(rows_per_person)
+    for rows in table.blocks:
+        pairs.add(values[rows], levels[rows])
+    away = node_support._away_within(values, levels)
+    assert np.array_equal(values != pairs.most(n_levels)[levels], away)
+    assert pairs.least <= in_blocks.count_people(away, table.person)
 
 
 def test_the_first_blocks_can_show_that_nobody_is_singled_out() -> None:
@@ -167,9 +221,9 @@ def test_the_first_blocks_can_show_that_nobody_is_singled_out() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(table=tables(), k=st.integers(1, 60), only_wide=st.booleans())
+@given(table=tables(), k=st.integers(1, 60), wide=st.integers(0, 60))
 def test_conditions_that_hold_for_nearly_the_same_people_are_seen(
-    table: Table, k: int, only_wide: bool
+    table: Table, k: int, wide: int
 ) -> None:
     used = ~np.isnan(table.values)
     masks = table.masks & used[:, None]
@@ -180,11 +234,13 @@ def test_conditions_that_hold_for_nearly_the_same_people_are_seen(
     def people(mask: np.ndarray) -> int:
         return in_blocks.count_people(mask, table.person)
 
-    wide = [min(people(m & used), people(~m & used)) >= k if only_wide else True for m in masks.T]
+    is_wide = [min(people(m & used), people(~m & used)) >= wide for m in masks.T]
     expected = any(
-        people(masks[:, i] != masks[:, j]) < k and wide[i] and wide[j]
+        people(masks[:, i] != masks[:, j]) < k and is_wide[i] and is_wide[j]
         for i in range(3)
         for j in range(i)
     )
     most = 1 if table.person is None else int(np.bincount(table.person).max())
-    assert in_blocks.are_alike(blocks, 3, k, most, wide=k if only_wide else 0) == expected
+    assert in_blocks.are_alike(blocks, 3, k, most, wide=wide) == expected
+    none = MaskPiece(masks[:, :0], used, table.person)
+    assert not in_blocks.are_alike(lambda: [none], 0, k, most, wide=wide)

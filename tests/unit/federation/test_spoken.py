@@ -78,7 +78,7 @@ def test_a_result_stays_english_and_its_reason_is_french_where_it_is_read(
     assert "fewer than 11 people" in result.document["analyses"]["m"]["reason"]
     with pytest.raises(errors.InputError, match="m a échoué\u00a0: 0 des 3 nœuds nécessaires"):
         result["m"].tidy()
-    assert "fewer than 11 people" in result._repr_html_()
+    assert "moins de 11 personnes" in result._repr_html_()
 
 
 def test_the_methods_and_the_report_are_french_too(
