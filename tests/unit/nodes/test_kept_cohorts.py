@@ -244,7 +244,6 @@ def test_kept_cohorts_fit_their_limit(tmp_path: Path, monkeypatch: pytest.Monkey
             {"source": "rows.duckdb", "table": "view"},
             {"source": "postgresql://h/d"},
             {"is_linked": True},
-            {"source": "/none"},
         ],
         2,
     ),
