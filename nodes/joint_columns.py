@@ -29,7 +29,7 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece, quote_name
 from federation.messages import Refusal
 from federation.schema import Field
-from nodes import ledger, support_in_blocks
+from nodes import ledger, support_columns, support_in_blocks
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from strategies import support
@@ -181,8 +181,8 @@ def _stand_out_in_blocks(
 
 
 def _matrix(written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract) -> Floats:
-    """(n_rows, n): the columns, and the numbers of the contract that they are made of; 0 where
-    missing, and where their condition does not hold."""
+    """(n_rows, n): the columns, and the numbers of the contract that they are made of; NaN where
+    missing, and 0 where their condition does not hold."""
     names = sorted({name for column in written for name in column.reads})
     sources = [
         Field(name, contract.columns[name].kind, quote_name(name))
@@ -194,21 +194,21 @@ def _matrix(written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract
     pieces = (support.as_field(column.piece) for column in written)
     fields = {field.sql: field for field in (*sources, *conditions, *pieces)}
     columns = cohort.columns(fields.values())
-    by_sql = {
-        sql: np.nan_to_num(np.asarray(columns[field.name], np.float64), nan=0.0)
-        for sql, field in fields.items()
-    }
+    by_sql = {sql: np.asarray(columns[field.name], np.float64) for sql, field in fields.items()}
     arrays = [by_sql[field.sql] for field in sources]
     for column in written:
-        chosen = 1.0 if column.where is None else by_sql[held[column.where]]
-        arrays.append(by_sql[column.piece.sql] * chosen)
+        values = by_sql[column.piece.sql]
+        if column.where is not None:
+            values = np.where(by_sql[held[column.where]] == 1, values, 0.0)
+        arrays.append(values)
     return np.stack(arrays, axis=1)
 
 
 def stands_out(X: Floats, person: Ints | None, rules: Rules) -> bool:
-    """Whether a person does in the columns X (n_rows, n_columns). Those in which few people differ
-    here are counted over all nodes, if the hub may see them: the others are judged without them,
-    and beside them."""
+    """Whether a person does in the columns X (n_rows, n_columns), NaN where missing. Those in which
+    few people differ here are counted over all nodes, if the hub may see them: the others are
+    judged without them, and beside them."""
+    X = support_columns.filled(X, support_columns.means_of([X]))
     limit = rules_of.MAX_JOINT_LEVERAGE
     thin = np.zeros(X.shape[1], np.bool_)
     if rules.hub_sees_cells:

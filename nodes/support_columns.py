@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -122,7 +122,7 @@ def _in_codes(terms: Sequence[Term]) -> Field | None:
 # -- all columns
 def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> list[Floats]:
     """The expressions of the study, the columns that they use, and all numbers, conditions and
-    design columns of its analyses; 0 where missing."""
+    design columns of its analyses; NaN where missing."""
     fields = [
         field
         for task in tasks
@@ -144,4 +144,24 @@ def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> lis
             zeros, ones = np.zeros(len(spread)), np.ones(len(spread))
             design = cohorts.design(spread, columns, slice(None), centre=zeros, scale=ones)
             arrays += list(design.T)
-    return [np.nan_to_num(np.asarray(column, np.float64), nan=0.0) for column in arrays]
+    return [np.asarray(column, np.float64) for column in arrays]
+
+
+def means_of(pieces: Iterable[Floats]) -> Floats:
+    """(n_columns,) the mean of each column over blocks of rows (n_rows, n_columns), without missing
+    values; 0 for a column that has no others."""
+    total, present = np.zeros(0), np.zeros(0)
+    for X in pieces:
+        if not len(total):
+            total, present = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+        total += np.nansum(X, axis=0)
+        present += np.count_nonzero(~np.isnan(X), axis=0)
+    means: Floats = total / np.maximum(present, 1)
+    return means
+
+
+def filled(X: Floats, means: Floats) -> Floats:
+    """(n_rows, n_columns) with the mean of its column in the place of a missing value. Such a value
+    is in no sum; as a 0 among ages it would make a person stand out who does not."""
+    missing = np.isnan(X)
+    return np.where(missing, means, X) if missing.any() else X

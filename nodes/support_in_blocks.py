@@ -398,8 +398,13 @@ def is_joined(
     return stands_out(design, cohort.rows_per_person, rules)
 
 
-def stands_out(design: Design, rows_per_person: int, rules: Rules) -> bool:
+def stands_out(columns: Design, rows_per_person: int, rules: Rules) -> bool:
     """As `joint_columns.stands_out`."""
+    means = support_columns.means_of(piece.X for piece in columns())
+
+    def design() -> Iterator[DesignPiece]:
+        return (piece._replace(X=support_columns.filled(piece.X, means)) for piece in columns())
+
     limit, counted = rules_of.MAX_JOINT_LEVERAGE, list[OffMode]()
     for X, person, *_ in design():
         counted = counted or [OffMode(max(ENOUGH, rules.thin)) for _ in range(X.shape[1])]
