@@ -11,7 +11,7 @@ import pytest
 from federation.linkage import canaries, encoding, matching, sealing, streams
 from federation.linkage.errors import LinkError
 from federation.linkage.sealing import Channel
-from nodes import link_parties, link_rows
+from nodes import link_parties
 from simulations import linked, local
 from tests.linkage import parties, two_holders
 from tests.linkage.two_holders import CONTRACTS, NOW
@@ -85,29 +85,10 @@ def test_the_order_of_the_stream_tells_the_helper_nothing_of_a_person(key, tmp_p
 
 def order_of(path, key, secret: bytes) -> np.ndarray:
     """(n,) the place in the stream of each row of the file."""
-    contract = CONTRACTS["insurer"].model_copy(
-        update={
-            "person": key,
-            "rows_per_person": 1,
-            "columns": {name: CONTRACTS["insurer"].columns[name] for name in ("number", "spent")},
-            "identifiers": {"nir": CONTRACTS["insurer"].identifiers["nir"]},
-        }
-    )
-    request = link_rows.Request(
-        two_holders.study().datasets["register"].model_copy(update={"cohort": EVERYONE}),
-        [],
-        [contract.identifiers["nir"]],
-        False,
-        secret,
-    )
-    dataset = link_rows.Dataset(contract, str(path))
-    read = link_rows.read(dataset, local.site("cnam", dataset).storage, request)
+    read = two_holders.people_alone(path, key, secret)
     blocks = np.concatenate([people.blocks[0] for people in read])
     numbers = [int(bytes(block[:13])) - 10**12 for block in blocks]
     return np.argsort(numbers)
-
-
-EVERYONE = two_holders.study().datasets["insurer"].cohort
 
 
 def test_the_helper_cannot_tell_the_canaries_by_their_place_in_the_stream():

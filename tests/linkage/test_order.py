@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from federation.linkage import forms, packing
 from federation.linkage.errors import LinkError
 from nodes import link_order, link_rows
-from simulations import local
 from tests.linkage import two_holders
-from tests.linkage.two_holders import CONTRACTS
 
 SEED = bytes(31) + b"\1"
 NIRS = st.from_regex(r"[1-8][0-9]{4}([0-9]{2}|2[ABab])[0-9]{6}", fullmatch=True)
@@ -97,24 +95,7 @@ def people_of(folder: Path, numbers: list[str]) -> int:
     path = folder / "right.csv"
     rows = pandas.DataFrame({"number": numbers, "spent": 1})
     rows.to_csv(path, index=False)
-    contract = CONTRACTS["insurer"].model_copy(
-        update={
-            "person": "number",
-            "rows_per_person": 1,
-            "columns": {name: CONTRACTS["insurer"].columns[name] for name in ("number", "spent")},
-            "identifiers": {"nir": CONTRACTS["insurer"].identifiers["nir"]},
-        }
-    )
-    cohort = two_holders.study().datasets["insurer"].cohort
-    request = link_rows.Request(
-        two_holders.study().datasets["register"].model_copy(update={"cohort": cohort}),
-        [],
-        [contract.identifiers["nir"]],
-        False,
-        SEED,
-    )
-    dataset = link_rows.Dataset(contract, str(path))
-    read = link_rows.read(dataset, local.site("cnam", dataset).storage, request)
+    read = two_holders.people_alone(path, "number", SEED)
     return sum(len(people.places) for people in read)
 
 

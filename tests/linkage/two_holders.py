@@ -3,7 +3,7 @@ place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from federation import datasets, errors, yaml_source
 from federation.contract import Contract
 from federation.linkage import table
 from federation.study import Study
+from nodes import link_rows
 from nodes.site import Dataset
 from simulations import linked, local
 
@@ -209,3 +210,21 @@ def _run(study_: Study, contract: Contract, sites: Any) -> Document:
     ask = local.ask_of(sites, NOW)
     outcome = rounds.run(study_, contract, ask, [site.name for site in sites])
     return release.clear(outcome, started=NOW, finished=NOW, engine="local")
+
+
+def people_alone(path: Path, key: str | None, secret: bytes) -> Iterator[link_rows.People]:
+    """The insurer's people as it reads them for a link in exact mode, of a table with one row each
+    and the columns `number` and `spent`. `key`: the column that names a person, if one does."""
+    contract = CONTRACTS["insurer"].model_copy(
+        update={
+            "person": key,
+            "rows_per_person": 1,
+            "columns": {name: CONTRACTS["insurer"].columns[name] for name in ("number", "spent")},
+            "identifiers": {"nir": CONTRACTS["insurer"].identifiers["nir"]},
+        }
+    )
+    everyone = study().datasets["insurer"].cohort
+    entry = study().datasets["register"].model_copy(update={"cohort": everyone})
+    request = link_rows.Request(entry, [], [contract.identifiers["nir"]], False, secret)
+    dataset = Dataset(contract, str(path))
+    return link_rows.read(dataset, local.site("cnam", dataset).storage, request)
