@@ -305,9 +305,11 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "than 11 people of this node: widen or narrow `where`; b: cohort_size: the cohort "
             "leaves out fewer than 11 people of this node: widen or narrow `where`)",
             "m\u00a0: 0 des 3 nœuds nécessaires ont donné une part ("
-            "a: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
+            "a: taille de la cohorte\u00a0: la cohorte écarte moins de 11 personnes de ce "
+            "nœud\u00a0: "
             "élargissez ou restreignez `where`\u00a0; "
-            "b: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
+            "b: taille de la cohorte\u00a0: la cohorte écarte moins de 11 personnes de ce "
+            "nœud\u00a0: "
             "élargissez ou restreignez `where`)",
         ),
         (

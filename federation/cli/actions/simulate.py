@@ -25,7 +25,7 @@ from nodes import connectors, reading
 from nodes import site as node_sites
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
-from simulations import local, whole_run
+from simulations import local, own_rows, whole_run
 from simulations.answering import Holders
 from simulations.pilots import running
 from simulations.pilots.common import Size
@@ -92,10 +92,13 @@ def run(
                 federation.holders, federation.source, settings, spinner.update
             )
     _write(document, out)
+    lines = own_rows.below_error(document.model_dump(mode="json"), federation.datasets)
     if output == "json":
         screen.document(document.model_dump(mode="json"))
     else:
         documents.show(document, out, console)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
     documents.raise_failures(document, shorten=output == "text")
 
 
