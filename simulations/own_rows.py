@@ -66,8 +66,9 @@ def _row(column: str, rule: str, rows: int, remedy: str) -> dict[str, Any]:
 
 
 def below_error(document: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
-    """Lines to stand below the error of an analysis that has no result because of the rows."""
-    reasons = [str(each["reason"]) for each in document["analyses"].values()]
+    """Lines in the reader's language, where the rows of a node kept it from giving its part."""
+    analyses = document["analyses"].values()
+    reasons = [str(row["reason"]) for each in analyses for row in (each, *each["nodes"])]
     if not any(rule in reason for reason in reasons for rule in RULES):
         return ()
     broken = spoken_findings(datasets)

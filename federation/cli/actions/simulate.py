@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
+from rich.text import Text
 
 from aggregator import database, report
 from aggregator.document import Document
@@ -16,7 +17,7 @@ from federation import datasets as joint
 from federation import errors
 from federation.cli import screen
 from federation.cli.actions import document as documents
-from federation.cli.actions import study_files
+from federation.cli.actions import study_files, tables
 from federation.cli.screen import Console
 from federation.contract import Contract
 from federation.study import Study
@@ -98,7 +99,7 @@ def run(
     else:
         documents.show(document, out, console)
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)  # translated already
     documents.raise_failures(document, shorten=output == "text")
 
 
@@ -281,9 +282,9 @@ def _assumptions(study: Study) -> list[str]:
 def _show_start(federation: Federation, engine: str, console: Console) -> None:
     study = federation.study
     console.print(f"[bold]{study.title}[/bold]: {study.question}")
+    nodes = tables.counted(len(federation.datasets), "node", "nodes")
     console.print(
-        f"{len(federation.datasets)} nodes, engine {engine}, study {study.study} "
-        f"({study.hash[:12]})",
+        f"{nodes}, engine {engine}, study {study.study} ({study.hash[:12]})",
         style="dim",
     )
     for note in federation.notes:
