@@ -122,6 +122,23 @@ test_that("an analysis that is withheld is a warning, and the others stay", {
   expect_error(tidy(result$glm), "has no result", class = "hdh_error")
 })
 
+test_that("a node whose rows break the contract is told with a value and the remedy", {
+  skip_without_hdh()
+  wrong <- nodes
+  wrong$lyon$diabetes <- ifelse(wrong$lyon$diabetes, "oui", "non")
+  two <- hdh_glm(hdh_study("people", mode = "exact", min_nodes = 2), "m", died ~ diabetes, family = "binomial")
+  warned <- capture_warnings(result <- hdh_simulate(two, wrong, contract))
+  expect_match(warned, "analysis 'm' is without node 'lyon': data: ", fixed = TRUE, all = FALSE)
+  expect_match(warned, "lyon: diabetes: line 2 has '(oui|non)', a word for yes or no", all = FALSE)
+  expect_s3_class(tidy(result$m), "data.frame")
+  all_words <- lapply(nodes, function(rows) transform(rows, diabetes = ifelse(diabetes, "oui", "non")))
+  again <- hdh_simulate(two, all_words, contract, read = list(yes = list("oui", "TRUE"), no = list("non", "FALSE")))
+  expect_identical(glance(again$m)$nobs, 900L)
+  expect_error(hdh_simulate(two, nodes, contract, read = "x"), "list with names", class = "hdh_error")
+  expect_error(hdh_simulate(two, c(nodes, list(nice2 = "no.csv")), contract),
+               "node 'nice2': no.csv: no such file", class = "hdh_error")
+})
+
 test_that("a plan says what a study costs", {
   skip_without_hdh()
   private <- hdh_glm(hdh_study("people", epsilon = 1), "m", died ~ age, family = "binomial")
