@@ -86,8 +86,7 @@ def _translated(text: str, depth: int) -> str:
 
 def _content(text: str, depth: int) -> str:
     if numbered := re.fullmatch(r"(\d+): (.+)", text, re.DOTALL):  # behind `line`
-        space = NO_BREAK if language.current() == "fr" else ""
-        return f"{numbered[1]}{space}: {_content(numbered[2], depth)}"
+        return f"{numbered[1]}{language.colon()} {_content(numbered[2], depth)}"
     if not re.search(r"[a-z]{2}", text):
         return language.value(text)
     if depth < MAX_DEPTH and re.fullmatch(r"[\w-]+", text):

@@ -14,7 +14,7 @@ from aggregator import database, report
 from aggregator.document import Document
 from aggregator.report import folder as folders
 from federation import datasets as joint
-from federation import errors
+from federation import errors, language
 from federation.cli import screen
 from federation.cli.actions import document as documents
 from federation.cli.actions import study_files, tables
@@ -281,7 +281,7 @@ def _assumptions(study: Study) -> list[str]:
 
 def _show_start(federation: Federation, engine: str, console: Console) -> None:
     study = federation.study
-    console.print(f"[bold]{study.title}[/bold]: {study.question}")
+    console.print(f"[bold]{study.title}[/bold]{language.colon()} {study.question}")
     nodes = tables.counted(len(federation.datasets), "node", "nodes")
     console.print(
         f"{nodes}, engine {engine}, study {study.study} ({study.hash[:12]})",
