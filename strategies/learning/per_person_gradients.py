@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ SMALL_BATCH, LARGE_BATCH = 16, 128  # people; small where each has much to compu
 LARGE_PERSON = 1000  # numbers in all rows of one person, from which a small batch is used
 ROUNDING = 2.0**-21  # error of 32-bit sums and products over the sum of their terms' lengths: 8 ulp
 MAX_ERROR = 2.0**-14  # largest error of a length, as a fraction of the clip or of the length itself
+
+OF_OPACUS = {"GRU", "LSTM", "MultiheadAttention", "RNN"}  # torch's layers that Opacus has anew
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,11 @@ def by_opacus(
 
     wide = copy.deepcopy(net).double().requires_grad_(True)
     sampled = GradSampleModule(wide, loss_reduction="sum")
-    out = networks.numbers(sampled(rows.double().requires_grad_(True)))  # else its hooks warn
-    losses = loss(out)
-    losses.sum().backward()
+    with warnings.catch_warnings():  # an embedding has no slope by its inputs, which are codes
+        warnings.simplefilter("ignore", UserWarning)
+        out = networks.numbers(sampled(rows.double().requires_grad_(True)))
+        losses = loss(out)
+        losses.sum().backward()
     with torch.no_grad():
         by_row = torch.cat([p.grad_sample.flatten(1) for p in wide.parameters()], 1)
         gradients = by_row.view(people, -1, by_row.shape[1]).sum(1)[:real]
@@ -164,7 +169,11 @@ def problem(net: Any, rows: Tensor) -> str | None:
         wide = copy.deepcopy(net).double()
         alone = sum(single_gradient(wide, row[None].double(), loss, 0.1) for row in rows)
     except Exception as reason:  # the code of others, and Opacus, may fail in any way
-        return f"Opacus cannot make people's gradients of its layers ({type(reason).__name__})"
+        kinds = {type(layer).__name__ for layer in net.modules()}
+        written = [f"opacus.layers.DP{name} for {name}" for name in sorted(kinds & OF_OPACUS)]
+        remedy = f": write {', '.join(written)}" if written else ""
+        kind = type(reason).__name__
+        return f"Opacus cannot make people's gradients of its layers ({kind}){remedy}"
     if not torch.allclose(together, torch.as_tensor(alone), rtol=1e-3, atol=1e-5):
         return "the gradients that Opacus makes of its layers are not those of single people"
     return None
