@@ -203,7 +203,17 @@ glance.hdh_analysis <- function(x, ...) {
   } else {
     data.frame(nobs = people$rows)
   }
+  if (content$run == "cox") frame <- cox_criteria(frame)
   if (!is.null(people$missing)) frame$n.missing <- people$missing
+  frame
+}
+
+# AIC and BIC as R's: of a Cox model, BIC counts events.
+cox_criteria <- function(frame) {
+  if (anyNA(match(c("logLik", "df", "nevent", "nobs"), names(frame)))) return(frame)
+  frame$n <- frame$nobs
+  frame$AIC <- -2 * frame$logLik + 2 * frame$df
+  frame$BIC <- -2 * frame$logLik + log(frame$nevent) * frame$df
   frame
 }
 
