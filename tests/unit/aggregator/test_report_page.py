@@ -122,6 +122,13 @@ def test_the_page_and_the_files_agree_on_what_a_spreadsheet_would_run(
     assert not page.evaluate("text => isRun(text)", "-1\u202f234,5")  # as a French report writes it
 
 
+def test_no_table_is_wider_than_paper(browser: Any, result: fed.Result, tmp_path: Path) -> None:
+    page = opened(browser, result, tmp_path, viewport={"width": 703, "height": 900})  # A4, 12 mm
+    page.emulate_media(media="print")
+    right = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+    assert max(page.evaluate(right)) <= 703
+
+
 @pytest.mark.slow
 def test_on_paper_details_are_open_and_buttons_are_not_there(
     browser: Any, result: fed.Result, tmp_path: Path

@@ -172,6 +172,7 @@ UNKNOWN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # of an embedding, whose inputs are codes
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_layers_that_ours_does_not_know_are_those_of_a_loop_and_nobody_adds_more(kind: str) -> None:
     torch.manual_seed(1)
@@ -190,6 +191,7 @@ def test_layers_that_ours_does_not_know_are_those_of_a_loop_and_nobody_adds_more
     assert float((whole - fewer).norm()) <= 0.3 * (1 + 1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_gradients_that_an_engine_cannot_make_are_told_before_a_study() -> None:
     rows = torch.rand(3, 6)
 
