@@ -1,5 +1,5 @@
-"""Many simulated nodes, each with its own data, its own rules of disclosure and, under a secure sum,
-its own keys: seconds of CPU of the whole study."""
+"""Many simulated nodes, each with data, rules of disclosure and, under a secure sum, keys of its own:
+seconds of CPU of the whole study."""
 
 from __future__ import annotations
 
