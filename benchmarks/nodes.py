@@ -1,4 +1,4 @@
-"""Many simulated nodes, each with data, rules of disclosure and, under a secure sum, keys of its own:
+"""Many simulated nodes, each with its own data, rules of disclosure and, under a secure sum, keys:
 seconds of CPU of the whole study."""
 
 from __future__ import annotations
