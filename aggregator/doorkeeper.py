@@ -57,6 +57,16 @@ class Visit:
     moved: float
     sent: int = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has sent as much as every handshake has."""
+        return self.sent >= FIRST_BYTES
+
+    @property
+    def silent_since(self) -> float:
+        """Before its handshake, a byte now and then does not count."""
+        return self.moved if self.has_begun else self.began
+
 
 @dataclass
 class Doorkeeper:
@@ -155,8 +165,8 @@ class Doorkeeper:
         if len(mine) < self.limits.per_address and self.open < self.limits.in_all:
             return True
         crowded = mine if len(mine) >= self.limits.per_address else self._most()
-        longest = min(crowded, key=lambda visit: (visit.sent >= FIRST_BYTES, visit.moved))
-        if now - longest.moved < SILENT_S:
+        longest = min(crowded, key=lambda visit: (visit.has_begun, visit.silent_since))
+        if now - longest.silent_since < SILENT_S:
             return False
         self._leave(longest)  # at once: the next connection is to find another one
         longest.task.cancel()
@@ -172,7 +182,7 @@ class Doorkeeper:
             await asyncio.sleep(1.0)
             now = time.monotonic()
             for visit in [visit for visits in self.visits.values() for visit in visits]:
-                is_late = visit.sent < FIRST_BYTES and now - visit.began > self.limits.first_bytes_s
+                is_late = not visit.has_begun and now - visit.began > self.limits.first_bytes_s
                 if is_late or now - visit.moved > self.limits.idle_s:
                     visit.task.cancel()
             self.tokens = {
