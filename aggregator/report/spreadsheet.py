@@ -101,7 +101,7 @@ def write(document: Document, path: Path, form: Form) -> list[Path]:
 
 def refuse_existing(path: Path) -> None:
     if path.exists():
-        raise errors.InputError(f"--out: {path} exists; name a new file or folder")
+        raise errors.InputError(f"{path} exists already; name a new file or folder")
 
 
 def _workbook(document: Document, path: Path) -> None:

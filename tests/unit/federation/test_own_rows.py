@@ -3,6 +3,8 @@ breaks the contract, is told with its node, its column, a value and the remedy."
 
 from __future__ import annotations
 
+import copy
+import re
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -214,6 +216,40 @@ def test_a_path_and_the_address_of_a_table_are_read(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "people.csv", index=False)
     tables = result_of(str(tmp_path / "people.csv")).tidy(), result_of(FRAME).tidy()
     pandas.testing.assert_frame_equal(*tables)
+
+
+# -- the study
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("coxph", "no analysis 'coxph'; did you mean 'cox'?"),
+        ("describ", "did you mean 'describe'?"),
+        ("logistic", "did you mean 'glm'?"),
+        ("zzz", "no analysis 'zzz'; the analyses are anova, boosted_trees, "),
+    ],
+)
+def test_a_verb_that_is_none_is_told_with_the_one_that_is_meant(name: str, message: str) -> None:
+    study = fed.Study("people")
+    with pytest.raises(AttributeError, match=re.escape(message)):
+        getattr(study, name)
+    assert not hasattr(study, "_repr_pretty_") and copy.copy(study) == study
+
+
+@pytest.mark.parametrize("key", ["epsilon", "delta"])
+def test_an_epsilon_in_mode_exact_is_a_mistake(key: str) -> None:
+    study = fed.Study("people", mode="exact", **{key: 1e-6}).describe("ages", ["age"])
+    with pytest.raises(errors.StudyError, match=f"privacy.{key}: mode exact adds no noise"):
+        study.run(fed.simulate({"a": FRAME}, CONTRACT), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("sign", "word"), [("&", "and"), ("&&", "and"), ("|", "or"), ("||", "or"), ("~", "not")]
+)
+def test_a_sign_of_another_language_is_told_with_the_word_for_it(sign: str, word: str) -> None:
+    study = fed.Study("people", mode="exact", where=f"age > 30 {sign} sex == 'F'")
+    with pytest.raises(errors.StudyError, match=re.escape(f"cannot read '{sign}' in ")) as refused:
+        study.describe("ages", ["age"]).run(fed.simulate({"a": FRAME}, CONTRACT), progress=False)
+    assert f"; write `{word}`" in str(refused.value)
 
 
 # -- French
