@@ -3,6 +3,7 @@ that names the analyses which have it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import federation as fed
 from aggregator import estimators
 from aggregator.report import intervals
+from aggregator.report.headings import HEADINGS
 from federation import errors
 from strategies import registry
 from tests import federations
@@ -27,6 +29,7 @@ QUICK = (
     "mantel_haenszel",
     "pca",
 )  # the others in `make slow`
+INTERVAL = re.compile(r"conf_(low|high)$")  # whose heading names the level
 OTHERS = tuple(name for name in registry.ANALYSES if name not in QUICK)
 
 
@@ -65,10 +68,21 @@ def test_each_verb_works_or_names_the_analyses_that_have_it(
         assert "<svg" in result.forest().svg[0]
     else:
         refused(result.forest, name, ", ".join(intervals.ANALYSES))
+    _check_headings(result)
     if name in estimators.BUILDERS:
         _check_estimator(result)
     else:
         refused(result.estimator, name, ", ".join(sorted(estimators.BUILDERS)))
+
+
+def _check_headings(result: fed.AnalysisResult) -> None:
+    """A reader sees no name of a program: each table and column has a heading of its own, which
+    the catalogue translates, or is a column of the contract."""
+    headed = {*HEADINGS, *laws.CONTRACT.columns}
+    for table, rows in result.content["tables"].items():
+        assert table.removesuffix("_by_step") in headed
+        names = {name for row in rows for name in row}
+        assert not {name for name in names - headed if not INTERVAL.search(name)}, table
 
 
 def _check_estimator(result: fed.AnalysisResult) -> None:
