@@ -90,36 +90,25 @@ def match(left: Words, stream: Iterable[Piece], width: int) -> Matched:
     is_matched = np.zeros(n, np.bool_)
     spare_tokens, spare_rows = [np.zeros((0, 2), np.uint64)], [np.zeros((0, width), np.uint64)]
     unserved, right_people = n, 0  # of the left's people; and rows of the right
-    for piece in stream:
-        check_shape(piece, width)
-        real = len(piece.tokens) - piece.dummies
-        right_people += real
-        hits, places = wanted.find(piece.pseudonyms[:real])
+    for piece in streams.checked(stream, width, (2,)):
+        right_people += piece.people
+        hits, places = wanted.find(piece.pseudonyms)
         if is_matched[places].any() or len(np.unique(places)) < len(places):
             raise LinkError(
                 "link_duplicates",
                 "the right holder sent two rows for one person; it gives `per_person` for its "
                 "columns",
             )
-        tokens[places], rows[places], is_matched[places] = (
-            piece.tokens[hits],
-            piece.rows[hits],
-            True,
-        )
+        tokens[places], rows[places] = piece.tokens(hits), piece.rows[hits]
+        is_matched[places] = True
         unserved -= len(places)
         if piece.dummies and unserved > 0:
-            spare_tokens.append(piece.tokens[real:])
-            spare_rows.append(piece.rows[real:])
+            spare_tokens.append(piece.all_tokens[piece.people :])
+            spare_rows.append(piece.rows[piece.people :])
             unserved -= piece.dummies
     unmatched = np.flatnonzero(~is_matched)
     fill(tokens, rows, unmatched, np.concatenate(spare_tokens), np.concatenate(spare_rows))
     return Matched(tokens, rows, is_matched, right_people)
-
-
-def check_shape(piece: Piece, width: int) -> None:
-    n = len(piece.tokens)
-    if piece.rows.shape != (n, width) or len(piece.pseudonyms) != n or not 0 <= piece.dummies <= n:
-        raise LinkError("link_shape", "a piece of the right holder's stream has a wrong shape")
 
 
 def fill(tokens: Words, rows: Words, places: Ints, spare_tokens: Words, spare_rows: Words) -> None:
