@@ -244,7 +244,9 @@ def helper_open(held: Held, listed: Words, message: Iterable[bytes], left_column
     """After the left holder's columns and shares: the rows of its people, and of nobody else."""
     assert held.made_up is not None
     content = encoding.words(message, held.width + left_columns_)
-    people = np.setdiff1d(np.arange(len(listed)), held.made_up)
+    is_person = np.ones(len(listed), np.bool_)
+    is_person[held.made_up] = False
+    people = np.flatnonzero(is_person)
     if len(content) != len(people):
         raise LinkError(
             "link_shape", "the left holder sent another number of people than it listed"

@@ -309,6 +309,26 @@ def test_a_stream_whose_tokens_could_serve_two_rows_is_refused(change):
         matching.match(names, [first, replace(second, **change), dummies], 2)
 
 
+@pytest.mark.parametrize("n", [1, 5, 4000])
+def test_an_index_finds_each_of_its_names_and_no_other(n):
+    """Also names that share their first word, or all of its first bits, with one of the index."""
+    rng = np.random.default_rng(n)
+    names = rng.integers(0, 2**64, (n, 2), np.uint64)
+    names[1:3, 0] = names[0, 0]
+    others = np.concatenate([names ^ np.uint64([0, 1]), names ^ np.uint64([1, 0]), ~names])
+    sought = rng.permutation(np.concatenate([names, others]))
+    hits, places = matching.index(names).find(sought)
+    assert sorted(places.tolist()) == list(range(n))
+    assert np.array_equal(sought[hits], names[places])
+
+
+def test_a_list_that_holds_no_pseudonyms_is_refused():
+    names = np.zeros((1000, 2), np.uint64)
+    names[:, 1] = np.arange(1000)
+    with pytest.raises(LinkError, match="link_shape"):
+        matching.index(names)
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 10])
 def test_masks_follow_from_tokens_alone_whatever_their_order(width):
     key, row_tokens = bytes(range(32)), pseudonyms.tokens(bytes(32), np.arange(100))
