@@ -367,6 +367,7 @@ def is_waiting(reply: Reply) -> bool:
 
 def _as_left(party: Party) -> None:
     left = links.send_list(party)
+    memory.give_back()  # the right holder sends its rows for minutes, and may be on this machine
     left = links.send_places(party, left)
     links.send_columns(party, left)
 
