@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import math
 import resource
 import socket
 import tempfile
@@ -26,6 +27,8 @@ from federation import addresses, errors
 CHUNK = 2**16
 BACKLOG = 1024
 WANTED_FILES = 16_384  # file descriptors of this process; a forwarded connection takes two or three
+UNPACED = 16 * 2**10  # bytes of a client that are forwarded as they come
+SHARES = 4  # one connection has a quarter of what its address may send
 SILENT_S = 1.0  # a connection that was silent so long may make room for another
 
 
@@ -42,6 +45,7 @@ class DoorLimits:
     per_second: float = 100.0
     first_bytes_s: float = 10.0
     idle_s: float = 120.0
+    bytes_per_s: float = math.inf
 
 
 FIRST_BYTES = 300
@@ -147,10 +151,16 @@ class Doorkeeper:
         while chunk := await source.read(CHUNK):
             visit.moved = time.monotonic()
             visit.sent += counts * len(chunk)
+            if counts and visit.sent > UNPACED:
+                await asyncio.sleep(len(chunk) / self._bytes_per_s(visit))
             to.write(chunk)
             await to.drain()
         if to.can_write_eof():
             to.write_eof()
+
+    def _bytes_per_s(self, visit: Visit) -> float:
+        number = len(self.visits.get(visit.address, ()))
+        return self.limits.bytes_per_s / max(SHARES, number)
 
     # -- limits
     def _may_come(self, address: str, now: float) -> bool:
