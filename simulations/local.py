@@ -17,6 +17,7 @@ from aggregator.rounds import Ask
 from aggregator.secure_sum import Send
 from federation import datasets as joint_contracts
 from federation import errors
+from federation import text as texts
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Query, Reply
@@ -222,7 +223,8 @@ def _groups(
 
 def slug(text: str) -> str:
     """A valid node name from any text."""
-    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower()).strip("-")
+    plain = texts.plain(text).lower()  # Besançon is besancon
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in plain).strip("-")
     return name if name[:1].isalpha() else f"node-{name}"
 
 
