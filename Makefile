@@ -113,8 +113,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-<<<<<<< HEAD
-.PHONY: help install demo check dist dist-test lock test luck oracle bench peers big tutorials slow soak chaos gallery docs proto translations bundle federation audit format clean
-=======
-.PHONY: help install demo check dist dist-test lock test luck oracle bench big tutorials slow soak chaos ports gallery docs proto translations bundle federation audit format clean
->>>>>>> hub
+.PHONY: help install demo check dist dist-test lock test luck oracle bench peers big tutorials slow soak chaos ports gallery docs proto translations bundle federation audit format clean
