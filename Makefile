@@ -71,6 +71,9 @@ soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after
 chaos: $(DONE) ## a hundred SIGKILLs over every process of a federation, and a node stopped for a minute
 	$(BIN)/python -m benchmarks.chaos
 
+ports: $(DONE) ## every port of a hub under every attack: the latency of others, memory, recovery (15 minutes)
+	$(BIN)/python -m benchmarks.ports
+
 gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
 	@$(BIN)/python -m simulations.pilots.gallery
 
@@ -110,4 +113,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check dist dist-test lock test luck oracle bench peers big tutorials slow soak chaos gallery docs proto translations bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench peers big tutorials slow soak chaos ports gallery docs proto translations bundle federation audit format clean

@@ -43,6 +43,7 @@ Context = Any  # grpc.aio.ServicerContext
 PACKAGE = "hdh.v1"
 Kind = Literal["call", "stream", "plan", "wait", "enrol"]
 LARGEST_CALL, LARGEST_ENROLMENT = 16 * 2**20, 64 * 2**10
+ANONYMOUS_BYTES_PER_S = 2**20  # of an address at the port of those without a key
 REQUEST_S = 10.0  # the longest time in which a request is to arrive, after its headers
 IDLE_S = {"api": 300.0, "enrol": 30.0}  # in which a connection without a call is closed
 OLDEST_S = 120.0  # after which a connection of someone without a key is closed, and its calls soon
@@ -403,10 +404,17 @@ def servers(hub: HubSettings, gate: Gate, routes: dict[str, Route]) -> Servers:
     """SetupError if a port is taken."""
     file = hub.file
     both = Servers(hub, gate, routes)
-    shared = {"per_address": file.max_connections_per_address, "in_all": file.max_connections}
-    for which, idle_s in (("api", 120.0), ("enrol", 30.0)):
+    shared: dict[str, Any] = {
+        "per_address": file.max_connections_per_address,
+        "in_all": file.max_connections,
+    }
+    limits_ = {
+        "api": DoorLimits(idle_s=120.0, **shared),
+        "enrol": DoorLimits(idle_s=30.0, bytes_per_s=ANONYMOUS_BYTES_PER_S, **shared),
+    }
+    for which, its_limits in limits_.items():
         listener = doorkeeper.listen(getattr(file, which), which)
-        both.doors[which] = Doorkeeper(listener, Path(), DoorLimits(idle_s=idle_s, **shared))
+        both.doors[which] = Doorkeeper(listener, Path(), its_limits)
     return both
 
 

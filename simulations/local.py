@@ -27,7 +27,7 @@ from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
-from nodes.session import NodeContext
+from nodes.session import NodeContext, Plans
 from nodes.site import Dataset, Policy, Site, Storage, View, dataset_of
 from simulations.workers import Workers, trains_here
 from strategies import registry
@@ -76,17 +76,23 @@ def contexts_of(
 ) -> list[NodeContext]:
     """Nodes that have accepted one roster of their identities, which are created when a secure sum
     first needs them."""
-    roster = _Roster()
+    roster, plans = _Roster(), dict[tuple[str, ...], Plans]()
     contexts = [
         NodeContext(
             site if site.roster else replace(site, roster=roster),
             entropy=entropy,
             open_cohorts=open_cohorts,
+            plans=plans.setdefault(_contracts_of(site), {}),
         )
         for site in sorted(sites, key=lambda site: site.name)
     ]
     roster.contexts = {context.site.name: context for context in contexts}
     return contexts
+
+
+def _contracts_of(site: Site) -> tuple[str, ...]:
+    """Nodes that hold the same datasets under the same contracts share the plans of studies."""
+    return tuple(f"{name} {dataset.contract.hash}" for name, dataset in site.datasets.items())
 
 
 def send_of(contexts: Sequence[NodeContext], now: datetime) -> Send:

@@ -88,6 +88,28 @@ def test_a_handshake_that_drips_ends(service: Service) -> None:
         assert seconds_open(connection, first, b"\0") < PATIENCE_S
 
 
+@pytest.mark.parametrize("kind", ["pings", "settings", "resets", "endless headers"])
+def test_a_flood_without_a_key_is_read_slowly(kind: str, service: Service) -> None:
+    """gRPC works for each of these frames, and holds the answers that nobody reads."""
+    door = service.servers.doors["enrol"]
+    target = floods.Target(service.hub.file.enrol)
+    began, most, turn = time.monotonic(), 0, 0
+    with suppress(OSError), target.connect("h2") as connection:
+        connection.settimeout(3)
+        connection.sendall(START)
+        while time.monotonic() - began < 3:
+            connection.sendall(floods.FAST[kind](turn))
+            turn += 1
+            visits = [visit for each in door.visits.values() for visit in each]
+            most = max([most, *(visit.sent for visit in visits)])
+    taken_s = time.monotonic() - began
+    # A burst, a chunk that is under way, and a quarter of the pace of an address.
+    assert (
+        most
+        < doorkeeper.UNPACED + 2 * doorkeeper.CHUNK + serving.ANONYMOUS_BYTES_PER_S / 4 * taken_s
+    )
+
+
 # -- the port of nodes' rounds
 async def dripping(path: Path, first: bytes, drip: bytes) -> float:
     async def nothing(scope: object, receive: object, send: object) -> None:
