@@ -42,6 +42,17 @@ oracle: $(DONE) ## run R again (docs/analyses.md says which packages), and compa
 bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
 	$(BIN)/python -m benchmarks.run
 
+PEERS := .venv-peers/.installed
+$(PEERS): benchmarks/peers/requirements.txt
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
+	@touch $(PEERS)
+
+peers: $(PEERS) $(DONE) ## make .venv-peers, the programs that figures are compared with (R comes from apt)
+	@.venv-peers/bin/python -m pip list --disable-pip-version-check | grep -Ei '^(flwr|lightgbm|pfl|pyfixest|ray|torch) '
+	@$(BIN)/python -m pip list --disable-pip-version-check | grep -Ei '^(duckdb|lifelines|scikit-learn) '
+	@Rscript --version || echo "R is not installed; docs/analyses.md says which packages of apt"
+
 big: $(DONE) ## a node larger than its memory: 1e8 rows of 20 columns, 3 GB of Parquet (an hour on two cores)
 	$(BIN)/python -m benchmarks.large 1e8
 
@@ -102,4 +113,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check dist dist-test lock test luck oracle bench big tutorials slow soak chaos ports gallery docs proto translations bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench peers big tutorials slow soak chaos ports gallery docs proto translations bundle federation audit format clean
