@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import pydantic
+
+from federation import errors, limits
 from federation.contract import Frozen
 from federation.expression import Kind
+from strategies import registry
 
 SCHEMA_VERSION = 1
 
@@ -89,6 +94,51 @@ class Document(Frozen):
     provenance: Mapping[str, Any]
     # for a study on a deployed hub; federation/receipts.py
     receipt: Mapping[str, Any] | None = None
+
+
+def read(values: Any, subject: str = "the result") -> Document:
+    """The document of another machine: a hub's answer, or a file. InputError unless it has the form
+    of this version, and nothing but texts, numbers and nulls in its tables."""
+    try:
+        document = Document.model_validate(values)
+        place = next(
+            itertools.chain(_cells_of_no_kind(document), _options_of_no_kind(document)), ""
+        )
+    except pydantic.ValidationError as invalid:
+        place = ".".join(map(str, invalid.errors()[0]["loc"]))
+    except RecursionError:
+        place = "its nesting"
+    if place:
+        raise errors.InputError(
+            f"{subject} is not one that this version reads: see {limits.shown(place, 120)}; compare"
+            " the versions, or ask whoever sent it for the result.json"
+        )
+    return document
+
+
+def _cells_of_no_kind(document: Document) -> Iterator[str]:
+    """Where a table holds something else than a text, a number, a truth value or a null."""
+    for name, analysis in document.analyses.items():
+        for part in (analysis, *analysis.by_node.values()):
+            for table, rows in part.tables.items():
+                for row in rows:
+                    if not all(isinstance(cell, str | int | float | None) for cell in row.values()):
+                        yield f"{name}.tables.{table}"
+
+
+def _options_of_no_kind(document: Document) -> Iterator[str]:
+    """Where the options of an analysis are none that it has. Documents of earlier versions have no
+    options, and an analysis may be an extension that is not installed here."""
+    for name, analysis in document.analyses.items():
+        if not analysis.options or analysis.run not in registry.ANALYSES:
+            continue
+        modules = registry.row(analysis.run)
+        private = modules.dp if analysis.privacy.get("mode") == "dp" else None
+        options = (private or modules.exact).Options
+        try:
+            options.model_validate(dict(analysis.options))
+        except pydantic.ValidationError as invalid:
+            yield ".".join(map(str, (name, "options", *invalid.errors()[0]["loc"])))
 
 
 def reasons(document: Document) -> list[str]:

@@ -134,6 +134,19 @@ def four(folder: Path) -> list[bool]:
         ]
 
 
+def starts(folder: Path) -> list[bool]:
+    """A hub without a study, started five times."""
+    with flower.deployed([], folder / "starts", say=lambda _: None) as deployment:
+        taken = []
+        for _ in range(5):
+            deployment.processes["hub"].terminate()
+            deployment.processes["hub"].wait()
+            began = time.monotonic()
+            deployment.start_hub()
+            taken.append(time.monotonic() - began)
+    return [timing.report("hub start to serving, s", statistics.median(taken), 3, "of 5")]
+
+
 def many(folder: Path) -> list[bool]:
     nodes = sites(folder, 50)
     with flower.deployed(nodes, folder / "many", say=lambda _: None) as deployment:
@@ -157,7 +170,7 @@ def large(folder: Path) -> list[bool]:
 
 
 def main() -> bool:
-    wanted = sys.argv[1:] or ["four", "large", "many"]
+    wanted = sys.argv[1:] or ["starts", "four", "large", "many"]
     with tempfile.TemporaryDirectory() as folder:
         targets_met = [met for part in wanted for met in globals()[part](Path(folder))]
     return all(targets_met)

@@ -134,6 +134,10 @@ def main(attack_s: float, ports: list[str], kinds: list[str], attackers: int) ->
         sites = deployed.sites(Path(folder), 1)
         with flower.deployed(sites, Path(folder) / "ports", say=lambda _: None) as deployment:
             honest = calls(deployment)
+            # As many connections as an address may have at each port: memory is flat after that.
+            for port in ports:
+                target = floods.Target(getattr(deployment.hub.file, port), False, ATTACKER)
+                median_s(honest[port], attack(target, "open streams", 30), attackers, attack_s)
             memory = memory_mb(deployment)
             for port in ports:
                 address = getattr(deployment.hub.file, port)

@@ -35,7 +35,6 @@ MAX_WAIT_S = 90 * 86_400.0  # from a submission to its deadline for approvals
 PLANNED_S = 120.0  # for a call that plans: its turn at the hub, then the plan, then the nodes
 CLOCK_S = 300.0  # by which two clocks may differ
 GivenContract = Contract | Mapping[str, Contract] | Path | str | None
-MAX_RESULT = 2**30  # bytes of result.json
 MessageT = TypeVar("MessageT")
 LOCAL = "local"  # the coordinator of a study that names none
 
@@ -393,7 +392,7 @@ class Run:
         """The result of the study. RefusalError if there is none, or none yet."""
         with self.hub._calls() as stub:
             document = _admitted(stub.Result(self._request(), timeout=120)).document
-            return StudyResult(limits.json_of(document, max_bytes=MAX_RESULT))
+            return StudyResult(limits.json_of(document, max_bytes=limits.MAX_RESULT))
 
     def cancel(self) -> Status:
         with self.hub._calls() as stub:

@@ -41,6 +41,7 @@ MAX_WRITTEN_OUT_CODES = 10**6  # characters, before it is compared with MAX_EXPR
 MAX_DERIVED = 200  # columns
 MAX_YAML = 4 * 2**20  # bytes of a YAML file
 MAX_DEPTH = 32  # of a JSON text
+MAX_RESULT = 2**30  # bytes of result.json
 MAX_WHOLE = 2**63 - 1  # SQLite's and PostgreSQL's largest whole number
 MAX_MOMENT = 2.0**35  # seconds since 1970: some thousand years, which every calendar can show
 

@@ -42,8 +42,12 @@ class Comparison:
 def compare(a: StudyResult | Path | str, b: StudyResult | Path | str) -> Comparison:
     """Every number in which two results differ. Each is a result, or the path of a result.json."""
     from aggregator import differences
+    from aggregator import document as documents
 
-    return Comparison(differences.of(_result(a).document, _result(b).document))
+    both = [_result(each).document for each in (a, b)]
+    for document in both:
+        documents.read(document)
+    return Comparison(differences.of(*both))
 
 
 def _result(given: StudyResult | Path | str) -> StudyResult:

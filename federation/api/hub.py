@@ -44,6 +44,8 @@ class AtHub:
     ) -> Result:
         """Submits the study under your signature, waits until it has ended, and returns its result.
         RefusalError if it has none."""
+        from aggregator import document as documents
+
         checked, _ = study.checked()
         contract = self._contract(checked)
         run = self.hub.submit(checked, contract, deadline_s=deadline_s, nodes=nodes)
@@ -53,7 +55,9 @@ class AtHub:
             raise errors.RefusalError(
                 f"study {status.study} (number {status.number}) is {status.line()}"
             )
-        return Result(run.result().document)
+        document = run.result().document
+        documents.read(document, "the hub's result")
+        return Result(document)
 
     @spoken()
     def plan(self, study: Study) -> StudyPlan:

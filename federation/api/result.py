@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from federation import errors, message_texts, study_result
+from federation import errors, limits, message_texts, study_result
 from federation.api.figures import Drawing
 from federation.api.spoken import spoken
 from federation.study_result import StudyResult
@@ -34,13 +33,16 @@ class Result(StudyResult):
     @spoken()
     def read(cls, path: Path | str) -> Result:
         """From a result.json."""
+        from aggregator import document as documents
+
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = limits.json_of(Path(path).read_bytes(), max_bytes=limits.MAX_RESULT)
             _ = document["analyses"].items()
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise errors.InputError(
                 f"{path}: not a result; name the file result.json of a study"
             ) from None
+        documents.read(document, str(path))
         return cls(document)
 
     @spoken()
@@ -60,10 +62,10 @@ class Result(StudyResult):
     @spoken()
     def report(self, folder: Path | str) -> Path:
         """Writes report.html, result.json and the tables; returns the path of the report."""
+        from aggregator import document as documents
         from aggregator import report
-        from aggregator.document import Document
 
-        report.write(Document.model_validate(self.document), Path(folder))
+        report.write(documents.read(self.document), Path(folder))
         return Path(folder) / "report.html"
 
     @spoken()
@@ -72,31 +74,31 @@ class Result(StudyResult):
     ) -> list[Path]:
         """Writes the tables for a spreadsheet: a workbook, or a folder of CSV files, which a French
         Excel reads as `csv-fr`. Returns the files. InputError if one exists."""
-        from aggregator.document import Document
+        from aggregator import document as documents
         from aggregator.report import spreadsheet
 
         if form not in ("xlsx", "csv", "csv-fr"):
             raise errors.InputError(f"form: {form!r} is none of xlsx, csv, csv-fr")
-        return spreadsheet.write(Document.model_validate(self.document), Path(path), form)
+        return spreadsheet.write(documents.read(self.document), Path(path), form)
 
     @spoken()
     def figures(self, folder: Path | str, form: Literal["svg", "png"] = "svg") -> list[Path]:
         """Writes each figure of the report as a file, ANALYSIS-NUMBER.svg. Returns the files.
         InputError if one exists."""
-        from aggregator.document import Document
+        from aggregator import document as documents
         from aggregator.report import html
 
         if form not in ("svg", "png"):
             raise errors.InputError(f"form: {form!r} is none of svg, png")
-        return html.write_figures(Document.model_validate(self.document), Path(folder), form)
+        return html.write_figures(documents.read(self.document), Path(folder), form)
 
     @spoken()
     def methods(self) -> str:
         """The methods of the study in sentences, to paste into an article."""
-        from aggregator.document import Document
+        from aggregator import document as documents
         from aggregator.report import methods
 
-        return methods.paragraph(Document.model_validate(self.document))
+        return methods.paragraph(documents.read(self.document))
 
     @spoken()
     def _repr_html_(self) -> str:
@@ -247,10 +249,10 @@ class AnalysisResult:
 
     def _labels(self) -> dict[str, str]:
         """Of columns, as the contract has them."""
-        from aggregator.document import Document
+        from aggregator import document as documents
         from aggregator.report import labels
 
-        return labels.columns(Document.model_validate(self.document))
+        return labels.columns(documents.read(self.document))
 
     def _row(self, table: str, rows: Rows, term: str) -> Mapping[str, Any]:
         from aggregator.report import intervals

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from aggregator import document as released
 from aggregator import report
-from aggregator.document import Document
 from federation import __version__, client, credentials, errors
 from federation.cli import screen
 from federation.cli.actions import document as documents
@@ -157,7 +157,7 @@ def show_result(name: str, keys: Path | None, out: Path | None, output: str) -> 
         if output == "json":
             document = run.result().document
             screen.document(document)
-            documents.raise_failures(Document.model_validate(document))
+            documents.raise_failures(released.read(document, "the hub's result"))
         else:
             _show_result(run, out, Console(highlight=False))
 
@@ -165,7 +165,7 @@ def show_result(name: str, keys: Path | None, out: Path | None, output: str) -> 
 def _show_result(run: Run, out: Path | None, console: Console) -> None:
     result = run.result()
     folder = out or Path("out") / f"{run.study}-{run.number}"
-    document = Document.model_validate(result.document)
+    document = released.read(result.document, "the hub's result")
     folder.mkdir(parents=True, exist_ok=True)
     report.write(document, folder)
     documents.show(document, folder, console)
