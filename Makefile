@@ -42,6 +42,17 @@ oracle: $(DONE) ## run R again (docs/analyses.md says which packages), and compa
 bench: $(DONE) ## the figures of benchmarks/README.md, as ratios
 	$(BIN)/python -m benchmarks.run
 
+PEERS := .venv-peers/.installed
+$(PEERS): benchmarks/peers/requirements.txt
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
+	@touch $(PEERS)
+
+peers: $(PEERS) $(DONE) ## make .venv-peers, the programs that figures are compared with (R comes from apt)
+	@.venv-peers/bin/python -m pip list --disable-pip-version-check | grep -Ei '^(flwr|lightgbm|pfl|pyfixest|ray|torch) '
+	@$(BIN)/python -m pip list --disable-pip-version-check | grep -Ei '^(duckdb|lifelines|scikit-learn) '
+	@Rscript --version || echo "R is not installed; docs/analyses.md says which packages of apt"
+
 big: $(DONE) ## a node larger than its memory: 1e8 rows of 20 columns, 3 GB of Parquet (an hour on two cores)
 	$(BIN)/python -m benchmarks.large 1e8
 
@@ -59,6 +70,9 @@ soak: $(DONE) ## fifty nodes for half an hour, coming and going, one study after
 
 chaos: $(DONE) ## a hundred SIGKILLs over every process of a federation, and a node stopped for a minute
 	$(BIN)/python -m benchmarks.chaos
+
+ports: $(DONE) ## every port of a hub under every attack: the latency of others, memory, recovery (15 minutes)
+	$(BIN)/python -m benchmarks.ports
 
 gallery: $(DONE) ## write docs/pilots.md and its figures from a run of every pilot
 	@$(BIN)/python -m simulations.pilots.gallery
@@ -99,4 +113,4 @@ format: $(DONE) ## put the code into its format
 clean: ## remove the environment and all that was made
 	rm -rf .venv out dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help install demo check dist dist-test lock test luck oracle bench big tutorials slow soak chaos gallery docs proto translations bundle federation audit format clean
+.PHONY: help install demo check dist dist-test lock test luck oracle bench peers big tutorials slow soak chaos ports gallery docs proto translations bundle federation audit format clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from socketserver import ThreadingMixIn
@@ -19,7 +20,8 @@ from aggregator.scheduler import Scheduler
 from federation import __version__, addresses, credentials, errors
 from federation.notices import Notifier
 
-MAX_CLIENTS = 8
+MAX_CLIENTS, MAX_OF_ADDRESS = 32, 16  # at one time
+MAX_THREADS = 128  # which end a moment after their client has made room
 SILENT_S, ANSWER_S = 5.0, 20.0  # without a byte; from the first byte to the last
 
 
@@ -102,23 +104,29 @@ class Handler(WSGIRequestHandler):
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
     """Answers few at a time, and each for a short time: connections that send nothing, or a byte
-    now and then, take no thread and no file from the hub."""
+    now and then, take no thread and no file from the hub, and make room for the next."""
 
     daemon_threads = True
 
     def __init__(self, listening: socket.socket, app: Any) -> None:
         super().__init__(listening.getsockname()[:2], Handler, bind_and_activate=False)
         self.socket.close()
-        self.socket, self.places = listening, threading.BoundedSemaphore(MAX_CLIENTS)
+        self.socket, self.threads = listening, threading.BoundedSemaphore(MAX_THREADS)
+        self.clients: dict[Any, str] = {}  # their addresses, the oldest first
+        self.lock = threading.Lock()
         self.base_environ: dict[str, Any] = {}
         self.server_name, self.server_port = "hub", listening.getsockname()[1]
         self.setup_environ()
         self.set_app(app)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self.places.acquire(blocking=False):
+        self._make_room(client_address[0])
+        with self.lock:
+            self.clients[request] = client_address[0]
+        if self.threads.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
+            self._leave(request)
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -129,7 +137,25 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
             super().process_request_thread(request, client_address)
         finally:
             end.cancel()
-            self.places.release()
+            self._leave(request)
+            self.threads.release()
+
+    def _make_room(self, address: str) -> None:
+        """Ends the oldest client of an address that has too many, where there are too many."""
+        with self.lock:
+            of_address = Counter(self.clients.values())
+            if of_address[address] < MAX_OF_ADDRESS and len(self.clients) < MAX_CLIENTS:
+                return
+            crowded = max(of_address, key=of_address.__getitem__)
+            if of_address[address] >= MAX_OF_ADDRESS:
+                crowded = address
+            oldest = next(each for each, other in self.clients.items() if other == crowded)
+            del self.clients[oldest]
+        _end(oldest)
+
+    def _leave(self, request: Any) -> None:
+        with self.lock:
+            self.clients.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves, or is late, is no error of the hub's."""

@@ -18,6 +18,32 @@ from federation import errors
 from federation.arrays import Floats
 from strategies.learning import boosted_trees
 
+# For scikit-learn's check_estimator(model, expected_failed_checks=NOT_APPLICABLE): all checks but
+# these hold. Those that `fit` a table of their own cannot begin.
+FIT = "fit is refused: the rows are with the nodes, and another study fits the model again"
+CLONE = "a clone keeps the released model, since all of it are parameters of the constructor"
+NOT_APPLICABLE: Mapping[str, str] = {
+    f"check_{name}": FIT
+    for name in (
+        *("classifier_data_not_an_array", "classifiers_classes", "classifiers_one_label"),
+        *("classifiers_regression_target", "classifiers_train", "complex_data"),
+        *("decision_proba_consistency", "dict_unchanged", "dont_overwrite_parameters"),
+        *("dtype_object", "estimator_sparse_array", "estimator_sparse_matrix"),
+        *("estimator_sparse_tag", "estimators_dtypes", "estimators_empty_data_messages"),
+        *("estimators_fit_returns_self", "estimators_nan_inf", "estimators_overwrite_params"),
+        *("estimators_pickle", "f_contiguous_array_estimator", "fit1d", "fit2d_1feature"),
+        *("fit2d_1sample", "fit2d_predict1d", "fit_idempotent", "fit_score_takes_y"),
+        *("methods_sample_order_invariance", "methods_subset_invariance"),
+        *("n_features_in_after_fitting", "pipeline_consistency", "positive_only_tag_during_fit"),
+        *("readonly_memmap_input", "regressor_data_not_an_array", "regressors_int"),
+        *("regressors_no_decision_function", "regressors_train", "requires_y_none"),
+        *("supervised_y_2d", "supervised_y_no_nan"),
+    )
+} | {
+    f"check_{name}": CLONE
+    for name in ("estimators_unfitted", "fit_check_is_fitted", "n_features_in")
+}
+
 
 class Released(BaseEstimator):  # type: ignore[misc]
     """`names`: of the features, in their order."""

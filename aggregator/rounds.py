@@ -164,8 +164,8 @@ def _begin(
     tasks = registry.plan(study, contract, source)
     if len(roster) < study.min_answers:
         raise errors.RefusalError(
-            f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes), and "
-            f"{len(roster)} are there: enrol more, or lower min_nodes"
+            f"study {study.study!r} needs at least {study.min_nodes} nodes (min_nodes) and has "
+            f"{len(roster)}: enrol more, or lower min_nodes"
         )
     runs = {}
     for task_id, task in _task_ids(study, tasks, roster):

@@ -43,7 +43,12 @@ Context = Any  # grpc.aio.ServicerContext
 PACKAGE = "hdh.v1"
 Kind = Literal["call", "stream", "plan", "wait", "enrol"]
 LARGEST_CALL, LARGEST_ENROLMENT = 16 * 2**20, 64 * 2**10
+ANONYMOUS_BYTES_PER_S = 2**20  # of an address at the port of those without a key
 REQUEST_S = 10.0  # the longest time in which a request is to arrive, after its headers
+IDLE_S = {"api": 300.0, "enrol": 30.0}  # in which a connection without a call is closed
+OLDEST_S = 120.0  # after which a connection of someone without a key is closed, and its calls soon
+ENDING_S = 15.0
+HANDSHAKE_S = 20.0
 WRITE_S = 60.0  # the longest time in which a receiver takes a message
 LONGEST_TEXT = 4000  # characters of a reason; gRPC drops a call whose headers are too long
 REFUSED_S = 5.0  # how long a refused key is refused without another look
@@ -373,7 +378,7 @@ class Servers:
 
     def _server(self, which: str, path: Path) -> grpc.aio.Server:
         is_open = which == "enrol"
-        server = grpc.aio.server(options=_options(LARGEST_ENROLMENT if is_open else LARGEST_CALL))
+        server = grpc.aio.server(options=_options(which))
         names = ("Enrolment",) if is_open else ("Nodes", "Coordination")
         for name in names:
             server.add_generic_rpc_handlers((_handlers(name, self.routes, self.gate),))
@@ -399,21 +404,37 @@ def servers(hub: HubSettings, gate: Gate, routes: dict[str, Route]) -> Servers:
     """SetupError if a port is taken."""
     file = hub.file
     both = Servers(hub, gate, routes)
-    shared = {"per_address": file.max_connections_per_address, "in_all": file.max_connections}
-    for which, idle_s in (("api", 120.0), ("enrol", 30.0)):
+    shared: dict[str, Any] = {
+        "per_address": file.max_connections_per_address,
+        "in_all": file.max_connections,
+    }
+    limits_ = {
+        "api": DoorLimits(idle_s=120.0, **shared),
+        "enrol": DoorLimits(idle_s=30.0, bytes_per_s=ANONYMOUS_BYTES_PER_S, **shared),
+    }
+    for which, its_limits in limits_.items():
         listener = doorkeeper.listen(getattr(file, which), which)
-        both.doors[which] = Doorkeeper(listener, Path(), DoorLimits(idle_s=idle_s, **shared))
+        both.doors[which] = Doorkeeper(listener, Path(), its_limits)
     return both
 
 
-def _options(largest: int) -> list[tuple[str, int]]:
+def _options(which: str) -> list[tuple[str, int]]:
     """No compression, because a small message may expand a thousandfold; few streams in a
-    connection; connections that answer pings."""
+    connection; connections that answer pings, and have a call. A client opens the next one when it
+    calls again. Whoever sends a byte of a call's headers now and then has no call."""
+    is_open = which == "enrol"
+    oldest = [
+        ("grpc.max_connection_age_ms", int(OLDEST_S * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(ENDING_S * 1000)),
+    ]
     return [
-        ("grpc.max_receive_message_length", largest),
+        *(oldest if is_open else ()),
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
+        ("grpc.max_connection_idle_ms", int(IDLE_S[which] * 1000)),
+        ("grpc.max_receive_message_length", LARGEST_ENROLMENT if is_open else LARGEST_CALL),
         ("grpc.max_send_message_length", 256 * 2**20),
         ("grpc.max_metadata_size", 16 * 2**10),
-        ("grpc.max_concurrent_streams", 64 if largest == LARGEST_CALL else 4),
+        ("grpc.max_concurrent_streams", 4 if is_open else 64),
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

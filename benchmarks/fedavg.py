@@ -8,14 +8,11 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks import floors, timing
+from benchmarks import floors, peers, timing
 from benchmarks.fedavg_once import COLUMNS, ROWS
-
-PEER = Path(".venv-peers/bin/python")
 
 
 def ours(nodes: int) -> dict[str, float]:
@@ -34,17 +31,9 @@ def ours(nodes: int) -> dict[str, float]:
 
 
 def peer(nodes: int) -> dict[str, float] | None:
-    if not PEER.exists():
-        return None
     start = time.perf_counter()
-    done = subprocess.run(
-        [str(PEER), "benchmarks/peers/flower_ray.py", str(nodes)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    return {**json.loads(line.removeprefix("RESULT ")), "process_s": time.perf_counter() - start}
+    figures = peers.run("flower_ray", str(nodes))
+    return figures and {**figures, "process_s": time.perf_counter() - start}
 
 
 def floor(nodes: int) -> float:
@@ -71,17 +60,14 @@ def main() -> bool:
             f"{ours_by_nodes[500]['round_s']:.4f} s, floor {bare:.4f} s",
         )
     )
-    peers = {nodes: peer(nodes) for nodes in (4, 500)}
+    ray = {nodes: peer(nodes) for nodes in (4, 500)}
     for nodes, key, limit, label in (
         (4, "process_s", 1 / 10, "whole process"),
         (500, "round_s", 1 / 50, "a round"),
     ):
-        theirs = peers[nodes]
+        theirs = ray[nodes]
         if theirs is None:
-            print(
-                f"left out: {nodes} nodes, {label} / Flower's Ray simulation:"
-                " make .venv-peers first, see benchmarks/peers/flower_ray.py"
-            )
+            print(peers.left_out(f"{nodes} nodes, {label} / Flower's Ray simulation"))
             continue
         met.append(
             timing.report(

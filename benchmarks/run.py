@@ -17,6 +17,7 @@ PARTS = (
     "loop",
     "regression",
     "levels",
+    "trees",
     "memory",
     "private",
     "secure_sum",

@@ -58,7 +58,7 @@ def come_and_go(soak: Soak) -> None:
 
 
 def weigh(soak: Soak) -> None:
-    pids = {"hub": soak.deployment.processes["hub"].pid, "superlink": _superlink(soak.deployment)}
+    pids = {"hub": soak.deployment.processes["hub"].pid, "superlink": superlink(soak.deployment)}
     start = time.monotonic()
     while not soak.stop.wait(10):
         soak.memory.append(
@@ -76,14 +76,18 @@ def attackers(deployment: Deployment, seconds: float) -> list[subprocess.Popen[b
     """Someone without a key at each port, who floods it in one way after the other."""
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.floods", str(address), str(seconds)],
+            [
+                *(sys.executable, "-m", "benchmarks.floods"),
+                *(getattr(deployment.hub.file, port), str(seconds)),
+                *(("--plain",) if port == "metrics" else ()),
+            ],
             stderr=subprocess.DEVNULL,
         )
-        for address in (getattr(deployment.hub.file, port) for port in ATTACKED)
+        for port in ATTACKED
     ]
 
 
-def _superlink(deployment: Deployment) -> int:
+def superlink(deployment: Deployment) -> int:
     listing = subprocess.run(
         ["pgrep", "-f", f"aggregator.flower.superlink {deployment.hub.folder}"],
         capture_output=True,

@@ -190,7 +190,8 @@ class Hub:
 
         from federation.rpc import hub_pb2_grpc
 
-        with suppress(grpc.RpcError, OSError):  # the present certificate is still valid
+        # The present certificate is still valid.
+        with suppress(grpc.RpcError, OSError, errors.SetupError):
             credentials.renew_if_due(self.party, hub_pb2_grpc.NodesStub(self.channel))
 
     def datasets(self) -> Sequence[Held]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -29,6 +29,7 @@ ROLES = ("node", "coordinator", "operator")
 FILES = ("ca.crt", "own.crt", "own.key", "hub.json")
 _PREFIX = "hdh1-"
 RENEW_DAYS = 60.0
+MessageT = TypeVar("MessageT")
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,10 @@ def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: s
     trust, options = grpc.ssl_channel_credentials(authority), loopback.channel_options(hub)
     with grpc.secure_channel(hub, trust, options) as channel:
         try:
-            reply = hub_pb2_grpc.EnrolmentStub(channel).Enrol(request_, timeout=30)
+            reply = admitted(hub_pb2_grpc.EnrolmentStub(channel).Enrol(request_, timeout=30), hub)
         except grpc.RpcError as error:
             raise hub_error(error, hub) from None
+    _check_issued(reply.certificate.encode(), authority, key, (reply.name, reply.role), hub)
     hub_file = {
         "name": reply.name,
         "role": reply.role,
@@ -259,6 +261,18 @@ def channel(party: Credentials) -> Any:
     return grpc.secure_channel(party.api, secure, [*options, *loopback.channel_options(party.api)])
 
 
+def admitted(reply: MessageT, hub: str) -> MessageT:
+    """The hub's answer, if it keeps the limits of every field; SetupError if not."""
+    try:
+        limits.admit(reply)
+    except limits.LimitError as broken:
+        raise errors.SetupError(
+            f"the hub {hub} sent an answer that this version does not take ({broken}); compare the"
+            " versions"
+        ) from None
+    return reply
+
+
 def hub_error(error: Any, hub: str) -> errors.HdhError:
     """A gRPC error as an error of hdh. The hub sends its own errors as `CLASS|message`."""
     import grpc
@@ -343,11 +357,32 @@ def days_left(certificate: bytes, now: datetime | None = None) -> float:
 
 def renew_if_due(party: Credentials, stub: Any) -> bool:
     """Asks the hub for a new certificate for the same key, RENEW_DAYS before the present one
-    expires. `stub`: of the hub's service for nodes, which renews for all parties."""
+    expires. `stub`: of the hub's service for nodes, which renews for all parties. SetupError if it
+    sends anything else, and the present certificate stays."""
     from federation.rpc import hub_pb2
 
     if days_left(party.certificate) > RENEW_DAYS:
         return False
-    reply = stub.Renew(hub_pb2.RenewRequest(csr=request(private_key(party.key))), timeout=30)
-    replacements.write_secret(party.folder / "own.crt", reply.certificate.encode())
+    key = private_key(party.key)
+    reply = admitted(stub.Renew(hub_pb2.RenewRequest(csr=request(key)), timeout=30), party.api)
+    certificate = reply.certificate.encode()
+    _check_issued(certificate, party.authority, key, (party.name, party.role), party.api)
+    replacements.write_secret(party.folder / "own.crt", certificate)
     return True
+
+
+def _check_issued(
+    certificate: bytes,
+    authority: bytes,
+    key: ec.EllipticCurvePrivateKey,
+    holder: tuple[str, str],
+    hub: str,
+) -> None:
+    """SetupError unless the hub's authority certifies this key for `holder`, its name and role: a
+    party that stored anything else could not connect any more."""
+    leaf = chains.leaf_of(certificate, authority)
+    if leaf is None or leaf.public_key() != key.public_key() or subject(leaf) != holder:
+        raise errors.SetupError(
+            f"the hub {hub} sent a certificate that is not one of its authority for this key, and "
+            "nothing was changed; ask its operator to run `hdh doctor`"
+        )

@@ -27,13 +27,26 @@ class HdhError(Exception):
 
 
 class InputError(HdhError):
-    """Holds one line per problem."""
+    """Holds one line per problem, and no more than a person would read."""
 
     exit_code = 2
 
     def __init__(self, *problems: str) -> None:
-        self.problems: Sequence[str] = problems
-        super().__init__("\n".join(problems))
+        shown = [_shortened(problem) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            shown.append(f"and {len(problems) - MAX_PROBLEMS} more; correct these first")
+        self.problems: Sequence[str] = shown
+        super().__init__("\n".join(shown))
+
+
+MAX_PROBLEMS, MAX_PROBLEM = 50, 3000  # lines, characters of a line
+
+
+def _shortened(problem: str) -> str:
+    """The subject at its beginning and the remedy at its end stay."""
+    if len(problem) <= MAX_PROBLEM:
+        return problem
+    return f"{problem[: MAX_PROBLEM // 2]} ... {problem[-MAX_PROBLEM // 2 :]}"
 
 
 class StudyError(InputError):

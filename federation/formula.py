@@ -41,6 +41,8 @@ class Term:
 
     @cached_property
     def interval(self) -> Interval:
+        if len(self.factors) == 1:
+            return self.factors[0].interval
         return reduce(product, (f.interval for f in self.factors), (1.0, 1.0))
 
 

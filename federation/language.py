@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("en", "fr")
+FRENCH = ("fr", "fra", "fre", "french", "français", "francais")  # as people ask for it
 DOMAIN = "hdh"  # the name of the catalogue
 FOLDER = Path(__file__).parent / "locale"
 NARROW_SPACE = "\u202f"  # between thousands
@@ -27,7 +28,8 @@ _current: ContextVar[str] = ContextVar("language", default="en")
 def of(environment: Mapping[str, str]) -> str:
     """The language that the environment asks for; English if it is none of LANGUAGES."""
     asked = next((environment[name] for name in VARIABLES if environment.get(name)), "")
-    return next((code for code in LANGUAGES if asked.lower().startswith(code)), "en")
+    first = re.split(r"[-_.:@]", asked.lower())[0]
+    return "fr" if first in FRENCH else "en"
 
 
 def use(code: str) -> None:
@@ -59,6 +61,11 @@ def tr(text: str) -> str:
     """The text in the reader's language. Values go in afterwards: `tr("{n} rows").format(n=n)`."""
     code = _current.get()
     return text if code == "en" else _catalogue(code).gettext(text)
+
+
+def colon() -> str:
+    """With the space that French puts before it, where a line never breaks."""
+    return "\u00a0:" if _current.get() == "fr" else ":"
 
 
 def plural(singular: str, many: str, n: float) -> str:

@@ -174,6 +174,7 @@ class Text:
 @dataclass(frozen=True)
 class Bytes:
     max_length: int
+    min_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ FIELDS: dict[str, Limit] = {
     "ParcelReply.content": Bytes(8 * 2**20),
     "ParcelReply.sha256": Bytes(32),
     "RosterReply.nodes.key": NAME,
-    "RosterReply.nodes.value": Bytes(32),
+    "RosterReply.nodes.value": Bytes(32, 32),
     "SubmitRequest.study": JSON_STUDY,
     "SubmitRequest.contract": JSON_CONTRACT,
     "SubmitRequest.signature": SIGNATURE,
@@ -356,6 +357,8 @@ def _checked(name: str, value: Any) -> Any:
             raise LimitError(f"{name} is not between {limit.low:.12g} and {limit.high:.12g}")
     elif len(value) > limit.max_length:
         raise LimitError(f"{name} is longer than {limit.max_length}")
+    elif isinstance(limit, Bytes) and len(value) < limit.min_length:
+        raise LimitError(f"{name} is shorter than {limit.min_length}")
     elif isinstance(limit, Text) and limit.pattern and not re.fullmatch(limit.pattern, value):
         raise LimitError(f"{name} is not of its form")
     elif isinstance(limit, Text) and not limit.pattern and limit.max_length <= MAX_REASON:

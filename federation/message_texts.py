@@ -29,8 +29,21 @@ WORDS = (
     "there",
 )  # fmt: skip
 VALUES = {word: word for word in WORDS} | {
-    "number": "a number", "left": "left holder", "right": "right holder",
+    "number": "a number", "left": "left holder", "right": "right holder", "range": "out of range",
 }  # fmt: skip
+# The rules of refusals that are no keys of a YAML file, of which each keeps its name.
+RULES = {
+    "approval": "the approval", "cohort_complement": "people left out",
+    "cohort_size": "cohort size",
+    "column": "column", "data": "the data", "differencing": "differences of studies",
+    "functionals": "released numbers", "ledger": "budget ledger", "link_changed": "changed link",
+    "link_failed": "failed link", "link_lost": "lost link", "link_parties": "parties of a link",
+    "link_roster": "roster of a link", "link_unknown": "unknown link", "no_answer": "no answer",
+    "node_set": "set of nodes", "operator": "the hub's operator", "overflow": "numeric overflow",
+    "small_cells": "small cells", "steered": "steered sums",
+    "study_budget": "budget of a study", "unchecked": "unchecked data",
+}  # fmt: skip
+BROKEN = re.compile(r"([a-z]+(?: [a-z]+)*) \((\w+)\)")  # a rule and its column
 MIN_LONG = 12  # characters
 MAX_DEPTH = 6  # of messages inside messages
 MAX_LENGTH = 4000  # characters; a longer text stays English
@@ -73,12 +86,13 @@ def _translated(text: str, depth: int) -> str:
 
 def _content(text: str, depth: int) -> str:
     if numbered := re.fullmatch(r"(\d+): (.+)", text, re.DOTALL):  # behind `line`
-        space = NO_BREAK if language.current() == "fr" else ""
-        return f"{numbered[1]}{space}: {_content(numbered[2], depth)}"
+        return f"{numbered[1]}{language.colon()} {_content(numbered[2], depth)}"
     if not re.search(r"[a-z]{2}", text):
         return language.value(text)
     if depth < MAX_DEPTH and re.fullmatch(r"[\w-]+", text):
         return language.tr(VALUES[text]) if text in VALUES else text
+    if (rules := _broken_rules(text)) is not None:
+        return rules
     exact = _exact(text)
     if exact != text or depth == 0:
         return exact
@@ -110,6 +124,15 @@ def _exact(text: str) -> str:
     return _filled(language.tr("{0}, not {1}"), {"0": language.tr(asked), "1": _word(given)})
 
 
+def _broken_rules(text: str) -> str | None:
+    """A list of rules with their columns, as in `wrong type (age), range (weight)`."""
+    matches = [BROKEN.fullmatch(part) for part in text.split(", ")]
+    rules = [(match, VALUES.get(match[1], match[1])) for match in matches if match]
+    if len(rules) < len(matches) or not all(language.tr(rule) != rule for _, rule in rules):
+        return None
+    return ", ".join(f"{language.tr(rule)} ({match[2]})" for match, rule in rules)
+
+
 def _word(value: str) -> str:
     return language.tr(VALUES[value]) if value in VALUES else value
 
@@ -124,12 +147,16 @@ def _behind_places(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _place(names: str, depth: int) -> str:
-    """Names before a message. Of a study, the word for it is translated."""
+    """Names before a message. Of a study and a node, the word for it is translated, and the rule of
+    a refusal."""
+    return ": ".join(_named(name, depth) for name in names.split(": "))
+
+
+def _named(name: str, depth: int) -> str:
     space = NO_BREAK if language.current() == "fr" else ""
-    return ": ".join(
-        f"{_translated(name, depth - 1)}{space}" if name.startswith("study ") else name
-        for name in names.split(": ")
-    )
+    if name in RULES:
+        return f"{language.tr(RULES[name])}{space}"
+    return f"{_translated(name, depth - 1)}{space}" if name.startswith("study ") else name
 
 
 def _fitting(text: str) -> tuple[Template, re.Match[str]] | None:
@@ -178,7 +205,8 @@ class Template:
         if match is None:
             return None
         long = [piece for piece in self.pieces if len(piece) > MIN_LONG]
-        repeats = any(piece in value for piece in long for value in match.groups())
+        again = [*long, f"; {self.pieces[0]}"]
+        repeats = any(piece in value for piece in again for value in match.groups())
         first, *others = text.split("; ")
         is_list = bool(others) and all(map(self._pattern.fullmatch, (first, others[0])))
         return None if repeats or is_list else match

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from federation import audit, errors, replacements
+from federation import audit, errors, language, replacements
 from federation.contract import Frozen
+from federation.language import tr
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
@@ -46,6 +47,15 @@ WORDS: Mapping[Event, str] = {
     "released": "has a result",
     "ended": "ended without a result",
 }
+OUTCOMES: Mapping[tuple[Event, str], str] = {  # by event and verdict, where more can be said
+    ("decided", "approved"): "was approved",
+    ("decided", "refused"): "was refused",
+    ("released", "partial"): "has a partial result",
+    ("ended", "failed"): "ended without a result: it failed",
+    ("ended", "cancelled"): "ended without a result: it was cancelled",
+    ("ended", "refused"): "ended without a result: too few nodes approved it",
+}
+TEST = "this is a test"  # the verdict of a notice that is about no study
 
 
 class Email(Frozen):
@@ -68,9 +78,11 @@ class Email(Frozen):
 
 
 class Notify(Frozen):
-    """Who is told of which events. `webhook_file`: holds the URL, which may be a secret."""
+    """Who is told of which events. `webhook_file`: holds the URL, which may be a secret.
+    `language`: of those who read the notices; if empty, that in which the daemon starts."""
 
     events: tuple[Event, ...] = EVENTS
+    language: Literal["", "en", "fr"] = ""
     webhook_file: Path | None = None
     email: Email | None = None
 
@@ -99,10 +111,18 @@ class Notice:
 
     @property
     def sentence(self) -> str:
-        number = f" (number {self.number})" if self.number else ""
-        verdict = f": {self.verdict}" if self.verdict else ""
-        node = f" by {self.node}" if self.node else ""
-        return f"{self.at[:16]} UTC  study {self.study}{number} {WORDS[self.event]}{verdict}{node}"
+        at = language.value(f"{self.at[:16]} UTC")
+        by = tr(" by {0}").format(self.node) if self.node else ""
+        test = f" ({tr(TEST)})" if self.verdict == TEST else ""
+        return f"{at}  {self.event_of_study}{by}{test}"
+
+    @property
+    def event_of_study(self) -> str:
+        """What happened to which study."""
+        study = tr("study {0}").format(self.study)
+        number = tr(" (number {0})").format(self.number) if self.number else ""
+        outcome = OUTCOMES.get((self.event, self.verdict), WORDS[self.event])
+        return f"{study}{number} {tr(outcome)}"
 
 
 def notice_of(entry: Mapping[str, Any], party: str, is_hub: bool) -> Notice | None:
@@ -133,12 +153,10 @@ def as_email(notices: Sequence[Notice], email: Email) -> EmailMessage:
     message = EmailMessage()
     message["From"], message["To"] = email.sender, ", ".join(email.to)
     first = notices[0]
-    message["Subject"] = (
-        f"hdh {first.party}: study {first.study} {WORDS[first.event]}"
-        if len(notices) == 1
-        else f"hdh {first.party}: {len(notices)} notices about studies"
-    )
-    more = "`hdh node studies` at the node, or `hdh study status NUMBER`, says more."
+    several = tr("{0} notices about studies").format(len(notices))
+    about = first.event_of_study if len(notices) == 1 else several
+    message["Subject"] = tr("hdh {0}: {1}").format(first.party, about)
+    more = tr("`hdh node studies` at the node, or `hdh study status NUMBER`, says more.")
     message.set_content("\n".join([*(notice.sentence for notice in notices), "", more]) + "\n")
     return message
 
@@ -148,10 +166,12 @@ Send = Callable[[Sequence[Notice]], None]
 
 
 def channels(notify: Notify) -> dict[str, Send]:
-    """How to send, by the channel's name. SetupError if a file with a secret cannot be used."""
+    """How to send, by the channel's name. SetupError if a file with a secret cannot be used. The
+    notices have the language of `notify`, or else that of the caller: a new thread has none."""
     from urllib.parse import urlsplit
 
     senders: dict[str, Send] = {}
+    code = notify.language or language.current()
     if notify.webhook_file is not None:
         url = _secret(notify.webhook_file)
         parts = urlsplit(url)
@@ -162,10 +182,10 @@ def channels(notify: Notify) -> dict[str, Send]:
             raise errors.SetupError(
                 f"{notify.webhook_file.name}: its first line must be the webhook's URL, with https"
             )
-        senders["webhook"] = lambda notices: _post(url, notices)
+        senders["webhook"] = lambda notices: _post(url, notices, code)
     if (email := notify.email) is not None:
         password = _secret(email.password_file) if email.password_file else ""
-        senders["email"] = lambda notices: _email(email, password, notices)
+        senders["email"] = lambda notices: _email(email, password, notices, code)
     return senders
 
 
@@ -185,15 +205,16 @@ def _secret(path: Path) -> str:
     return text.splitlines()[0]
 
 
-def _post(url: str, notices: Sequence[Notice]) -> None:
-    """A redirection is not followed: it would become a GET."""
+def _post(url: str, notices: Sequence[Notice], code: str) -> None:
+    """`text` is in the language `code`. A redirection is not followed: it would become a GET."""
     import urllib.request
 
     class NoRedirect(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, *_: Any, **__: Any) -> None:
             return None
 
-    lines = "\n".join(notice.sentence for notice in notices)
+    with language.using(code):
+        lines = "\n".join(notice.sentence for notice in notices)
     body = {"text": lines, "notices": [asdict(notice) for notice in notices]}
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
@@ -202,10 +223,12 @@ def _post(url: str, notices: Sequence[Notice]) -> None:
         pass
 
 
-def _email(email: Email, password: str, notices: Sequence[Notice]) -> None:
+def _email(email: Email, password: str, notices: Sequence[Notice], code: str) -> None:
     import smtplib
     import ssl
 
+    with language.using(code):
+        message = as_email(notices, email)
     context = ssl.create_default_context()
     server: smtplib.SMTP
     if email.tls == "tls":
@@ -217,13 +240,13 @@ def _email(email: Email, password: str, notices: Sequence[Notice]) -> None:
             server.starttls(context=context)
         if email.user:
             server.login(email.user, password)
-        server.send_message(as_email(notices, email))
+        server.send_message(message)
 
 
 def test(notify: Notify, party: str) -> Iterator[tuple[str, str]]:
     """Sends a made-up notice over each channel. Yields its name, and what failed or nothing."""
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    notice = Notice("waiting", party, "000000000000", 0, "this is a test", "", now)
+    notice = Notice("waiting", party, "000000000000", 0, TEST, "", now)
     for name, send in channels(notify).items():
         yield name, _failure(send, [notice])
 

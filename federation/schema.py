@@ -69,12 +69,7 @@ class Schema:
         try:
             compiled = expression.compile(text, self.fields)
         except expression.UnknownColumnError as error:
-            if error.name in identifiers(self.contract):
-                raise expression.ExpressionError(
-                    f"{error.name!r} says whose row it is, and no study may use it:"
-                    " choose people by "
-                    "what is recorded of them"
-                ) from None
+            self.refuse_identifier(error.name)
             raise
         if compiled.truth.is_never:
             raise expression.ExpressionError(
@@ -95,6 +90,14 @@ class Schema:
         columns = {name: self.fields[name] for name in needed}
         pieces = [*used, *own_pieces, *influence.pieces(_as_number(sql, compiled.levels), columns)]
         return replace(compiled, sql=sql, names=needed, pieces=tuple(dict.fromkeys(pieces)))
+
+    def refuse_identifier(self, name: str) -> None:
+        if name in identifiers(self.contract):
+            raise expression.ExpressionError(
+                f"{name!r} says whose row it is, and no study may use it:"
+                " choose people by "
+                "what is recorded of them"
+            ) from None
 
     def columns_of(self, text: str) -> frozenset[str]:
         return self.sources[text] if text in self.fields else self.express(text).names

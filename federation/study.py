@@ -382,7 +382,15 @@ def load(path: Path) -> tuple[Study, Source]:
 
 
 def build(source: Source) -> Study:
-    return yaml_source.build(Study, source.values, source, under=(), error=errors.StudyError)
+    study = yaml_source.build(Study, source.values, source, under=(), error=errors.StudyError)
+    private = sorted(study.privacy.model_fields_set & {"epsilon", "delta"})
+    if study.privacy.mode == "exact" and private:
+        key = private[-1]
+        raise errors.StudyError(
+            f"{source.at('privacy', key)}: privacy.{key}: mode exact adds no noise; leave this key "
+            "out, or write mode: dp"
+        )
+    return study
 
 
 def parse(canonical: str) -> Study:

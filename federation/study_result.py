@@ -66,11 +66,21 @@ class StudyResult:
             if not tables:
                 reason = without(analysis, self.document["analyses"][analysis])
                 parts.append(f"<p>{escape(message_texts.translated(reason))}</p>")
+            parts.append(without_nodes(self.document["analyses"][analysis]))
             for name in tables:
                 frame: pandas.DataFrame = self.table(name, analysis)
                 title = f"<h4>{escape(analysis)}: {escape(name)}</h4>"
                 parts.append(title + frame.head(20).to_html(index=False))
         return "".join(parts)
+
+
+def without_nodes(content: Mapping[str, Any]) -> str:
+    """The nodes that gave no part of a released analysis and why, as HTML."""
+    if content["status"] != "released":
+        return ""
+    absent = [row for row in content.get("nodes", ()) if row["reason"]]
+    reasons = [(row["node"], message_texts.translated(row["reason"])) for row in absent]
+    return "".join(f"<p>{escape(node)}: {escape(reason)}</p>" for node, reason in reasons)
 
 
 def without(name: str, content: Mapping[str, Any]) -> str:

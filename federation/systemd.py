@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from federation import errors
+from federation import errors, language
 
 # Not MemoryDenyWriteExecute: torch and the callbacks of ctypes make code at run time. Not
 # ProcSubset: libraries of linear algebra read /proc/cpuinfo.
@@ -54,7 +54,8 @@ class Daemon:
 
 def unit(daemon: Daemon, user: str) -> str:
     """A unit that starts the daemon at boot, restarts it whenever it ends, and lets it write to its
-    own folder only. InputError if its paths cannot stand in a unit."""
+    own folder only, in the language of whoever asks for the unit. InputError if its paths cannot
+    stand in a unit."""
     command = [str(Path(sys.executable).parent / "hdh"), *daemon.arguments]
     for word in (*command, str(daemon.folder), user):
         if shlex.quote(word) != word or "%" in word:
@@ -63,6 +64,8 @@ def unit(daemon: Daemon, user: str) -> str:
                 " digits and ._-/"
             )
     noun, file = daemon.name.removeprefix("hdh-"), f"/etc/systemd/system/{daemon.name}.service"
+    code = language.current()  # the notices that the daemon sends are read by the same people
+    spoken = f"Environment=HDH_LANG={code}\n" if code != "en" else ""
     after = " ".join(["network-online.target", "time-sync.target", *daemon.after])
     return f"""\
 # systemd unit of the {noun} in {daemon.folder}
@@ -76,7 +79,7 @@ StartLimitIntervalSec=0
 [Service]
 ExecStart={" ".join(command)}
 WorkingDirectory={daemon.folder}
-User={user}
+{spoken}User={user}
 Restart=always
 RestartSec=5
 KillSignal=SIGTERM

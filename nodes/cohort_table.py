@@ -38,14 +38,13 @@ KEY, PERSON, PERSON_AGAIN, CONTENT, ROW, MOVED = (
 def hold_source(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
     """Copies the columns `names` of the view `source` into a table of that name, so that the rows
     that are checked are the rows that are analysed."""
-    ((views,),) = connection.execute(
-        "SELECT count(*) FROM duckdb_views() WHERE view_name = 'source' AND NOT internal"
-    ).fetchall()
-    if views:
-        listed = ", ".join(map(quote_name, names)) or "1"
-        connection.execute(f"CREATE TEMP TABLE held AS SELECT {listed} FROM source")
-        connection.execute("DROP VIEW source")
-        connection.execute("ALTER TABLE held RENAME TO source")
+    try:
+        connection.execute("ALTER VIEW source RENAME TO viewed")
+    except duckdb.CatalogException:  # it is a table already
+        return
+    listed = ", ".join(map(quote_name, names)) or "1"
+    connection.execute(f"CREATE TEMP TABLE source AS SELECT {listed} FROM viewed")
+    connection.execute("DROP VIEW viewed")
 
 
 def write(
@@ -99,13 +98,10 @@ def narrow(contract: Contract, name: str, sql: str) -> str:
 
 
 def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
-    for kind in ("VIEW", "TABLE"):
-        ((here,),) = connection.execute(
-            f"SELECT count(*) FROM duckdb_{kind.lower()}s() "
-            f"WHERE {kind.lower()}_name = 'source' AND NOT internal"
-        ).fetchall()
-        if here:
-            connection.execute(f"DROP {kind} source")
+    try:
+        connection.execute("DROP TABLE source")
+    except duckdb.CatalogException:  # it is a view
+        connection.execute("DROP VIEW source")
 
 
 @dataclass(frozen=True)

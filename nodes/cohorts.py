@@ -48,7 +48,7 @@ def examine(
     For the producer's eyes."""
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
-    counts, findings = _examine(connection, dataset.contract, columns)
+    counts, findings = _examine(connection, dataset.contract, columns, _rows(connection))
     explained = spellings.explain(connection, dataset.contract, _raw_types(connection), findings)
     return counts, explained
 
@@ -60,25 +60,20 @@ def examine_columns(
     is left to the caller: a database needs a table of all people for it."""
     connection, contract = connectors.connect(storage), dataset.contract
     connectors.open_rows(connection, dataset, needed(contract, columns))
-    checks = [
-        check
-        for check in contract_sql.checks(contract, columns, _raw_types(connection))
-        if check.rule != "people"
-    ]
-    counts = _counts(connection, checks)
+    counts = _counts(connection, contract, columns, without_people=True)
     return counts["", "rows"], contract_sql.judge(contract, counts, max_rows=1)
 
 
 def _examine(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str], rows: int
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    checks = contract_sql.checks(contract, needed(contract, columns), _raw_types(connection))
     counts: dict[tuple[str, str], int] = {}
-    passes = math.ceil(_rows(connection) / PEOPLE_AT_ONCE)
-    if passes > 1 and contract.person is not None:
-        checks = [check for check in checks if check.rule != "people"]
-        counts[contract.person, "people"] = _count_people(connection, contract, passes)
-    counts |= _counts(connection, checks)
+    passes = math.ceil(rows / PEOPLE_AT_ONCE)
+    in_passes = passes > 1 and contract.person is not None
+    if in_passes:
+        counts[str(contract.person), "people"] = _count_people(connection, contract, passes)
+    used = needed(contract, columns)
+    counts |= _counts(connection, contract, used, without_people=in_passes)
     most = (
         1
         if _people(contract, counts) == counts["", "rows"] or contract.person is None
@@ -88,16 +83,26 @@ def _examine(
 
 
 def _counts(
-    connection: duckdb.DuckDBPyConnection, checks: Sequence[Check]
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    columns: Sequence[str],
+    *,
+    without_people: bool,
 ) -> dict[tuple[str, str], int]:
+    raw_types = _raw_types(connection)
+    read = {name: contract_sql.as_typed(name) for name in needed(contract, columns)}
+    checks = [
+        check
+        for check in contract_sql.checks(contract, columns, raw_types, read=read)
+        if not (without_people and check.rule == "people")
+    ]
     counts: dict[tuple[str, str], int] = {}
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
-        counts |= zip(
-            [(check.column, check.rule) for check in some],
-            _count(connection, some, "source"),
-            strict=True,
-        )
+        names = [name for name in dict.fromkeys(check.column for check in some) if name]
+        source = contract_sql.with_typed(contract, names, raw_types, "source")
+        keys = [(check.column, check.rule) for check in some]
+        counts |= zip(keys, _count(connection, some, source), strict=True)
     return counts
 
 
@@ -259,13 +264,14 @@ def _open_rows(
     contract = dataset.contract
     connection, is_fixed = _connect(dataset, storage, used, with_places=in_blocks)
     condition = schema.express(where).sql if where else None
-    is_large = in_blocks and cohort_blocks.is_large(_rows(connection), used, storage)
+    rows = _rows(connection)
+    is_large = in_blocks and cohort_blocks.is_large(rows, used, storage)
     if is_large and FILE in map(quote_name, _raw_types(connection)):
-        opened = _open_in_files(connection, dataset, storage, used, condition)
+        opened = _open_in_files(connection, dataset, storage, used, condition, rows)
         if opened is not None:
             return opened
     cohort_table.hold_source(connection, needed(contract, used))
-    counts, findings = _examine(connection, contract, used)
+    counts, findings = _examine(connection, contract, used, rows)
     if findings:
         return Opened(_no_one(contract), findings)
     read = _read_checked(connection, contract, used, counts)
@@ -283,10 +289,11 @@ def _open_in_files(
     storage: Storage,
     used: Sequence[str],
     condition: str | None,
+    rows: int,
 ) -> Opened | None:
     """A cohort that is read in blocks from files where they lie; None if they cannot stay there."""
     contract, version = dataset.contract, kept_cohorts.files_of(dataset.source)
-    counts, findings = _examine(connection, contract, used)
+    counts, findings = _examine(connection, contract, used, rows)
     if findings:
         return Opened(_no_one(contract), findings)
     if not cohort_blocks.can_stay(dataset, _people(contract, counts), counts["", "rows"]):

@@ -290,9 +290,11 @@ def checks(
     names: Sequence[str],
     raw_types: Mapping[str, str],
     weight: str | None = None,
+    read: Mapping[str, str] | None = None,
 ) -> list[Check]:
     """The checks of the named columns, each an aggregate over the raw table. `weight`: a column
-    that holds the number of rows that each row stands for."""
+    that holds the number of rows that each row stands for. `read`: the SQL of columns that the
+    table holds as their type already, as `with_typed` does."""
 
     def count(condition: str) -> str:
         return (
@@ -301,9 +303,12 @@ def checks(
             else f"CAST(coalesce(sum({weight}) FILTER ({condition}), 0) AS BIGINT)"
         )
 
+    def value_of(name: str) -> str:
+        return (read or {}).get(name) or typed(name, contract.columns[name], raw_types[name])
+
     listed = [Check("", "rows", count("TRUE"))]
     if contract.person is not None:
-        key = typed(contract.person, contract.columns[contract.person], raw_types[contract.person])
+        key = value_of(contract.person)
         listed.append(Check(contract.person, "people", f"count(DISTINCT {key})"))
         if contract.columns[contract.person].type == "string":
             listed.append(Check(contract.person, "line of totals", count(is_total(key))))
@@ -312,7 +317,7 @@ def checks(
         if column.kind == "array":
             listed += _array_checks(name, column, raw_type, count)
             continue
-        value, cast = typed(name, column, raw_type), _cast(name, column, raw_type)
+        value, cast = value_of(name), _cast(name, column, raw_type)
         listed.append(Check(name, "missing", count(f"{value} IS NULL")))
         if (column.kind != "string" or column.terminology) and not _is_native(column, raw_type):
             given = _given(name, column, raw_type)
@@ -328,6 +333,26 @@ def checks(
         if column.kind == "date" and column.outside == "refuse":
             listed.append(Check(name, "impossible date", count(f"NOT {_possible(cast)}")))
     return listed
+
+
+def as_typed(name: str) -> str:
+    return quote_name(f"hdh typed {name}")  # no contract column has a space in its name
+
+
+def with_typed(
+    contract: Contract, names: Iterable[str], raw_types: Mapping[str, str], relation: str
+) -> str:
+    """The named raw columns of a relation, and each once more as its type: an engine plans and
+    computes a value once that several checks look at."""
+    listed = [
+        sql
+        for name in names
+        for sql in (
+            quote_name(name),
+            f"{typed(name, contract.columns[name], raw_types[name])} AS {as_typed(name)}",
+        )
+    ]
+    return f"(SELECT {', '.join(listed) or '1'} FROM {relation})"
 
 
 def _given(name: str, column: Column, raw_type: str) -> str:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from nodes.site import Site
 log = logging.getLogger("hdh.node")
 STATUS, LOCK, APPROVALS, METRICS = "status.json", "daemon.lock", "approvals.sqlite", "metrics.prom"
 STATUS_S = 5.0
+SERVED_S = 0.2  # between two looks whether the node has ended by itself
+STOP_S = 20.0  # the longest time that a node which is asked to end waits for its hub
 
 
 def run(path: Path, *, log_format: str = "text") -> None:
@@ -94,8 +97,11 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
         enrolment.fleet, enrolment.folder / "ca.crt", enrolment.key, enrolment.flower_id
     )
     app = client_app.app_of(context, lambda: datetime.now(UTC), links)
+    refused = partial(_refused, context)
     try:
-        flower_client.serve(app, link, stop, pace, lambda rule, why: _refused(context, rule, why))
+        has_ended = _until_stopped(
+            lambda: flower_client.serve(app, link, stop, pace, refused), stop
+        )
     finally:
         is_idle = not stop.is_set()
         stop.set()
@@ -105,7 +111,32 @@ def _run(site: Site, enrolment: credentials.Credentials) -> bool:
         _write_status(state, {"running": False, "ended": failed[0] if failed else ""})
     if failed:
         raise errors.SetupError(failed[0])
+    if not has_ended:
+        log.warning("the hub's answer is not waited for any longer; the node ends")
+        logging.shutdown()
+        os._exit(0)  # the ordinary end would wait for the thread that waits for the hub
     return is_idle
+
+
+def _until_stopped(serve: Callable[[], None], stop: threading.Event) -> bool:
+    """Serves until `serve` returns, or for STOP_S after `stop`. Returns whether it has returned: a
+    hub that sends a byte of its answer now and then holds up no node that is asked to end."""
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            serve()
+        except BaseException as error:  # which ends the process, from the thread that waits below
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="flower", daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.wait(SERVED_S):
+        pass
+    thread.join(STOP_S)
+    if failed:
+        raise failed[0]
+    return not thread.is_alive()
 
 
 def _start_thread(name: str, target: Callable[..., None], *arguments: Any) -> None:

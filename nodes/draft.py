@@ -131,12 +131,18 @@ def _guesses(sample: Sample) -> list[Guess]:
     for header in sample.names:
         if not header or list(sample.names).count(header) > 1:
             continue
-        name = _free(slug(header) or "column", used_names)
+        name = _free(slug(odd_values.ungarbled(header)) or "column", used_names)
         used_names.add(name)
         values = list(sample.column(header))
         absent = sorted({v for _, v in values if odd_values.is_absent(v)})
-        present = [pair for pair in values if pair[1] not in absent]
+        errors_of_formulas = [pair for pair in values if odd_values.is_error(pair[1])]
+        unusual = {*absent, *(value for _, value in errors_of_formulas)}
+        present = [pair for pair in values if pair[1] not in unusual]
         keys, notes = _type(name, present)
+        odd = [*odd_values.numbers(errors_of_formulas), *odd_values.garbled(present)]
+        notes = [*notes, *(f"line {each.line}: {each.meaning}" for each in odd)]
+        if odd_values.is_garbled(header):
+            notes.append(f"the column's name has {odd_values.GARBLED}")
         if absent:
             notes = [*notes, f"{', '.join(map(repr, absent))} taken for codes of absence"]
         guesses.append(Guess(name, header, keys, notes, absent))
@@ -285,13 +291,14 @@ def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str
     if len(rows) > MAX_LEVELS:
         return replace(guess, keys={"type": "string"}, notes=[TOO_MANY])
     rare = [str(level) for level, count in rows if count < RARE_ROWS]
+    rare = [level for level in rare if not odd_values.is_error(level)]
     notes = ["levels are those of the data: add those that other producers have"]
     if rare:
         notes.append(
             f"in fewer than {RARE_ROWS} rows: {', '.join(rare)}; the contract is public, so keep a "
             "level only if it may be known, or merge it"
         )
-    listed = [str(level) for level, _ in rows]
+    listed = [str(level) for level, _ in rows if not odd_values.is_error(str(level))]
     notes += draft_notes.of_levels(listed)
     return replace(guess, keys={**guess.keys, "levels": listed}, notes=[*guess.notes, *notes])
 

@@ -52,25 +52,30 @@ def _remedy(
     seen = recognised.of(finding.column)
     if seen and finding.rule in ("wrong type", "impossible date"):
         return "; ".join(map(_observed, seen))
-    shown = "".join(f"; line {line} has {value!r}" for line, value in examples.get(finding, ()))
+    alone = set(examples.get(finding, ())) - {(each.line, each.value) for each in seen}
+    shown = [f"line {line} has {value!r}" for line, value in sorted(alone)]
     column = dataset.contract.columns[finding.column]
     present = counts["", "rows"] - counts[finding.column, "missing"] + finding.rows
     if finding.rule == "wrong type" and finding.rows > WHOLE_COLUMN * present:
-        return (
+        remedy = (
             f"this column does not hold {_plural(column)}: declare its `type`, name another column"
-            f" under `read: {{columns: ...}}`, or convert it in a mapping (docs/mapping.md){shown}"
+            " under `read: {columns: ...}`, or convert it in a mapping (docs/mapping.md)"
         )
+        return "; ".join([remedy, *shown])
     if finding.rule == "unknown level":
-        shown += "".join(f"; {_observed(each)}" for each in seen)
+        shown += map(_observed, seen)
     elif column.terminology is not None:
         example = TERMINOLOGIES[column.terminology].example
-        shown = f"; a code of {column.terminology} is written as in {example}{shown}"
-    return finding.remedy + shown
+        shown = [f"a code of {column.terminology} is written as in {example}", *shown]
+    return "; ".join([finding.remedy, *shown])
 
 
 def _observed(seen: Seen) -> str:
-    key = f": write `{seen.key}` under `read:`" if seen.key else ""
-    return f"line {seen.line} has {seen.value!r}, {seen.meaning}{key}"
+    if seen.key:
+        return (
+            f"line {seen.line} has {seen.value!r}, {seen.meaning}: write `{seen.key}` under `read:`"
+        )
+    return f"line {seen.line} has {seen.value!r}, {seen.meaning}"
 
 
 def _plural(column: Column) -> str:

@@ -194,6 +194,10 @@ def _renew(hub: HubStream, stub: Any) -> None:
         refused = credentials.hub_error(error, hub.enrolment.api)
         log.warning("the certificate is not renewed yet: %s", refused)
         return
+    except errors.SetupError as refused:
+        log.error("the certificate is not renewed: %s", refused)
+        hub.context.audit("refused", rule="certificate", why=str(refused))
+        return
     except OSError as error:
         log.warning("the renewed certificate cannot be stored: %s", type(error).__name__)
         return

@@ -125,26 +125,33 @@ def left_places(left: Left, message: Iterable[bytes]) -> tuple[Left, Iterator[by
         raise LinkError(
             "link_shape", "the helper returned another number of tokens than were listed"
         )
-    places = np.argsort(left.listed.order)[left.listed.people :]
     with_tokens = Left(left.holder, left.listed, left.values, tokens)
-    return with_tokens, encoding.chunks(places.astype(np.uint64))
+    return with_tokens, encoding.chunks(left.listed.made_up_places.astype(np.uint64))
 
 
 def left_columns(left: Left, message: Iterable[bytes]) -> Iterator[bytes]:
     """After the helper's shares of the made-up rows: the columns and the shares of the people, in
     the order of the list. LinkError, and nothing is sent, unless every made-up row is right."""
     assert left.tokens is not None
-    width, order = left.holder.width, left.listed.order
+    listed, width = left.listed, left.holder.width
     shown = encoding.words(message, width)
-    share = streams.left_share(left.holder.keys, left.tokens, width)
-    places = np.argsort(order)[left.listed.people :]
+    places = listed.made_up_places
     if len(shown) != len(places):
         raise LinkError("link_shape", "the helper returned another number of made-up rows")
-    canaries.check(left.holder.made_up, matching.opened(share[places], shown))
-    people = order[order < left.listed.people]
-    columns = encoding.numbers_to_words(left.values[people])
-    mine = np.concatenate([share[order < left.listed.people], columns], axis=1)
-    return encoding.chunks(mine)
+    share = streams.left_share(left.holder.keys, left.tokens[places], width)
+    canaries.check(left.holder.made_up, matching.opened(share, shown))
+    return _columns(left, left.tokens)
+
+
+def _columns(left: Left, tokens: Words) -> Iterator[bytes]:
+    """In blocks: the shares of all people are several times as large as their columns."""
+    listed, width = left.listed, left.holder.width
+    for start in range(0, len(listed.order), streams.CHUNK_ROWS):
+        block = slice(start, start + streams.CHUNK_ROWS)
+        is_person = listed.order[block] < listed.people
+        share = streams.left_share(left.holder.keys, tokens[block][is_person], width)
+        columns = encoding.numbers_to_words(left.values[listed.order[block][is_person]])
+        yield from encoding.chunks(np.concatenate([share, columns], axis=1))
 
 
 # -- right
@@ -237,7 +244,9 @@ def helper_open(held: Held, listed: Words, message: Iterable[bytes], left_column
     """After the left holder's columns and shares: the rows of its people, and of nobody else."""
     assert held.made_up is not None
     content = encoding.words(message, held.width + left_columns_)
-    people = np.setdiff1d(np.arange(len(listed)), held.made_up)
+    is_person = np.ones(len(listed), np.bool_)
+    is_person[held.made_up] = False
+    people = np.flatnonzero(is_person)
     if len(content) != len(people):
         raise LinkError(
             "link_shape", "the left holder sent another number of people than it listed"

@@ -36,7 +36,7 @@ from federation.messages import (
 )
 from federation.privacy import accounting
 from federation.study import Study
-from nodes import ledger, link_proposals, links, service, state_folder
+from nodes import ledger, link_proposals, links, memory, service, state_folder
 from nodes.ledger import Account
 from nodes.link_proposals import LinkProposal
 from nodes.links import HelperRows, Party
@@ -263,6 +263,7 @@ class LinkService:
         else:
             if rows is not None:
                 self._keep(attempt, rows)
+        memory.give_back()
         if attempt.failed is not None:
             study = attempt.proposal.plan.study
             self.context.audit(
@@ -366,6 +367,7 @@ def is_waiting(reply: Reply) -> bool:
 
 def _as_left(party: Party) -> None:
     left = links.send_list(party)
+    memory.give_back()  # the right holder sends its rows for minutes, and may be on this machine
     left = links.send_places(party, left)
     links.send_columns(party, left)
 

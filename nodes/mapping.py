@@ -181,7 +181,7 @@ def _raw_contract(name: str, raw: RawSource) -> Contract:
     """The columns that have a type; any others are as the source has them."""
     columns = {column: Column(type=kind) for column, kind in raw.types.items()}
     columns = columns or {"raw": Column(type="string")}
-    return Contract(dataset="raw", version=1, unit="row", columns=columns)
+    return Contract(dataset=name, version=1, unit="row", columns=columns)
 
 
 def _convert(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource) -> None:
@@ -203,13 +203,15 @@ def _convert(connection: duckdb.DuckDBPyConnection, name: str, raw: RawSource) -
     }
     for column, sql in typed.items():
         text = contract_sql.canonical(quote_name(column), types[column])
-        ((lost,),) = connection.execute(
-            f"SELECT count(*) FROM {table} WHERE {sql} IS NULL AND {text} <> ''"
+        ((first,),) = connection.execute(
+            f"SELECT min(row) FROM (SELECT row_number() OVER () AS row, * FROM {table}) "
+            f"WHERE {sql} IS NULL AND {text} <> ''"
         ).fetchall()
-        if lost:
+        if first is not None:
             raise errors.DataError(
-                f"source {name!r}: column {column!r} holds values that are no {raw.types[column]}: "
-                "correct its `types` or its `read:` keys, or leave it a text and convert it in "
+                f"source {name!r}: column {column!r} holds values that are no {raw.types[column]}, "
+                f"the first in row {first} below the header: correct"
+                " its `types` or its `read:` keys, or leave it a text and convert it in "
                 "the SQL"
             )
     listed = ", ".join(f"{sql} AS {quote_name(column)}" for column, sql in typed.items())

@@ -1,4 +1,4 @@
-"""The memory allocator of this process while it trains."""
+"""The memory allocator of this process: while it trains, and after a link."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def keep_blocks() -> None:
         library = ctypes.CDLL("libc.so.6")
         library.mallopt(M_MMAP_THRESHOLD, LARGEST)
         library.mallopt(M_TRIM_THRESHOLD, LARGEST)
+
+
+def give_back() -> None:
+    """Returns freed blocks to the machine, which glibc keeps while a block above them is in use:
+    after a link of 6.7e7 people half a gigabyte. Has no effect without glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -23,6 +23,8 @@ ABSENT_WORDS = frozenset(
         *(".", "..", "-", "--", "---", "?", "??", "*", "**", "/"),
     ]
 )
+SPREADSHEET_ERROR = "#.*[!?/].*|err:[0-9]+"
+GARBLED = "accents that were lost in another encoding: export the table again as UTF-8"
 IN_A_MAPPING = "in a mapping (docs/mapping.md)"
 ODD_NUMBERS: Sequence[tuple[re.Pattern[str], str]] = tuple(
     (re.compile(pattern), meaning)
@@ -33,7 +35,7 @@ ODD_NUMBERS: Sequence[tuple[re.Pattern[str], str]] = tuple(
             f"it {IN_A_MAPPING}",
         ),
         (
-            r"#.*[!?/].*",
+            SPREADSHEET_ERROR,
             "an error of a spreadsheet: correct its formula, or list it among `missing`",
         ),
         (
@@ -117,6 +119,37 @@ def folded(value: str) -> str:
 
 def is_absent(value: str) -> bool:
     return folded(value) in ABSENT_WORDS
+
+
+def is_error(value: str) -> bool:
+    """Of a formula that failed; #N/A is a code of absence."""
+    return not is_absent(value) and re.fullmatch(SPREADSHEET_ERROR, folded(value)) is not None
+
+
+def ungarbled(value: str) -> str:
+    """The text that was UTF-8, was read as Windows-1252 and saved again, as Ã© for é; any other
+    text as it is, also one that has lost letters (U+FFFD)."""
+    try:
+        return b"".join(map(_windows_byte, value)).decode()
+    except UnicodeError:
+        return value
+
+
+def _windows_byte(character: str) -> bytes:
+    """Of the five bytes that Windows-1252 leaves out, the character of the same number."""
+    try:
+        return character.encode("cp1252")
+    except UnicodeEncodeError:
+        return character.encode("latin-1")
+
+
+def is_garbled(value: str) -> bool:
+    return "\ufffd" in value or ungarbled(value) != value
+
+
+def garbled(values: Values) -> Iterable[Odd]:
+    """The first text whose accents were lost."""
+    yield from (Odd(*pair, GARBLED) for pair in [p for p in values if is_garbled(p[1])][:1])
 
 
 def absent_codes(column: Column, values: Values) -> Absent | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from federation import credentials
+from federation import credentials, limits
 from federation.credentials import Credentials
 from federation.linkage.errors import LinkError
 from federation.linkage.sealing import Channel
@@ -82,6 +82,12 @@ class HubRelay:
         until = time.monotonic() + self.patience_s
         while time.monotonic() < until:
             reply = self._until_answered(partial(stub.Take, request, timeout=CALL_S))
+            try:
+                limits.admit(reply)
+            except limits.LimitError as broken:
+                raise LinkError(
+                    "link_message", f"the hub sent a part that is none: {broken}"
+                ) from None
             if reply.is_there:
                 if hashlib.sha256(reply.content).digest() != reply.sha256:
                     raise LinkError(

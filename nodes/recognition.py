@@ -470,6 +470,8 @@ def _odd_values(
         for name, pairs in pairs_by_name.items():
             if odd := _absent(columns[name], pairs):
                 seen.append(Seen(name, *odd))
+            others = [pair for pair in pairs if pair[1] not in columns[name].levels]
+            seen += [Seen(name, *odd) for odd in odd_values.garbled(others)]
     reads = reads_number(read.decimal, read.thousands)
     for name, pairs in by_kind.get("number", {}).items():
         rest = [pair for pair in pairs if not reads(pair[1])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,18 +27,22 @@ _LOCKS: dict[Path, int] = {}  # descriptors of the locks, by private folder
 # -- copies of a source
 @contextmanager
 def folder(parent: Path) -> Iterator[Path]:
-    """A private folder for the copies that `copy` makes, removed at the end."""
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, prefix="hdh-read-") as name:  # 0700
-        try:
-            yield Path(name)
-        finally:
-            _free(Path(name))
+    """A private folder for the copies that `copy` makes: it is there from the first copy on, and
+    removed at the end."""
+    path = parent / f"hdh-read-{secrets.token_hex(8)}"
+    try:
+        yield path
+    finally:
+        if path.exists():
+            _free(path)
+            shutil.rmtree(path)
 
 
 def copy(path: Path) -> Path:
     """An empty file in a `folder`, which this machine can open under `path` as long as the process
     lives. The file itself has no name: the path is a link into /proc, where there is one."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     target = Path(f"/proc/{os.getpid()}/fd/{descriptor}")

@@ -59,7 +59,7 @@ def admit(query: Query, site: Site) -> Refusal | None:
 
 def strangers(names: Iterable[str], site: Site) -> Refusal | None:
     """Refuses a sum with nodes whose identity this site's operator has not accepted."""
-    unknown = sorted(name for name in names if name not in site.roster)
+    unknown = sorted(set(names).difference(site.roster.keys()))
     if not unknown:
         return None
     return Refusal(

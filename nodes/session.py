@@ -44,6 +44,10 @@ class StudySession:
     memory: Memory | None = None
 
 
+# The tasks of studies by hash, or the reason why a study does not fit the contract.
+Plans = dict[str, dict[str, AnyTask] | Refusal]
+
+
 @dataclass(frozen=True)
 class NodeContext:
     """A site, and the work that earlier rounds left open.
@@ -59,7 +63,7 @@ class NodeContext:
     sessions: dict[str, StudySession] = field(default_factory=dict)
     pending_sums: dict[tuple[str, TaskId], PendingSum] = field(default_factory=dict, repr=False)
     admitted: dict[tuple[str, int, date], Refusal | None] = field(default_factory=dict)
-    plans: dict[str, dict[str, AnyTask] | Refusal] = field(default_factory=dict)
+    plans: Plans = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     entropy: Entropy = field(default=os.urandom, repr=False)
     approvals: Approvals | None = None

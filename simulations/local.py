@@ -17,6 +17,7 @@ from aggregator.rounds import Ask
 from aggregator.secure_sum import Send
 from federation import datasets as joint_contracts
 from federation import errors
+from federation import text as texts
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Query, Reply
@@ -26,7 +27,7 @@ from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
-from nodes.session import NodeContext
+from nodes.session import NodeContext, Plans
 from nodes.site import Dataset, Policy, Site, Storage, View, dataset_of
 from simulations.workers import Workers, trains_here
 from strategies import registry
@@ -75,17 +76,23 @@ def contexts_of(
 ) -> list[NodeContext]:
     """Nodes that have accepted one roster of their identities, which are created when a secure sum
     first needs them."""
-    roster = _Roster()
+    roster, plans = _Roster(), dict[tuple[str, ...], Plans]()
     contexts = [
         NodeContext(
             site if site.roster else replace(site, roster=roster),
             entropy=entropy,
             open_cohorts=open_cohorts,
+            plans=plans.setdefault(_contracts_of(site), {}),
         )
         for site in sorted(sites, key=lambda site: site.name)
     ]
     roster.contexts = {context.site.name: context for context in contexts}
     return contexts
+
+
+def _contracts_of(site: Site) -> tuple[str, ...]:
+    """Nodes that hold the same datasets under the same contracts share the plans of studies."""
+    return tuple(f"{name} {dataset.contract.hash}" for name, dataset in site.datasets.items())
 
 
 def send_of(contexts: Sequence[NodeContext], now: datetime) -> Send:
@@ -216,7 +223,8 @@ def _groups(
 
 def slug(text: str) -> str:
     """A valid node name from any text."""
-    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower()).strip("-")
+    plain = texts.plain(text).lower()  # Besançon is besancon
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in plain).strip("-")
     return name if name[:1].isalpha() else f"node-{name}"
 
 

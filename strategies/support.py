@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -148,11 +148,7 @@ def sides(task: AnyTask) -> list[Side]:
 
 
 def _column_sides(roles: Roles) -> list[Side]:
-    levels = [
-        Side(f"{field.name}[{level}]", False)
-        for field in own_fields(roles)
-        for level in _levels(field)
-    ]
+    levels = [side for field in own_fields(roles) for side in _level_sides(field)]
     return levels + [Side(term.name, True) for term in roles.terms if len(term.factors) > 1]
 
 
@@ -182,6 +178,11 @@ def _piece_sides(piece: Piece) -> list[Side]:
     if piece.kind == "edge":
         return [Side(piece.sql, False)]
     return [Side(f"{side}: {piece.sql}", True) for side in ("yes", "no")]
+
+
+@lru_cache(maxsize=64)  # a factor of 10,000 levels would be written out at every node of a process
+def _level_sides(field: Field) -> tuple[Side, ...]:
+    return tuple(Side(f"{field.name}[{level}]", False) for level in _levels(field))
 
 
 def _levels(field: Field) -> tuple[str, ...]:

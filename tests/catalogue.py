@@ -52,6 +52,7 @@ ACRONYMS = "HTML|JSON|YAML|DICOM|PKCS|OMOP|SNDS|ATIH|CORS|HMAC|UUID|NULL|UTF"
 SQL = rf"\b(?!(?:{ACRONYMS}) )[A-Z]{{4,}} |\b[A-Z]{{2,}}\("
 # Texts of libraries, and of values that reports and plans show.
 ELSEWHERE: Mapping[str, Sequence[Text]] = {
+    "nodes/mapping_sql.py": ("write CREATE TEMP TABLE, VIEW or MACRO, and one SELECT at the end",),
     "click and typer": (
         "Aborted!",
         ("Did you mean {possibility}?", "(Did you mean one of: {possibilities}?)"),

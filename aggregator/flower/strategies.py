@@ -55,6 +55,7 @@ def recipe(name: str) -> Recipe:
     if name not in CLASSES:
         raise errors.ExtensionError(
             f"flwr has no strategy {name!r} that a training can use; those are {', '.join(CLASSES)}"
+            + ("; for FedProx write `strategy: fedprox`" if name == "FedProx" else "")
         )
     return Recipe(partial(_step, name), needs_each=True, options=_options_of(name))
 

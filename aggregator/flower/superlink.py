@@ -51,6 +51,7 @@ from flwr.superlink.main import create_app
 from aggregator import doorkeeper
 from aggregator.doorkeeper import Doorkeeper, DoorLimits
 from aggregator.flower import exchange
+from aggregator.http_heads import HeadsInTime
 from federation import addresses
 from federation.exchange import GIVE
 
@@ -430,12 +431,12 @@ def keep_strangers_out_of_the_log(loop: asyncio.AbstractEventLoop) -> None:
 
 def public_config(app: Asgi, path: Path, **more: Any) -> uvicorn.Config:
     """The public listener, on a socket at `path`. Of uvicorn's two parsers h11 alone limits the
-    size of headers; no route of nodes is a WebSocket."""
+    size of headers, and HeadsInTime the time; no route of nodes is a WebSocket."""
     return uvicorn.Config(
         app,
         uds=str(path),
         lifespan="off",
-        http="h11",
+        http=HeadsInTime,
         ws="none",
         h11_max_incomplete_event_size=LARGEST_HEAD,
         **more,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,14 @@ from aggregator import report
 from aggregator.document import Document
 from aggregator.report import methods, words
 from federation import errors
+from federation import text as texts
 
 Form = Literal["csv", "csv-fr", "xlsx"]
 Rows = Sequence[Mapping[str, Any]]
 # A text that a spreadsheet would run. A number is none, nor are signs alone or a level `-5-<10`;
 # but `-5-10` would become -15.
-FORMULA = re.compile(r"[=@\t\r]|[-+](?![\d.,]*$|[\d.,<> +-]*[<>][\d.,<> +-]*$|[-+ ]*$)")
+FORMULA = re.compile(r"[=@]|[-+](?![\d.,]*$|[\d.,<> +-]*[<>][\d.,<> +-]*$|[-+ ]*$)")
+UNSEEN = "".join(map(chr, range(33))) + texts.SPACES + texts.INVISIBLE
 MAX_SHEET_NAME = 31  # of Excel
 NOT_IN_SHEET_NAME = re.compile(r"[\[\]:*?/\\]")
 
@@ -51,10 +54,17 @@ def _column(values: Sequence[Any], *, french: bool) -> Iterable[Any]:
 
 def _cell(value: Any, french: bool) -> Any:
     if isinstance(value, str):
-        return f"'{value}" if FORMULA.match(value) else value
+        return f"'{value}" if _is_run(value) else value
     if isinstance(value, bool) and french:
         return "VRAI" if value else "FAUX"
     return str(value).replace(".", ",") if isinstance(value, float) and french else value
+
+
+def _is_run(value: str) -> bool:
+    """Whether a spreadsheet would compute a text, also behind spaces and signs that nobody sees,
+    and where its sign is of full width, as in ＝1+1: some read it as =1+1."""
+    bare = unicodedata.normalize("NFKC", value.lstrip(UNSEEN))
+    return value[:1] in ("\t", "\r", "\n") or FORMULA.match(bare) is not None
 
 
 def tables(document: Document) -> Iterator[tuple[str, str, Rows]]:
@@ -91,7 +101,7 @@ def write(document: Document, path: Path, form: Form) -> list[Path]:
 
 def refuse_existing(path: Path) -> None:
     if path.exists():
-        raise errors.InputError(f"--out: {path} exists; name a new file or folder")
+        raise errors.InputError(f"{path} exists already; name a new file or folder")
 
 
 def _workbook(document: Document, path: Path) -> None:

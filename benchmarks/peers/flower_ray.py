@@ -1,7 +1,6 @@
 """The same federated averaging as benchmarks/fedavg.py, as a Flower ServerApp and ClientApp on
-Flower's Ray runtime.
+Flower's Ray runtime; `make peers` makes its environment.
 
-python -m venv .venv-peers && .venv-peers/bin/pip install 'flwr[simulation]==1.41.0'
 .venv-peers/bin/python benchmarks/peers/flower_ray.py N_NODES
 """
 
@@ -28,6 +27,7 @@ from flwr.simulation import run_simulation
 
 ROWS, COLUMNS, ROUNDS, RATE = 20_000, 30, 20, 0.5
 NODES = int(sys.argv[1])
+figures: dict[str, float] = {}
 client, server = ClientApp(), ServerApp()
 
 
@@ -67,11 +67,7 @@ def main(grid: Grid, context: Context) -> None:
             reply.content["n"]["n"] for reply in replies
         )
         seconds.append(time.time() - start)
-    print(
-        "RESULT",
-        json.dumps({"total_s": time.time() - START, "round_s": sorted(seconds)[ROUNDS // 2]}),
-        flush=True,
-    )
+    figures.update(total_s=time.time() - START, round_s=sorted(seconds)[ROUNDS // 2])
 
 
 if __name__ == "__main__":
@@ -85,4 +81,4 @@ if __name__ == "__main__":
             "init_args": {"num_cpus": 2, "logging_level": 50, "log_to_driver": False},
         },
     )
-    print("TOTAL", time.time() - START)
+    print(json.dumps(figures))

@@ -1,7 +1,6 @@
 """The federated training of benchmarks/training.py as a plain Flower app on Flower's Ray runtime,
-on two cores.
+on two cores; `make peers` makes its environment.
 
-python -m venv .venv-peers && .venv-peers/bin/pip install 'flwr[simulation]==1.41.0' torch==2.13.0
 time .venv-peers/bin/python benchmarks/peers/training_flower_ray.py
 """
 

@@ -1,8 +1,7 @@
 """The federated training of benchmarks/training.py with Apple's pfl-research, in one process as it
-comes.
+comes; `make peers` makes its environment.
 
-python -m venv .venv-pfl && .venv-pfl/bin/pip install 'pfl[pytorch]==0.6.0' torch==2.13.0
-time .venv-pfl/bin/python benchmarks/peers/training_pfl.py
+time .venv-peers/bin/python benchmarks/peers/training_pfl.py
 """
 
 from __future__ import annotations

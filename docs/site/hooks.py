@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from docs.site import reference  # noqa: E402 - found through the line above
 from federation import __version__  # noqa: E402
 
+CODE = re.compile(r"(<(pre|code|script|style)\b.*?</\2>|<[^>]*>)", re.DOTALL)
 OF_THE_REPOSITORY = (
     "CHANGELOG",
     "CONTRIBUTING",
@@ -60,3 +61,14 @@ def _moved(text: str) -> str:
 
 def _lowered(link: re.Match[str]) -> str:
     return f"]({link[1].lower()}.md"
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """A line does not break before the signs that French writes behind a space, nor within its
+    quotation marks."""
+    parts = CODE.split(html)
+    for at in range(0, len(parts), 3):  # text, the code or tag behind it, its name
+        parts[at] = re.sub(r" ([;:?!%»])", "\u00a0\\1", parts[at]).replace("« ", "«\u00a0")
+        if at + 2 < len(parts):
+            parts[at + 2] = ""
+    return "".join(part or "" for part in parts)

@@ -15,7 +15,7 @@ import click
 import typer
 
 import federation
-from federation import errors
+from federation import errors, language, message_texts
 from federation.cli import main
 from federation.cli.actions import study_files
 from strategies import registry
@@ -260,7 +260,7 @@ def refusals() -> str:
             for rule, message in refusals_in(path.read_text(encoding="utf-8")):
                 by_rule.setdefault(rule, set()).add(message)
     rows = [
-        (f"`{rule}`", "<br>".join(sorted(messages)))
+        (f"`{rule}`", _in_french(rule), "<br>".join(sorted(messages)))
         for rule, messages in sorted(by_rule.items())
         if rule != "refused"
     ]
@@ -272,10 +272,21 @@ def refusals() -> str:
     tree = _fence("text", textwrap.dedent((errors.__doc__ or "").partition("\n\n")[2]).strip())
     return (
         "\n\n".join(
-            ["# Refusals and errors", intro, _table(("rule", "words"), rows), "## Errors", tree]
+            [
+                "# Refusals and errors",
+                intro,
+                _table(("rule", "in French", "words"), rows),
+                "## Errors",
+                tree,
+            ]
         )
         + "\n"
     )
+
+
+def _in_french(rule: str) -> str:
+    with language.using("fr"):
+        return language.tr(message_texts.RULES[rule]) if rule in message_texts.RULES else ""
 
 
 def refusals_in(code: str) -> Iterator[tuple[str, str]]:

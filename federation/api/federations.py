@@ -35,6 +35,11 @@ def contract_of(given: Given) -> Contract:
         return yaml_source.build(
             Contract, given, Source(name, given, {}), under=(), error=errors.ContractError
         )
+    if not isinstance(given, str | Path):
+        raise errors.InputError(
+            f"the contract is a {type(given).__name__}: give the path of a contract, or its content"
+            " as a mapping"
+        )
     return contracts.load(Path(given))
 
 

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from federation import errors, study_result
+from federation import errors, message_texts, study_result
 from federation.api.figures import Drawing
 from federation.api.spoken import spoken
 from federation.study_result import StudyResult
@@ -25,7 +25,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Result(StudyResult):
-    """The content of result.json. `result["model"]` is one analysis."""
+    """The content of result.json. `result["model"]` is one analysis. `on_rows`: what is wrong with
+    one's own rows, below the error of an analysis that has no result."""
+
+    on_rows: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     @spoken()
@@ -46,7 +49,7 @@ class Result(StudyResult):
             raise errors.InputError(
                 f"no analysis {name!r}; the analyses are {', '.join(self.document['analyses'])}"
             )
-        return AnalysisResult(name, self.document)
+        return AnalysisResult(name, self.document, self.on_rows)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.document["analyses"])
@@ -101,7 +104,7 @@ class Result(StudyResult):
 
     def __repr__(self) -> str:
         analyses = self.document["analyses"].items()
-        listed = ", ".join(f"{name}: {analysis['status']}" for name, analysis in analyses)
+        listed = ", ".join(repr(self[name])[1:-1] for name, _ in analyses)
         return f"<Result of {self.document['study']}: {listed}>"
 
 
@@ -111,6 +114,7 @@ class AnalysisResult:
 
     name: str
     document: Mapping[str, Any] = field(repr=False)
+    on_rows: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def content(self) -> Mapping[str, Any]:
@@ -151,6 +155,14 @@ class AnalysisResult:
                 if part["status"] == "released"
                 for row in self._rows(part, table)
             ]
+        )
+
+    @spoken()
+    def nodes(self) -> pandas.DataFrame:
+        """A row for each node: whether it has answered, with how many people, or why not."""
+        rows = self.content["nodes"]
+        return _frame(
+            [{**row, "reason": message_texts.translated(row["reason"] or "")} for row in rows]
         )
 
     @spoken()
@@ -277,18 +289,27 @@ class AnalysisResult:
     def _check_released(self) -> None:
         content = self.content
         if content["status"] != "released":
-            raise errors.InputError(study_result.without(self.name, content))
+            raise errors.InputError(study_result.without(self.name, content), *self.on_rows)
 
     def __repr__(self) -> str:
         content = self.content
-        return f"<{self.name}: {content['run']}, {content['status']}>"
+        absent = ", ".join(_absent(content))
+        without = f" without {absent}" if absent else ""
+        return f"<{self.name}: {content['run']}, {content['status']}{without}>"
 
     def _repr_html_(self) -> str:
         title = f"<h4>{escape(self.name)}: {escape(str(self.content['run']))}</h4>"
+        title += study_result.without_nodes(self.content)
         if self.content["status"] != "released":
             reason = escape(str(self.content["reason"]))
             return f"{title}<p>{escape(self.content['status'])}: {reason}</p>"
         return title + str(self.tidy().head(20).to_html(index=False))
+
+
+def _absent(content: Mapping[str, Any]) -> list[str]:
+    """The nodes that gave no part of an analysis that has a result."""
+    is_released = content["status"] == "released"
+    return [row["node"] for row in content["nodes"] if row["reason"]] if is_released else []
 
 
 def _frame(rows: Any) -> pandas.DataFrame:

@@ -18,6 +18,8 @@ from federation.api.study import Study
 from federation.yaml_source import Source
 
 if TYPE_CHECKING:
+    import pandas
+
     from simulations.answering import Holders
     from simulations.whole_run import OpenNodes
 
@@ -27,6 +29,7 @@ def simulate(
     frames: Mapping[str, Any],
     contract: Given | Sequence[Given],
     *,
+    read: Mapping[str, Any] | None = None,
     strict: bool = False,
     processes: int | None = None,
 ) -> Simulation:
@@ -34,9 +37,11 @@ def simulate(
 
     `frames`: by the name of a node, a pandas or polars frame, an Arrow table, or the path of a
     file. `contract`: of the rows, as a path, a Contract, or its content as a mapping; of a study of
-    several datasets a list, where each node has a pair (dataset, frame). `strict`: the nodes are
-    as careful as real ones are by default. `processes`: how many share the nodes."""
-    return Simulation(frames, contract, strict=strict, processes=processes)
+    several datasets a list, where each node has a pair (dataset, frame). `read`: how the values are
+    written, by the `read:` keys of node.yaml, such as {"decimal": ",", "date": "dd/mm/yyyy"}, for
+    all nodes or by the name of a node. `strict`: the nodes are as careful as real ones are by
+    default. `processes`: how many share the nodes."""
+    return Simulation(frames, contract, read=read, strict=strict, processes=processes)
 
 
 class Simulation:
@@ -48,6 +53,7 @@ class Simulation:
         frames: Mapping[str, Any],
         contract: Given | Sequence[Given],
         *,
+        read: Mapping[str, Any] | None = None,
         strict: bool = False,
         processes: int | None = None,
     ) -> None:
@@ -65,7 +71,7 @@ class Simulation:
         self.strict, self.processes = strict, processes
         self._folder = row_files.private_folder(Path(tempfile.gettempdir()))
         self._remove = weakref.finalize(self, row_files.remove, self._folder)
-        self.datasets = tables.datasets(frames, self.contracts, self._folder)
+        self.datasets = tables.datasets(frames, self.contracts, self._folder, read)
         self._are_copies = tables.are_copies(self.datasets.values(), self._folder)
         self._open: OpenNodes | None = None
         if self._are_copies and processes in (None, 1):
@@ -77,8 +83,9 @@ class Simulation:
 
     @spoken()
     def run(self, study: Study, *, progress: bool | Say = True) -> Result:
-        """The result of a study. It holds what a hub would release, and nothing else."""
-        from simulations import whole_run
+        """The result of a study. It holds what a hub would release, and nothing else; an error
+        about an analysis adds what `check` says of your rows."""
+        from simulations import own_rows, whole_run
 
         checked, source = study.checked(own_rows=True)
         holders = self._holders(checked, source)
@@ -92,7 +99,20 @@ class Simulation:
                 nodes=self._open,
             )
             document = whole_run.run(holders, source, settings, say)
-        return Result(document.model_dump(mode="json"))
+        content = document.model_dump(mode="json")
+        return Result(content, own_rows.below_error(content, self.datasets))
+
+    @spoken()
+    def check(self) -> pandas.DataFrame:
+        """What breaks the contract in your rows, a row for each `node`, `column` and `rule`, with
+        a `remedy` that shows values: as `hdh node check` does for a producer. The first row of a
+        frame is line 2, as in a file with a header."""
+        import pandas
+
+        from simulations import own_rows
+
+        columns = ["node", "column", "rule", "rows", "remedy"]
+        return pandas.DataFrame(own_rows.spoken_findings(self.datasets), columns=columns)
 
     @spoken()
     def plan(self, study: Study) -> StudyPlan:

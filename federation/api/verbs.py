@@ -8,13 +8,42 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Self
+
+from federation.api.spoken import spoken
+from federation.language import tr
+
+# What other tools call an analysis.
+OTHER_NAMES = {
+    "coxph": "cox", "km": "kaplan_meier", "lm": "glm", "lmer": "mixed_model", "logistic": "glm",
+    "logit": "glm", "mice": "multiple_imputation", "ols": "glm", "poisson": "glm",
+    "regression": "glm", "summary": "describe", "survfit": "kaplan_meier", "table": "crosstab",
+    "t_test": "anova", "xgboost": "boosted_trees",
+}  # fmt: skip
 
 
 class Verbs(ABC):
     @abstractmethod
     def add(self, name: str, run: str, **options: Any) -> Self:
         """The study with one more analysis, of any kind."""
+
+    if not TYPE_CHECKING:  # a type checker knows that there is no other attribute
+
+        @spoken()
+        def __getattr__(self, name: str) -> Any:
+            """AttributeError with the verbs, for a name that is none."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            verbs = sorted(verb for verb in vars(Verbs) if verb[0] != "_" and verb != "add")
+            close = (
+                [OTHER_NAMES[name]] if name in OTHER_NAMES else get_close_matches(name, verbs, 1)
+            )
+            if close:
+                text = tr("a study has no analysis {0}; did you mean {1}?")
+                raise AttributeError(text.format(repr(name), repr(close[0])))
+            text = tr("a study has no analysis {0}; the analyses are {1}")
+            raise AttributeError(text.format(repr(name), ", ".join(verbs)))
 
     def anova(self, name: str, value: str, by: str, **options: Any) -> Self:
         """Means of a number by group, and their analysis of variance."""

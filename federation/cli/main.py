@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ app = App(
 def main() -> None:
     """Runs `hdh`. An HdhError becomes a message and an exit code; any other exception is a bug."""
     _use_one_thread_per_process()
+    gc.set_threshold(100_000, 20, 100)  # formulas of many levels make many objects, and no cycles
     output.prepare(sys.argv)
     language.use(language.of(os.environ))
     language.use_for_libraries()

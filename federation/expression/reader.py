@@ -31,6 +31,8 @@ _TOKEN = re.compile(
     r"|(?P<string>'(?:[^']|'')*'|\"[^\"]*\")|(?P<name>[^\W\d]\w*)"
     r"|(?P<quoted>`[^`]+`)|(?P<op>\*\*|<=|>=|!=|<>|==|[-+*/^%=<>(),]))"
 )
+# Signs of other languages, the longer ones first, and what is written here.
+_OF_OTHERS = {"&&": "and", "&": "and", "||": "or", "|": "or", "~": "not", "!": "not"}
 _COMPARE = {"=": "=", "==": "=", "!=": "<>", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _WORDS = {"and", "or", "not", "in", "between", "true", "false", "is"}
@@ -60,11 +62,14 @@ class Reader:
         while self.text[position:].strip():
             match = _TOKEN.match(self.text, position)
             if match is None:
-                culprit = self.text[position:].strip()[0]
-                raise ExpressionError(
-                    f"cannot read {culprit!r} in {self.text!r};"
-                    " see docs/coordinator.md for the expressions"
+                rest = self.text[position:].strip()
+                culprit = next((sign for sign in _OF_OTHERS if rest.startswith(sign)), rest[0])
+                remedy = (
+                    f"write `{_OF_OTHERS[culprit]}`"
+                    if culprit in _OF_OTHERS
+                    else "see docs/coordinator.md for the expressions"
                 )
+                raise ExpressionError(f"cannot read {culprit!r} in {self.text!r}; {remedy}")
             self.tokens.append((str(match.lastgroup), match.group(str(match.lastgroup))))
             position = match.end()
 

@@ -13,13 +13,13 @@ not link: the others have met themselves."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation.arrays import Ints
-from federation.linkage import matching
+from federation.linkage import matching, streams
 from federation.linkage.errors import LinkError
 from federation.linkage.matching import Matched
 from federation.linkage.pseudonyms import Words
@@ -121,44 +121,40 @@ def _collect(left: Words, stream: Iterable[Piece], width: int) -> _Candidates:
     wanted = [np.sort(left[:, number, 0]) for number in range(steps)]
     begun = [matching.prefixes(words) for words in wanted]
     seen: list[list[Words]] = [[] for _ in range(steps)]
-    hit_pieces: list[Piece] = []
-    spare: list[Piece] = []
+    hit_names, hit_rows = [np.zeros((0, steps, 2), np.uint64)], [_no_rows(width)]
+    dummies = [_no_rows(width)]
     right_people = 0
-    for piece in stream:
-        matching.check_shape(piece, width)
-        if piece.pseudonyms.shape[1:] != (steps, 2):
-            raise LinkError("link_shape", "the two holders have another number of composite keys")
-        real = len(piece.tokens) - piece.dummies
-        right_people += real
-        names = piece.pseudonyms[:real]
-        is_hit = np.zeros(real, np.bool_)
+    for piece in streams.checked(stream, width, (steps, 2)):
+        right_people += piece.people
+        names = piece.pseudonyms
+        is_hit = np.zeros(piece.people, np.bool_)
         for number in range(steps):
             words = names[:, number, 0].copy()
             seen[number].append(words)
             likely = begun[number].likely(words)
             is_hit[likely] |= _is_in(words[likely], wanted[number])
         hits = np.flatnonzero(is_hit)
-        hit_pieces.append(Piece(names[hits], piece.tokens[hits], piece.rows[hits]))
+        hit_names.append(names[hits])
+        hit_rows.append((piece.tokens(hits), piece.rows[hits]))
         if piece.dummies:
-            spare.append(replace(piece, tokens=piece.tokens[real:], rows=piece.rows[real:]))
-    repeated = [_repeated(words) for words in seen]
+            dummies.append((piece.all_tokens[piece.people :], piece.rows[piece.people :]))
     return _Candidates(
-        np.concatenate([piece.pseudonyms for piece in hit_pieces])
-        if hit_pieces
-        else np.zeros((0, steps, 2), np.uint64),
-        *_joined(hit_pieces, width),
-        repeated,
+        np.concatenate(hit_names),
+        *_joined(hit_rows),
+        [_repeated(words) for words in seen],
         right_people,
-        _joined(spare, width),
+        _joined(dummies),
     )
 
 
-def _joined(pieces: Sequence[Piece], width: int) -> tuple[Words, Words]:
-    none = np.zeros((0, 2), np.uint64), np.zeros((0, width), np.uint64)
-    return (
-        np.concatenate([none[0], *(piece.tokens for piece in pieces)]),
-        np.concatenate([none[1], *(piece.rows for piece in pieces)]),
-    )
+def _no_rows(width: int) -> tuple[Words, Words]:
+    return np.zeros((0, 2), np.uint64), np.zeros((0, width), np.uint64)
+
+
+def _joined(parts: Sequence[tuple[Words, Words]]) -> tuple[Words, Words]:
+    """The tokens and the rows of all parts."""
+    tokens, rows = zip(*parts, strict=True)
+    return np.concatenate(tokens), np.concatenate(rows)
 
 
 def _is_in(words: Words, ordered: Words) -> NDArray[np.bool_]:

@@ -25,14 +25,20 @@ from federation import text
 
 Form = Literal["nir13", "text", "date"]
 Blocks = NDArray[np.uint8]
-VERSION = 1
+VERSION = 2
 SIZE = 16
 
-_SEPARATORS = re.compile(r"[\s.\-  ]+")
+_SEPARATORS = re.compile(r"[\s./-]+")
+_TYPEWRITER = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201b\u02b9\u02bb\u02bc\u02bd\u2032\u00b4`", "'")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+    | {"\u0153": "oe", "\u0152": "OE", "\u00e6": "ae", "\u00c6": "AE"}
+)
 _NIR = re.compile(r"[1-8][0-9]{4}(?:[0-9]{2}|2[AB])[0-9]{6}")
 _CORSICA = {"2A": "19", "2B": "18"}
-_DAY = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})(?:[T ]00:00:00(?:\.0+)?)?")
-_FRENCH_DAY = re.compile(r"(\d{2})[/.](\d{2})[/.](\d{4})")
+_MIDNIGHT = r"(?:[T ]00:00(?::00(?:\.0+)?)?Z?)?"
+_DAY = re.compile(r"(\d{4})([-/.]?)(\d{2})\2(\d{2})" + _MIDNIGHT)
+_FRENCH_DAY = re.compile(r"(\d{1,2})([-/. ])(\d{1,2})\2(\d{4})" + _MIDNIGHT)
 
 
 def normalise(form: Form, value: object) -> str | None:
@@ -48,7 +54,7 @@ def nir13(value: str) -> str | None:
     Corsican departments stay 2A and 2B. They count as 19 and 18 in the control key only: as an
     identifier, 19 is Correze and 18 is Cher,
     where another person may have the same other digits."""
-    compact = _SEPARATORS.sub("", unicodedata.normalize("NFKC", value)).upper()
+    compact = _SEPARATORS.sub("", _typed(value)).upper()
     body, key = compact[:13], compact[13:]
     if not compact.isascii() or not _NIR.fullmatch(body) or len(key) not in (0, 2):
         return None
@@ -64,24 +70,31 @@ def control_key(nir: str) -> int:
 
 
 def plain_text(value: str) -> str | None:
-    """NFC, upper case, single spaces. Accents stay:
-    two names that differ by one may be two people."""
-    composed = unicodedata.normalize("NFC", text.canonical(value)).upper()
-    spelled = " ".join(unicodedata.normalize("NFC", composed).split())
+    """NFKC, upper case, single spaces, and the characters of a typewriter. Accents stay: two names
+    that differ by one may be two people. So do hyphens, and the dot of a Turkish I."""
+    spelled = " ".join(_typed(_typed(value).upper()).split())
     return spelled or None
 
 
+def _typed(value: str) -> str:
+    """The text as a typewriter writes it: one apostrophe, one hyphen, no ligature, no character of
+    another width. A program puts the others in by itself, and not in every table."""
+    compatible = unicodedata.normalize("NFKC", text.canonical(value).translate(_TYPEWRITER))
+    return unicodedata.normalize("NFKC", compatible.translate(_TYPEWRITER))
+
+
 def day(value: str) -> str | None:
-    """A date as YYYY-MM-DD, from that spelling, YYYYMMDD or DD/MM/YYYY."""
-    stripped = value.strip()
+    """A date as YYYY-MM-DD, from that spelling, YYYYMMDD or DD/MM/YYYY; their separators may be
+    any, and a time of day midnight."""
+    stripped = _typed(value).strip()
     if iso := _DAY.fullmatch(stripped):
-        parts = iso.groups()
+        year, month, of_month = iso[1], iso[3], iso[4]
     elif french := _FRENCH_DAY.fullmatch(stripped):
-        parts = french.groups()[::-1]
+        year, month, of_month = french[4], french[3], french[1]
     else:
         return None
     try:
-        return date(*map(int, parts)).isoformat()
+        return date(int(year), int(month), int(of_month)).isoformat()
     except ValueError:
         return None
 

@@ -12,6 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from federation.arrays import Ints
 from federation.linkage.forms import Blocks
 from federation.secagg import keys
 
@@ -44,12 +45,12 @@ def hide_missing(names: Words, usable: NDArray[np.bool_], entropy: Callable[[int
     return hidden
 
 
-def tokens(key: bytes, start: int, stop: int) -> Words:
-    """(stop - start, 2) tokens of a holder's rows from `start` on. Without `key`, which only that
-    holder has, they are uniform and reveal nothing about a row's position."""
-    places = np.zeros((stop - start, 2), np.uint64)
-    places[:, 0] = np.arange(start, stop, dtype=np.uint64)
-    return _encrypted(key, places)
+def tokens(key: bytes, numbers: Ints) -> Words:
+    """(n, 2) tokens of the rows of a stream with these `numbers` (n,). Without `key`, which the
+    left holder lacks, they are uniform and reveal nothing about a row's position."""
+    blocks = np.zeros((len(numbers), 2), np.uint64)
+    blocks[:, 0] = numbers
+    return _encrypted(key, blocks)
 
 
 def masks(key: bytes, row_tokens: Words, width: int) -> Words:

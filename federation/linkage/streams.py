@@ -3,7 +3,6 @@ the right one's stream of masked rows."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -34,10 +33,16 @@ class LeftList:
     people: int = field(repr=False)
     made_up: MadeUp = field(repr=False)
 
+    @property
+    def made_up_places(self) -> Ints:
+        """(n_made_up,) where the made-up people stand in the list, in their order."""
+        places = np.flatnonzero(self.order >= self.people)
+        return places[np.argsort(self.order[places])]
+
     def made_up_of(self, opened: Words) -> Words:
         """The rows (n_made_up, width) of the made-up people, in their order,
         from rows in list order."""
-        return opened[np.argsort(self.order)[self.people :]]
+        return opened[self.made_up_places]
 
 
 def left_list(keys: HolderKeys, people: Words, made_up: MadeUp, entropy: Entropy) -> LeftList:
@@ -82,14 +87,42 @@ def secret_order(seed: bytes, n: int) -> Ints:
 class Piece:
     """A chunk of the right holder's stream.
 
-    `pseudonyms` (n, 2); or (n, k, 2) in a cascade of k composite keys. `tokens` (n, 2). `rows` (n,
-    width): masked. `dummies`: the number of rows at the end that stand for nobody; the helper gives
-    their tokens to people without a match."""
+    `rows` (n, width): masked. `dummies`: the number of rows at the end that stand for nobody; the
+    helper gives their tokens to people without a match. `pseudonyms` (n - dummies, 2): of the
+    others; or (n - dummies, k, 2) in a cascade of k composite keys. `token_key`, `start`: the key
+    of the stream's tokens and the number of the first row, from which its tokens follow."""
 
     pseudonyms: Words
-    tokens: Words
     rows: Words
+    token_key: bytes = field(repr=False)
+    start: int
     dummies: int = 0
+
+    @property
+    def people(self) -> int:
+        return len(self.rows) - self.dummies
+
+    def tokens(self, places: Ints) -> Words:
+        """(m, 2) of the rows at these `places` (m,) of the piece."""
+        return pseudonyms.tokens(self.token_key, self.start + places)
+
+    @property
+    def all_tokens(self) -> Words:
+        return self.tokens(np.arange(len(self.rows)))
+
+
+def checked(stream: Iterable[Piece], width: int, shape: tuple[int, ...]) -> Iterator[Piece]:
+    """The pieces of a stream. LinkError where one has another shape than it should have, or where
+    a token would serve two rows. `shape`: of one person's pseudonyms."""
+    done, token_key = 0, None
+    for piece in stream:
+        n = len(piece.rows)
+        is_next = piece.start == done and token_key in (None, piece.token_key)
+        names = (piece.people, *shape)
+        if piece.rows.shape != (n, width) or piece.pseudonyms.shape != names or not is_next:
+            raise LinkError("link_shape", "a piece of the right holder's stream has a wrong shape")
+        done, token_key = done + n, piece.token_key
+        yield piece
 
 
 @dataclass(frozen=True)
@@ -128,7 +161,7 @@ def right_stream(
 
     Needs the memory of one chunk. The made-up people stand at random places among the others: a
     helper that knew them could keep them alone, and no check would see which others it dropped.
-    Dummies are rows of zeros under random pseudonyms."""
+    Dummies are rows of zeros."""
     token_key, done, n_rows = entropy(32), 0, piece_rows or CHUNK_ROWS
     at_right = slice(made_up.at_right)
     canaries = made_up_names(keys, made_up, shape)[at_right], made_up.rows[at_right]
@@ -137,13 +170,10 @@ def right_stream(
             part = slice(start, start + n_rows)
             yield _piece(keys, token_key, done, names[part], words[part])
             done += len(names[part])
-    random, width = masks.stream(entropy(32)), made_up.rows.shape[1]
+    nobody = np.zeros((0, *shape), np.uint64)
     for start in range(0, dummies, n_rows):
-        n = min(n_rows, dummies - start)
-        drawn = random.update(bytes(8 * n * math.prod(shape)))
-        names = np.frombuffer(drawn, np.uint64).reshape(n, *shape)
-        yield _piece(keys, token_key, done, names, np.zeros((n, width), np.uint64), dummies=n)
-        done += n
+        zeros = np.zeros((min(n_rows, dummies - start), made_up.rows.shape[1]), np.uint64)
+        yield _piece(keys, token_key, done + start, nobody, zeros, len(zeros))
 
 
 def _mixed(people: Iterable[Placed], made_up: Placed) -> Iterator[tuple[Words, Words]]:
@@ -164,10 +194,10 @@ def _mixed(people: Iterable[Placed], made_up: Placed) -> Iterator[tuple[Words, W
 def _piece(
     keys: HolderKeys, token_key: bytes, start: int, names: Words, words: Words, dummies: int = 0
 ) -> Piece:
-    row_tokens = pseudonyms.tokens(token_key, start, start + len(names))
+    row_tokens = pseudonyms.tokens(token_key, np.arange(start, start + len(words)))
     masked = pseudonyms.masks(keys.mask, row_tokens, words.shape[1])
     masked += words
-    return Piece(names, row_tokens, masked, dummies)
+    return Piece(names, masked, token_key, start, dummies)
 
 
 def left_share(keys: HolderKeys, row_tokens: Words, width: int) -> Words:

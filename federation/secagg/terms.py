@@ -161,15 +161,11 @@ class Advert:
         return self.mask + self.channel + self.seed + self.signature
 
 
+@lru_cache(maxsize=4096)
 def advert_from(content: bytes) -> Advert:
+    """Kept, since each of n nodes in one process receives the keys of n nodes."""
     if len(content) != 160:
         raise SecaggError("the public keys of a node have the wrong length")
-    return _parsed(content)
-
-
-@lru_cache(maxsize=4096)
-def _parsed(content: bytes) -> Advert:
-    """Kept, since each of n nodes in one process receives the keys of n nodes."""
     return Advert(content[:32], content[32:64], content[64:96], content[96:])
 
 
@@ -186,7 +182,8 @@ def survivors_content(terms: Terms, survivors: Iterable[str]) -> bytes:
     return terms.context("survivors", *sorted(survivors))
 
 
-def names_digest(names: Iterable[str]) -> str:
+@lru_cache(maxsize=16)
+def names_digest(names: frozenset[str]) -> str:
     return hashlib.sha256(json.dumps(sorted(names)).encode()).hexdigest()
 
 

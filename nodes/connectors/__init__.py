@@ -59,7 +59,9 @@ def connect(storage: Storage) -> duckdb.DuckDBPyConnection:
     connection.execute("SET preserve_insertion_order = true")
     # It makes a join of `IN (five values)`, and a join loses the rows' order.
     connection.execute("SET disabled_optimizers = 'in_clause'")
-    return _in_utc(connection)
+    # Else a date would depend on the process's time zone. GLOBAL: for each cursor, too.
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    return connection
 
 
 def _encrypt_spilled(connection: duckdb.DuckDBPyConnection) -> None:
@@ -106,13 +108,7 @@ def shared(storage: Storage) -> duckdb.DuckDBPyConnection:
             for oldest in mine[: max(0, len(mine) + 1 - MAX_ENGINES)]:
                 del _ENGINES[oldest]  # its connections keep it until they are closed
             _ENGINES[key] = connect(storage)
-        return _in_utc(_ENGINES[key].cursor())
-
-
-def _in_utc(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
-    """Else a date would depend on the process's time zone."""
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+        return _ENGINES[key].cursor()
 
 
 def open_rows(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
@@ -120,7 +121,7 @@ def _with_one_ending(path: Path, layout: Layout, scratch: Path) -> Path:
 
 
 def _copy_in(scratch: Path) -> Path:
-    return row_files.copy(scratch / f"{len(list(scratch.iterdir()))}.csv")
+    return row_files.copy(scratch / f"{secrets.token_hex(8)}.csv")
 
 
 def _dialect(dataset: Dataset, plain: Plain) -> Dialect:

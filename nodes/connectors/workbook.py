@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 
 from federation import errors
+from nodes.connectors import error_cells
 from nodes.connectors.source import Source, by_name, failed_to_read, lacks_extra, unreadable
 from nodes.reading import Reading
 from nodes.site import Dataset
@@ -87,11 +88,15 @@ def _opened(dataset: Dataset, path: Path) -> Sheet:
         raise lacks_extra(dataset, "an Excel workbook", "files") from None
     try:
         book = python_calamine.CalamineWorkbook.from_path(str(path))
-        sheet = book.get_sheet_by_name(_sheet(dataset, book.sheet_names))
+        name = _sheet(dataset, book.sheet_names)
+        sheet = book.get_sheet_by_name(name)
         cells: list[list[Any]] = sheet.to_python(skip_empty_area=False)
         merged = sheet.merged_cell_ranges or ()
     except (python_calamine.CalamineError, OSError, ValueError) as reason:
         raise failed_to_read(dataset, reason, _remedy(path)) from None
+    for (row, column), words in error_cells.read(path, name).items():
+        if row < len(cells) and column < len(cells[row]):
+            cells[row][column] = words  # a text that no type takes, as in a CSV file
     return Sheet(cells, merged)
 
 

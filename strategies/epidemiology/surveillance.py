@@ -68,12 +68,14 @@ class Options(Frozen):
 @dataclass(frozen=True)
 class Plan:
     """fields: the week as a category of whole numbers, then the columns of `by`. labels: the names
-    of the series. first: the number of the first week. weeks: the number of weeks."""
+    of the series. first: the number of the first week. weeks: the number of weeks. is_window: the
+    contract allows a week outside them."""
 
     fields: tuple[Field, ...]
     labels: tuple[str, ...]
     first: int
     weeks: int
+    is_window: bool
 
 
 def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
@@ -103,7 +105,8 @@ def prepare(options: Options, schema: Schema) -> Prepared[Plan]:
             " counts are allowed: use fewer or coarser columns"
         )
     fields = (_week_category(week, first, last), *by)
-    return Prepared(Plan(fields, labels, first, last - first + 1), fields)
+    is_window = not (first <= week.interval[0] and week.interval[1] <= last)
+    return Prepared(Plan(fields, labels, first, last - first + 1, is_window), fields)
 
 
 def _week_category(week: Field, first: int, last: int) -> Field:
@@ -230,9 +233,9 @@ def roles(task: Task[Options, Plan]) -> Roles:
 
 def _window(task: Task[Options, Plan]) -> tuple[Piece, ...]:
     """Who is outside the weeks that the study writes: nobody, as by a contract's range, or enough
-    people."""
+    people. Where the contract itself leaves nobody outside, no row is looked at for it."""
     week = task.plan.fields[0]
-    return () if task.options.weeks is None else (Piece("edge", f"({week.index} IS NOT NULL)"),)
+    return (Piece("edge", f"({week.index} IS NOT NULL)"),) if task.plan.is_window else ()
 
 
 def limits(task: Task[Options, Plan]) -> admissible.Limits:

@@ -36,6 +36,8 @@ LARGE_PERSON = 1000  # numbers in all rows of one person, from which a small bat
 ROUNDING = 2.0**-21  # error of 32-bit sums and products over the sum of their terms' lengths: 8 ulp
 MAX_ERROR = 2.0**-14  # largest error of a length, as a fraction of the clip or of the length itself
 
+OF_OPACUS = {"GRU", "LSTM", "MultiheadAttention", "RNN"}  # torch's layers that Opacus has anew
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -164,7 +166,11 @@ def problem(net: Any, rows: Tensor) -> str | None:
         wide = copy.deepcopy(net).double()
         alone = sum(single_gradient(wide, row[None].double(), loss, 0.1) for row in rows)
     except Exception as reason:  # the code of others, and Opacus, may fail in any way
-        return f"Opacus cannot make people's gradients of its layers ({type(reason).__name__})"
+        kinds = {type(layer).__name__ for layer in net.modules()}
+        written = [f"opacus.layers.DP{name} for {name}" for name in sorted(kinds & OF_OPACUS)]
+        remedy = f": write {', '.join(written)}" if written else ""
+        kind = type(reason).__name__
+        return f"Opacus cannot make people's gradients of its layers ({kind}){remedy}"
     if not torch.allclose(together, torch.as_tensor(alone), rtol=1e-3, atol=1e-5):
         return "the gradients that Opacus makes of its layers are not those of single people"
     return None

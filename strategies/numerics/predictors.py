@@ -55,9 +55,7 @@ def columns_of(terms: Sequence[Term]) -> Columns:
     groups: dict[object, int] = {}
     cell, group = [], []
     for place, term in enumerate(terms):
-        levels = frozenset((f.field.name, f.level) for f in term.factors if f.level is not None)
-        numbers = sorted(f.field.name for f in term.factors if f.level is None)
-        name = (frozenset(field for field, _ in levels), *numbers) if levels else place
+        name, levels = _cell_of(term, place)
         if (name, levels) not in cells:
             cells[name, levels] = len(cells)
             group.append(groups.setdefault(name, len(groups)))
@@ -66,3 +64,13 @@ def columns_of(terms: Sequence[Term]) -> Columns:
     return Columns(
         low, high, bool(stated.all()), np.array(cell, np.int64), np.array(group, np.int64)
     )
+
+
+def _cell_of(term: Term, place: int) -> tuple[object, object]:
+    """The names of the group and of the cell of a term."""
+    if len(term.factors) == 1:  # most terms by far, of a factor of many levels
+        factor = term.factors[0]
+        return (place, None) if factor.level is None else (factor.field.name, factor.level)
+    levels = frozenset((f.field.name, f.level) for f in term.factors if f.level is not None)
+    numbers = sorted(f.field.name for f in term.factors if f.level is None)
+    return ((frozenset(field for field, _ in levels), *numbers) if levels else place), levels

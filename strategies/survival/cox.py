@@ -121,6 +121,7 @@ def _strata(model: Model, options: Options, schema: Schema) -> tuple[Field, ...]
     strata = list(model.strata)
     if options.strata and options.strata != "node":
         if options.strata not in schema.fields:
+            schema.refuse_identifier(options.strata)
             raise ExpressionError(
                 f"strata: unknown column {options.strata!r};"
                 " write `node`, or a category of the contract"

@@ -15,12 +15,11 @@ from tests import hub_services
 from tests.fault.test_ports import LATENCY_S, latency_s
 
 MAX_GROWTH = 100  # megabytes
-OF_ONE_CONNECTION = ("requests", "no requests")  # of HTTP/1.1, which these ports do not speak
 
 
 @pytest.mark.slow
 def test_no_flood_of_http2_keeps_a_coordinator_out_or_fills_the_memory(tmp_path: Path) -> None:
-    kinds = [kind for kind in floods.KINDS if kind not in OF_ONE_CONNECTION]
+    kinds = [kind for kind in floods.KINDS if kind not in floods.OF_HTTP1]
     with hub_services.running(tmp_path / "hub") as service:
         ana = service.enrol("ana", "coordinator")
         latency_s(service, ana)

@@ -263,9 +263,11 @@ def test_sql_that_cannot_run_is_named_and_no_value_is(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"types": {"jour": "date"}}, "holds values that are no date"),
+        ({"types": {"jour": "date"}}, "holds values that are no date, the first in row 1 below"),
         ({"types": {"n": "number"}}, "holds values that are no number"),
         ({"types": {"x": "number"}}, "has no column 'x'"),
+        ({"source": "latin.csv"}, "dataset 'a', its CSV file: line 2: not UTF-8"),
+        ({"source": "none.csv"}, "dataset 'a': its source does not exist"),
         ({"engine": "cobol", "query": "SELECT 1"}, "unknown engine"),
         ({"engine": "oracle", "query": "SELECT 1"}, "pip install 'oracledb'"),
     ],
@@ -274,6 +276,7 @@ def test_a_raw_source_that_is_not_as_declared_is_refused(
     source: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = small(tmp_path, GOOD, sources={"a": {"source": "a.csv", **source}})
+    (tmp_path / "latin.csv").write_bytes("id;n\np1;é\n".encode("latin-1"))
     with pytest.raises(errors.HdhError, match=message):
         mappings.run(path, None)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.site import hooks
 from federation import __version__
 from strategies import registry
 
@@ -47,6 +48,17 @@ def test_the_site_has_its_version_and_a_search_and_loads_nothing_from_elsewhere(
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
     places = {entry["location"].partition("#")[0] for entry in index["docs"]}
     assert {"privacy.html", "reference/commands.html", "tutorials/laptop.html"} <= places
+
+
+def test_no_line_breaks_before_a_sign_that_french_sets_off() -> None:
+    """Nor inside quotation marks; code stays as it is."""
+    html = (
+        '<p>Ici : <code>a : b</code> « x » 5 % ?</p><pre><code>k : v</code></pre><a title="a : b">'
+    )
+    assert hooks.on_page_content(html) == (
+        "<p>Ici\u00a0: <code>a : b</code> «\u00a0x\u00a0» 5\u00a0%\u00a0?</p>"
+        '<pre><code>k : v</code></pre><a title="a : b">'
+    )
 
 
 def test_the_reference_has_every_command_analysis_verb_key_and_refusal(site: Path) -> None:

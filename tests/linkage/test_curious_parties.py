@@ -114,7 +114,7 @@ def test_a_helper_that_keeps_the_last_rows_of_the_stream_and_mixes_the_others_is
     """The attack on canaries that stand last: it passed before they were mixed among the people."""
 
     def lie(matched, stream):
-        last = np.concatenate([p.tokens[:, 0] for p in stream if not p.dummies])[-64:]
+        last = np.concatenate([p.all_tokens[:, 0] for p in stream if not p.dummies])[-64:]
         others = np.flatnonzero(matched.is_matched & ~np.isin(matched.tokens[:, 0], last))
         tokens, rows = matched.tokens.copy(), matched.rows.copy()
         tokens[others], rows[others] = tokens[np.roll(others, 1)], rows[np.roll(others, 1)]

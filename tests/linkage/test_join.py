@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,9 +145,11 @@ def test_tokens_in_the_order_of_pseudonyms_would_give_membership_away():
     """The planted fault: the test above can fail."""
     left, right, words = people(20_000, 100_000, 10_000, seed=4)
     join = parties.join(left, right, words, seed=4)
+    token_of = np.concatenate([piece.all_tokens[:, 0] for piece in join.right])
     pseudonym_of = np.concatenate([piece.pseudonyms[:, 0] for piece in join.right])
-    token_of = np.concatenate([piece.tokens[:, 0] for piece in join.right])
-    ranks = np.argsort(np.argsort(pseudonym_of)) / len(pseudonym_of)
+    n_dummies = len(token_of) - len(pseudonym_of)
+    drawn = np.random.default_rng(4).integers(0, 2**64, n_dummies, np.uint64)
+    ranks = np.argsort(np.argsort(np.concatenate([pseudonym_of, drawn]))) / len(token_of)
     place = dict(zip(token_of.tolist(), ranks, strict=True))
     seen = np.array([place[token] for token in join.matched.tokens[:, 0].tolist()])
     assert membership_guess(join, left, right, seen) > 0.95
@@ -170,6 +173,14 @@ def test_the_number_of_dummies_covers_the_left_and_tells_its_size_in_steps_of_a_
 
 
 # -- a helper that lies
+def of_pieces(pieces):
+    """The tokens and the rows of some pieces of a stream."""
+    return (
+        np.concatenate([piece.all_tokens for piece in pieces]),
+        np.concatenate([piece.rows for piece in pieces]),
+    )
+
+
 def dropped(share: float, seed: int):
     """The helper keeps this share of its matches, and gives dummies for the others."""
 
@@ -180,7 +191,7 @@ def dropped(share: float, seed: int):
         tokens, rows = matched.tokens.copy(), matched.rows.copy()
         dummies = [piece for piece in stream if piece.dummies]
         used = (~matched.is_matched).sum()
-        spare = [np.concatenate([getattr(p, name) for p in dummies]) for name in ("tokens", "rows")]
+        spare = of_pieces(dummies)
         matching.fill(tokens, rows, lost, spare[0][used:], spare[1][used:])
         return matching.Matched(tokens, rows, matched.is_matched, matched.right_people)
 
@@ -225,9 +236,7 @@ def test_absent_people_catch_a_helper_that_opens_other_people_of_the_right():
     def lie(matched, stream):
         tokens, rows = matched.tokens.copy(), matched.rows.copy()
         real = [piece for piece in stream if not piece.dummies]
-        all_tokens, all_rows = (
-            np.concatenate([getattr(p, name) for p in real]) for name in ("tokens", "rows")
-        )
+        all_tokens, all_rows = of_pieces(real)
         others = np.flatnonzero(~np.isin(all_tokens[:, 0], tokens[:, 0]))
         unmatched = np.flatnonzero(~matched.is_matched)
         tokens[unmatched], rows[unmatched] = (
@@ -282,14 +291,47 @@ def test_padding_hides_the_number_of_matches_by_its_epsilon():
 
 def test_a_right_holder_with_too_few_dummies_is_refused():
     names = np.arange(20, dtype=np.uint64).reshape(10, 2)
-    piece = streams.Piece(names + np.uint64(1000), names, names, dummies=9)
+    piece = streams.Piece(names[:1] + np.uint64(1000), names, bytes(32), 0, dummies=9)
     with pytest.raises(LinkError, match="link_dummies"):
         matching.match(names, [piece], 2)
 
 
+@pytest.mark.parametrize(
+    "change", [{"start": 5}, {"start": 11}, {"token_key": bytes([1]) * 32}], ids=str
+)
+def test_a_stream_whose_tokens_could_serve_two_rows_is_refused(change):
+    names = np.arange(20, dtype=np.uint64).reshape(10, 2)
+    first = streams.Piece(names, names, bytes(32), 0)
+    second = streams.Piece(names + np.uint64(20), names, bytes(32), 10)
+    dummies = streams.Piece(names[:0], names, bytes(32), 20, dummies=10)
+    assert matching.match(names, [first, second, dummies], 2).is_matched.all()
+    with pytest.raises(LinkError, match="link_shape"):
+        matching.match(names, [first, replace(second, **change), dummies], 2)
+
+
+@pytest.mark.parametrize("n", [1, 5, 4000])
+def test_an_index_finds_each_of_its_names_and_no_other(n):
+    """Also names that share their first word, or all of its first bits, with one of the index."""
+    rng = np.random.default_rng(n)
+    names = rng.integers(0, 2**64, (n, 2), np.uint64)
+    names[1:3, 0] = names[0, 0]
+    others = np.concatenate([names ^ np.uint64([0, 1]), names ^ np.uint64([1, 0]), ~names])
+    sought = rng.permutation(np.concatenate([names, others]))
+    hits, places = matching.index(names).find(sought)
+    assert sorted(places.tolist()) == list(range(n))
+    assert np.array_equal(sought[hits], names[places])
+
+
+def test_a_list_that_holds_no_pseudonyms_is_refused():
+    names = np.zeros((1000, 2), np.uint64)
+    names[:, 1] = np.arange(1000)
+    with pytest.raises(LinkError, match="link_shape"):
+        matching.index(names)
+
+
 @pytest.mark.parametrize("width", [1, 2, 3, 10])
 def test_masks_follow_from_tokens_alone_whatever_their_order(width):
-    key, row_tokens = bytes(range(32)), pseudonyms.tokens(bytes(32), 0, 100)
+    key, row_tokens = bytes(range(32)), pseudonyms.tokens(bytes(32), np.arange(100))
     mask = pseudonyms.masks(key, row_tokens, width)
     assert np.array_equal(pseudonyms.masks(key, row_tokens[::-1], width), mask[::-1])
     assert len(np.unique(mask)) == 100 * width

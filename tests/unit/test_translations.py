@@ -176,6 +176,14 @@ def test_the_messages_use_the_terms_of_the_glossary(word: str) -> None:
         ({"LC_ALL": "C", "HDH_LANG": "FR"}, "fr"),
         ({"HDH_LANG": "", "LANG": "fr"}, "fr"),
         ({"HDH_LANG": "de"}, "en"),
+        ({"HDH_LANG": "fr-CA"}, "fr"),
+        ({"HDH_LANG": "fr:en"}, "fr"),
+        ({"HDH_LANG": "french"}, "fr"),
+        ({"HDH_LANG": "Français"}, "fr"),
+        ({"LANG": "fr_FR.ISO-8859-1@euro"}, "fr"),
+        ({"HDH_LANG": "frr_DE"}, "en"),  # North Frisian
+        ({"HDH_LANG": "friulian"}, "en"),
+        ({"LC_ALL": "POSIX", "LANG": "fr_FR"}, "en"),
     ],
 )
 def test_the_first_variable_that_is_set_decides(environment: dict[str, str], code: str) -> None:
@@ -305,9 +313,11 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "than 11 people of this node: widen or narrow `where`; b: cohort_size: the cohort "
             "leaves out fewer than 11 people of this node: widen or narrow `where`)",
             "m\u00a0: 0 des 3 nœuds nécessaires ont donné une part ("
-            "a: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
+            "a: taille de la cohorte\u00a0: la cohorte écarte moins de 11 personnes de ce "
+            "nœud\u00a0: "
             "élargissez ou restreignez `where`\u00a0; "
-            "b: cohort_size: la cohorte écarte moins de 11 personnes de ce nœud\u00a0: "
+            "b: taille de la cohorte\u00a0: la cohorte écarte moins de 11 personnes de ce "
+            "nœud\u00a0: "
             "élargissez ou restreignez `where`)",
         ),
         (

@@ -6,16 +6,29 @@ hdh_read <- function(file) {
   structure(list(document = document), class = "hdh_result")
 }
 
-read_done <- function(folder, done) {
+# `own`: the names of nodes that this session simulates, whose rows hdh explains in its log.
+read_done <- function(folder, done, own = NULL) {
   file <- file.path(folder, "result.json")
   if (!file.exists(file)) stop_hdh(message_of(done$log, done$text), code = done$status)
   result <- hdh_read(file)
   analyses <- unclass(result)$document$analyses
-  failed <- Filter(function(analysis) !length(analysis$tables), analyses)
-  for (name in names(failed)) {
-    warning("analysis '", name, "' has no result: ", failed[[name]]$reason, call. = FALSE)
-  }
+  notes <- unlist(lapply(names(analyses), function(name) note_of(name, analyses[[name]])))
+  if (length(notes)) warning(paste(c(notes, lines_about(own, done$log)), collapse = "\n"), call. = FALSE)
   result
+}
+
+# Why an analysis has no result, or which nodes are not in it.
+note_of <- function(name, analysis) {
+  if (!length(analysis$tables)) return(paste0("analysis '", name, "' has no result: ", analysis$reason))
+  absent <- Filter(function(node) !is.null(node$reason), analysis$nodes)
+  vapply(absent, function(node) {
+    paste0("analysis '", name, "' is without node '", node$node, "': ", node$reason)
+  }, "")
+}
+
+lines_about <- function(nodes, log) {
+  lines <- strsplit(log, "\r?\n|\r")[[1]]
+  lines[sub(": .*", "", lines) %in% nodes]
 }
 
 names.hdh_result <- function(x) names(unclass(x)$document$analyses)
@@ -190,7 +203,17 @@ glance.hdh_analysis <- function(x, ...) {
   } else {
     data.frame(nobs = people$rows)
   }
+  if (content$run == "cox") frame <- cox_criteria(frame)
   if (!is.null(people$missing)) frame$n.missing <- people$missing
+  frame
+}
+
+# AIC and BIC as R's: of a Cox model, BIC counts events.
+cox_criteria <- function(frame) {
+  if (anyNA(match(c("logLik", "df", "nevent", "nobs"), names(frame)))) return(frame)
+  frame$n <- frame$nobs
+  frame$AIC <- -2 * frame$logLik + 2 * frame$df
+  frame$BIC <- -2 * frame$logLik + log(frame$nevent) * frame$df
   frame
 }
 

@@ -6,7 +6,7 @@ NOTHING <- 4L
 PARTIAL <- 5L
 
 hdh_simulate <- function(study, nodes, contract, out = NULL, strict = FALSE, engine = "local",
-                         quiet = TRUE) {
+                         quiet = TRUE, read = NULL) {
   check_study(study)
   check_nodes(nodes)
   scratch <- tempfile("hdh-")
@@ -21,10 +21,11 @@ hdh_simulate <- function(study, nodes, contract, out = NULL, strict = FALSE, eng
   words <- c(
     "simulate", study_file, "--contract", contract_file(contract, scratch),
     rbind("--node", paste0(names(nodes), "=", unlist(files))),
+    if (length(read)) c("--read", read_file(read, scratch)),
     "--engine", engine, "--out", folder, "--format", "json", if (strict) "--strict"
   )
   done <- run_hdh(words, c(COMPLETE, NOTHING, PARTIAL), quiet, scratch)
-  read_done(folder, done)
+  read_done(folder, done, names(nodes))
 }
 
 hdh_submit <- function(study, contract = NULL, nodes = NULL, deadline = NULL, out = NULL,
@@ -88,7 +89,7 @@ study_file <- function(study, scratch, own_rows = FALSE) {
 }
 
 contract_file <- function(contract, scratch) {
-  if (is.character(contract)) return(normalizePath(contract, mustWork = TRUE))
+  if (is.character(contract)) return(existing(contract, "`contract`"))
   if (!is.list(contract)) {
     stop_hdh("`contract` must be the path of a contract, or its content as a list")
   }
@@ -98,6 +99,21 @@ contract_file <- function(contract, scratch) {
 }
 
 # -- the rows of a node
+# The keys that say how the values are written, as in the `read:` of a node.
+read_file <- function(read, scratch) {
+  if (!is.list(read) || is.null(names(read))) {
+    stop_hdh("`read` must be a list with names, such as list(decimal = \",\")")
+  }
+  file <- file.path(scratch, "read.yaml")
+  writeLines(to_json(read), file, useBytes = TRUE)
+  file
+}
+
+existing <- function(file, what) {
+  if (!file.exists(file)) stop_hdh(what, ": ", file, ": no such file; correct the path")
+  normalizePath(file)
+}
+
 check_nodes <- function(nodes) {
   if (!is.list(nodes) || is.data.frame(nodes) || is.null(names(nodes)) || any(names(nodes) == "")) {
     stop_hdh("`nodes` must be a list with the name of each node: list(lyon = rows, nice = rows)")
@@ -108,7 +124,7 @@ check_nodes <- function(nodes) {
 }
 
 node_file <- function(rows, name, file) {
-  if (is.character(rows) && length(rows) == 1L) return(normalizePath(rows, mustWork = TRUE))
+  if (is.character(rows) && length(rows) == 1L) return(existing(rows, paste0("node '", name, "'")))
   if (!is.data.frame(rows)) {
     stop_hdh("node '", name, "': its rows must be a data frame, or the path of a file")
   }

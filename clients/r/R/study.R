@@ -40,6 +40,9 @@ hdh_study <- function(name, ..., dataset = name, title = name, question = title,
 hdh_add <- function(study, name, run, ...) {
   check_study(study)
   check_text(name, "name")
+  if (name %in% names(study$analyses)) {
+    stop_hdh("the study has an analysis '", name, "' already; give this one another name")
+  }
   options <- drop_null(list(...))
   if (length(options) && (is.null(names(options)) || any(names(options) == ""))) {
     stop_hdh("analysis '", name, "': every option needs a name, such as family = \"binomial\"")

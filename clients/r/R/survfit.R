@@ -33,12 +33,39 @@ as_survfit.hdh_analysis <- function(x, ...) {
     cumhaz = cumulative_hazard(curve, group, x, all(shown)), type = "right",
     logse = TRUE, conf.int = if (is.null(level)) 0.95 else level, conf.type = "log",
     lower = curve$conf_low, upper = curve$conf_high,
-    call = call("as_survfit", as.name(x$name))
+    call = curve_call(x)
   )
   if (length(groups) > 1L) {
     fit$strata <- stats::setNames(as.integer(table(factor(group, groups))), groups)
   }
   structure(fit, class = "survfit")
+}
+
+# As survival writes it, with the rows by which survminer finds the names of the groups.
+curve_call <- function(x) {
+  knows_surv <- requireNamespace("survival", quietly = TRUE)
+  where <- if (knows_surv) asNamespace("survival") else globalenv()
+  model <- stats::as.formula(x$content$options$model, env = where)
+  call("survfit", formula = model, data = quote(rows))
+}
+
+# For each event and each person who left, at the times that a curve shows, a row with the names of
+# the model: the curve of these rows is the curve itself. survminer asks for such a table.
+hdh_rows <- function(fit) {
+  if (!inherits(fit, "survfit") || is.null(fit$call$formula)) {
+    stop_hdh("give a curve of as_survfit()")
+  }
+  outcome <- as.character(fit$call$formula[[2L]])[2:3]
+  group <- if (is.null(fit$strata)) rep("", length(fit$time)) else rep(names(fit$strata), fit$strata)
+  counts <- function(n) pmax(0L, as.integer(round(n)))
+  at <- rep(seq_along(fit$time), counts(fit$n.event) + counts(fit$n.censor))
+  event <- unlist(Map(function(e, c) rep(c(1L, 0L), c(e, c)), counts(fit$n.event), counts(fit$n.censor)))
+  frame <- stats::setNames(data.frame(fit$time[at], event), outcome)
+  for (part in strsplit(unique(group[nzchar(group)])[1L], ", ", fixed = TRUE)[[1L]]) {
+    name <- sub("=.*", "", part)
+    if (!is.na(part)) frame[[name]] <- sub(paste0("(^|.*, )", name, "=(.*?)(, .*|$)"), "\\2", group[at], perl = TRUE)
+  }
+  frame
 }
 
 # Nelson and Aalen's, which needs the events and the people at risk of every time; where some times

@@ -158,10 +158,11 @@ def add_roster_of_hub(path: Path) -> None:
     party = credentials.load(state / state_folder.HUB)
     with credentials.channel(party) as channel:
         try:
-            reply = hub_pb2_grpc.NodesStub(channel).Roster(hub_pb2.Empty(), timeout=30)
+            answer = hub_pb2_grpc.NodesStub(channel).Roster(hub_pb2.Empty(), timeout=30)
         except grpc.RpcError as error:
             raise credentials.hub_error(error, party.api) from None
-    differing = setup.accept_roster(path, dict(reply.nodes))
+    nodes = credentials.admitted(answer, party.api).nodes
+    differing = setup.accept_roster(path, dict(nodes))
     print("Do not rely on the hub for these keys: compare each with its operator by telephone.")
     if differing:
         raise errors.SiteError(

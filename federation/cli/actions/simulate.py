@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import sqlalchemy as sa
+from rich.text import Text
 
 from aggregator import database, report
 from aggregator.document import Document
 from aggregator.report import folder as folders
 from federation import datasets as joint
-from federation import errors
+from federation import errors, language
 from federation.cli import screen
 from federation.cli.actions import document as documents
-from federation.cli.actions import study_files
+from federation.cli.actions import study_files, tables
 from federation.cli.screen import Console
 from federation.contract import Contract
 from federation.study import Study
@@ -25,7 +26,7 @@ from nodes import connectors, reading
 from nodes import site as node_sites
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
-from simulations import local, whole_run
+from simulations import local, own_rows, whole_run
 from simulations.answering import Holders
 from simulations.pilots import running
 from simulations.pilots.common import Size
@@ -92,10 +93,13 @@ def run(
                 federation.holders, federation.source, settings, spinner.update
             )
     _write(document, out)
+    lines = own_rows.below_error(document.model_dump(mode="json"), federation.datasets)
     if output == "json":
         screen.document(document.model_dump(mode="json"))
     else:
         documents.show(document, out, console)
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)  # translated already
     documents.raise_failures(document, shorten=output == "text")
 
 
@@ -277,10 +281,10 @@ def _assumptions(study: Study) -> list[str]:
 
 def _show_start(federation: Federation, engine: str, console: Console) -> None:
     study = federation.study
-    console.print(f"[bold]{study.title}[/bold]: {study.question}")
+    console.print(f"[bold]{study.title}[/bold]{language.colon()} {study.question}")
+    nodes = tables.counted(len(federation.datasets), "node", "nodes")
     console.print(
-        f"{len(federation.datasets)} nodes, engine {engine}, study {study.study} "
-        f"({study.hash[:12]})",
+        f"{nodes}, engine {engine}, study {study.study} ({study.hash[:12]})",
         style="dim",
     )
     for note in federation.notes:

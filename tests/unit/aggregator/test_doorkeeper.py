@@ -91,3 +91,33 @@ def test_connections_are_counted_by_address_and_in_ipv6_by_network(
     hosts: tuple[str, ...], counted: str
 ) -> None:
     assert {doorkeeper.source(host) for host in hosts} == {counted}
+
+
+async def option_of_an_accepted_connection(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """TCP_NODELAY of a connection that a client opened to a door."""
+    seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def forward(
+        _: Doorkeeper, visit: object, reader: object, writer: asyncio.StreamWriter
+    ) -> None:
+        connection = writer.get_extra_info("socket")
+        seen.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(Doorkeeper, "_forward", forward)
+    listener = socket.create_server(("127.0.0.1", 0))  # as doorkeeper.listen makes it
+    keeper = asyncio.create_task(Doorkeeper(listener, folder / "behind").serve())
+    _, writer = await asyncio.open_connection(*listener.getsockname())
+    option = await asyncio.wait_for(seen, PATIENCE_S)
+    writer.transport.abort()
+    keeper.cancel()
+    with suppress(asyncio.CancelledError):
+        await keeper
+    return option
+
+
+def test_a_reply_does_not_wait_for_the_clients_acknowledgement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call to the hub took 45 ms: with Nagle's algorithm the end of a message waits for the
+    acknowledgement of what came before, which the client delays."""
+    assert asyncio.run(option_of_an_accepted_connection(tmp_path, monkeypatch)) == 1

@@ -59,6 +59,19 @@ def test_connections_that_send_nothing_or_little_take_no_thread_for_long(address
     assert "hdh_studies" in numbers(address)
 
 
+def test_clients_that_are_silent_keep_nobody_from_the_numbers(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are places; none ends by itself meanwhile."""
+    monkeypatch.setattr(metrics.Handler, "timeout", 60)
+    monkeypatch.setattr(metrics, "ANSWER_S", 60.0)
+    with ExitStack() as stack:
+        for _ in range(metrics.MAX_CLIENTS + 5):
+            client = stack.enter_context(addresses.connection(address, 5))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        assert "hdh_studies" in numbers(address)
+
+
 @pytest.mark.parametrize(
     "content",
     [

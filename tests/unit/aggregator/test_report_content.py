@@ -156,6 +156,9 @@ def test_a_french_report_writes_the_ends_of_a_cell_and_a_level_as_french_does() 
         ("=1+1", True), ("@SUM(A1)", True), ("+cmd|' /C calc'!A0", True), ("-2+3", True),
         ("-5-10", True), ("\t=1", True), ("-0.5", False), ("-0,5", False), ("-", False),
         ("--", False), ("-5-<10", False), ("a=1", False), ("1-2", False),
+        ("＝1+1", True), ("＋1+a", True), ("－2+a", True), ("＠SUM", True), (" =1", True),
+        ("\u00a0=1", True), ("\ufeff=1", True), ("\u200b=1", True), ("\x00=1", True),
+        ("\t\u202f@x", True), ("\u2212" + "2,5", False), (" -0,5", False), ("é=1", False),
     ],
 )  # fmt: skip
 def test_a_text_that_a_spreadsheet_would_compute_has_an_apostrophe(text: str, is_run: bool) -> None:

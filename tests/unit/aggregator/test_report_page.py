@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import federation as fed
 from aggregator import report
 from aggregator.document import Document
-from aggregator.report import html, overview
+from aggregator.report import html, overview, spreadsheet
 from federation import errors
 from federation.cli.main import app
 from tests import federations, reports
@@ -97,6 +97,36 @@ def test_a_table_is_copied_for_a_spreadsheet_that_runs_none_of_it(
     assert lines[0] == ["variable", "all", "'=1+1", "drug"]
     assert lines[-1][0] == "Sex: M" and len({len(line) for line in lines}) == 1
     assert page.locator("#TableOne ~ p.tools button").first.inner_text() == "copied"
+
+
+def test_the_page_and_the_files_agree_on_what_a_spreadsheet_would_run(
+    browser: Any, result: fed.Result, tmp_path: Path
+) -> None:
+    page = opened(browser, result, tmp_path)
+    cells = [
+        "=1",
+        " =1",
+        "\u00a0=1",
+        "\u200b@x",
+        "＝1",
+        "-5-10",
+        "-5-<10",
+        "-0,5",
+        "-",
+        "a=1",
+        "+3 1",
+    ]
+    for cell in cells:
+        (line,) = spreadsheet.csv_text([{"cell": cell}], french=True).splitlines()[1:]
+        assert page.evaluate("text => isRun(text)", cell) == line.startswith("'"), cell
+    assert not page.evaluate("text => isRun(text)", "-1\u202f234,5")  # as a French report writes it
+
+
+def test_no_table_is_wider_than_paper(browser: Any, result: fed.Result, tmp_path: Path) -> None:
+    page = opened(browser, result, tmp_path, viewport={"width": 703, "height": 900})  # A4, 12 mm
+    page.emulate_media(media="print")
+    right = "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"
+    assert max(page.evaluate(right)) <= 703
 
 
 @pytest.mark.slow

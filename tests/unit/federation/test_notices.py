@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from aggregator import database, settings
-from federation import audit, errors, notices
+from federation import audit, errors, language, notices
 from federation.cli.actions import channels, node_setup
 from federation.notices import Notice, Notifier, Notify
 from nodes import setup
@@ -233,6 +234,57 @@ def test_an_email_names_the_study_by_its_hash(tmp_path: Path) -> None:
         server.shutdown()
     assert "Subject: hdh lyon: study 46e448e7dafe waits for a decision" in text
     assert "To: dpo@example.org, data@example.org" in text
+
+
+# -- the reader's language
+@pytest.mark.parametrize(
+    ("key", "daemon", "text"),
+    [
+        ({}, "en", "2026-11-28T10:00 UTC  study 46e448e7dafe (number 3) was approved by lyon"),
+        ({}, "fr", "28/11/2026 10:00 UTC  étude 46e448e7dafe (numéro 3) a été approuvée par lyon"),
+        ({"language": "fr"}, "en", "a été approuvée par lyon"),
+        ({"language": "en"}, "fr", "was approved by lyon"),
+    ],
+)
+def test_a_notice_has_the_operators_language_and_data_for_programs_stay_english(
+    tmp_path: Path, receiver: Receiver, key: dict[str, str], daemon: str, text: str
+) -> None:
+    with language.using(daemon):
+        following = notifier(tmp_path, receiver, Clock(), **key)
+    audit.write(tmp_path / "audit.jsonl", "approved", number=3, study_hash=HASH, node="lyon")
+    thread = threading.Thread(target=following.step)  # as in a daemon: it has no language
+    thread.start()
+    thread.join()
+    (body,) = receiver.bodies
+    sentence = body["text"].replace(body["notices"][0]["at"][:16], "2026-11-28T10:00")
+    assert text in re.sub(r"^../../.... ..:..", "28/11/2026 10:00", sentence)
+    assert (body["notices"][0]["event"], body["notices"][0]["verdict"]) == ("decided", "approved")
+
+
+def test_every_notice_has_its_french() -> None:
+    """No English word is left, in any event with any verdict."""
+    english = {word for text in (*notices.WORDS.values(), *notices.OUTCOMES.values()) for word in
+               text.split()} | {"study", "number", "by", "test"}  # fmt: skip
+    for event, verdict in [*((event, "") for event in notices.EVENTS), *notices.OUTCOMES]:
+        with language.using("fr"):
+            sentence = Notice(
+                event, "lyon", HASH[:12], 3, verdict, "lyon", "2026-11-28T10"
+            ).sentence
+        assert not english - {"a"} & set(re.split(r"\W+", sentence)), sentence
+
+
+def test_a_french_email_has_a_french_subject() -> None:
+    sent = {"host": "localhost", "sender": "a@example.org", "to": ["b@example.org"]}
+    notice = Notice("ended", "chu.fr", HASH[:12], 0, "cancelled", "", "2026-11-28T10:00:00")
+    with language.using("fr"):
+        single = notices.as_email([notice], notices.Email.model_validate(sent))
+        several = notices.as_email([notice] * 2, notices.Email.model_validate(sent))
+    ended = "étude 46e448e7dafe s'est terminée sans résultat : elle a été annulée"
+    assert single["Subject"] == f"hdh chu.fr\u00a0: {ended}".replace(
+        "résultat :", "résultat\u00a0:"
+    )
+    assert several["Subject"] == "hdh chu.fr\u00a0: 2 avis sur des études"
+    assert "`hdh node studies` sur le nœud" in several.get_content()
 
 
 # -- the configuration

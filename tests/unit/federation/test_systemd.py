@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aggregator import settings
-from federation import errors, systemd
+from federation import errors, language, systemd
 from federation.cli.actions import parties
 from nodes import setup
 
@@ -62,3 +62,10 @@ def test_a_folder_that_would_be_read_as_something_else_is_refused(name: str) -> 
     daemon = systemd.Daemon("hdh-node", "node", ["node", "run"], Path("/srv") / name, "8G")
     with pytest.raises(errors.InputError, match="systemd unit"):
         systemd.unit(daemon, "hdh")
+
+
+def test_a_unit_that_was_asked_for_in_french_starts_a_daemon_in_french(tmp_path: Path) -> None:
+    path = setup.init(tmp_path / "node", "lyon")
+    with language.using("fr"):
+        assert "Environment=HDH_LANG=fr\n" in setup.unit(path, "hdh")
+    assert "HDH_LANG" not in setup.unit(path, "hdh")

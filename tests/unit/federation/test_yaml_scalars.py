@@ -13,9 +13,11 @@ import pydantic
 import pytest
 from pydantic_core import PydanticKnownError, core_schema
 
+from aggregator import settings
 from federation import errors, model_words, study, yaml_source
 from federation.contract import Contract
 from federation.study import Study
+from nodes import site as sites
 from nodes.site import SiteFile
 from strategies import registry
 from tests import federations
@@ -533,3 +535,31 @@ def test_a_level_that_no_row_can_have_is_refused(column: str) -> None:
         federations.contract_of(
             f"dataset: d\nversion: 1\nunit: visit\ncolumns: {{v: {{type: category, {column}}}}}"
         )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "study: 0x" + "f" * 100_000,
+        "study: 1e" + "9" * 100_000,
+        "study: 1" + ":59" * 20_000,
+        "a: 1\n" * 20_000,
+        "".join(f"k{i}: &a{i} {i}\n" for i in range(50_000)),
+        "x: &x {a: 1}\ny:\n" + "  <<: *x\n" * 20_000,
+    ],
+    ids=["hexadecimal", "exponent", "base 60", "keys twice", "unknown keys", "merge keys"],
+)
+@pytest.mark.parametrize("name", ["study.yaml", "hub.yaml", "roster.yaml"])
+def test_a_file_of_mistakes_is_told_in_a_few_lines_with_their_remedy(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    readers: dict[str, Any] = {
+        "study.yaml": study.load,
+        "hub.yaml": lambda path: settings.load(path.parent),
+        "roster.yaml": sites.load_roster,
+    }
+    with pytest.raises(errors.InputError) as refused:
+        readers[name](tmp_path / name)
+    assert len(str(refused.value)) < 30_000 and len(refused.value.problems) <= 51
+    assert f"{name}:" in str(refused.value).splitlines()[0]

@@ -140,6 +140,14 @@ def test_copies_free_their_files(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+def test_a_source_without_copies_makes_no_folder(tmp_path: Path) -> None:
+    with row_files.folder(tmp_path / "later") as folder:
+        assert not folder.parent.exists()
+        row_files.copy(folder / "0.csv").write_text("row")
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert not list((tmp_path / "later").iterdir())
+
+
 def test_a_storage_of_a_simulation_may_write_rows_to_the_machines_folder() -> None:
     connection = connectors.connect(Storage())
     query = "SELECT current_setting('temp_directory'), current_setting('max_temp_directory_size')"

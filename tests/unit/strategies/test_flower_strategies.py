@@ -126,7 +126,8 @@ def test_too_few_nodes_for_a_strategy_end_the_analysis_with_the_reason(tmp_path:
         ({"strategy": "flwr:Krum"}, {"secure_sum": True}, "which a secure sum hides"),
         ({"strategy": "flwr:FedAvg"}, {"mode": "dp"}, "in mode dp the hub steps on noised sums"),
         ({"strategy": "flwr:Kurm"}, {}, "flwr has no strategy 'Kurm' that a training can use"),
-        ({"strategy": "flwr:FedProx"}, {}, "those are Bulyan, .*QFedAvg"),
+        ({"strategy": "flwr:FedAll"}, {}, "those are Bulyan, .*QFedAvg"),
+        ({"strategy": "flwr:FedProx"}, {}, "for FedProx write `strategy: fedprox`"),
         ({"strategy": "flower:Krum"}, {}, "unknown strategy 'flower:Krum'"),
         (
             {"strategy": "flwr:Krum", "strategy_options": {"fraction_train": 1}},

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from opacus import layers
 from torch import nn
 from torch.nn import functional as F
 
@@ -137,6 +138,23 @@ class Attentive(nn.Module):
         return self.last(hidden.mean(2))
 
 
+class Wrapped(nn.Module):
+    """A layer whose input, codes or a sequence, is given `times` over, and a sum of its outputs."""
+
+    def __init__(self, layer: nn.Module, enter: Any, times: int = 1) -> None:
+        super().__init__()
+        self.layer, self.enter, self.times = layer, enter, times
+        self.last = nn.Linear(3, 1)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        out = self.layer(*[self.enter(rows)] * self.times)
+        return self.last((out[0] if isinstance(out, tuple) else out).mean(1))
+
+
+def pairs(rows: torch.Tensor) -> torch.Tensor:
+    return rows.unflatten(1, (2, 3))
+
+
 UNKNOWN = {
     "LayerNorm": lambda: nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 1)),
     "GroupNorm": lambda: nn.Sequential(
@@ -148,9 +166,13 @@ UNKNOWN = {
         nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 2, 2, groups=2), nn.Flatten(), nn.Linear(4, 1)
     ),
     "module": Attentive,
+    "Embedding": lambda: Wrapped(nn.Embedding(4, 3), lambda rows: rows.abs().long().clamp(0, 3)),
+    "attention": lambda: Wrapped(layers.DPMultiheadAttention(3, 1, batch_first=True), pairs, 3),
+    "GRU of Opacus": lambda: Wrapped(layers.DPGRU(3, 3, batch_first=True), pairs, 1),
 }
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # of an embedding, whose inputs are codes
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_layers_that_ours_does_not_know_are_those_of_a_loop_and_nobody_adds_more(kind: str) -> None:
     torch.manual_seed(1)
@@ -169,6 +191,7 @@ def test_layers_that_ours_does_not_know_are_those_of_a_loop_and_nobody_adds_more
     assert float((whole - fewer).norm()) <= 0.3 * (1 + 1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_gradients_that_an_engine_cannot_make_are_told_before_a_study() -> None:
     rows = torch.rand(3, 6)
 
@@ -181,7 +204,15 @@ def test_gradients_that_an_engine_cannot_make_are_told_before_a_study() -> None:
             return self.last(rows - rows.mean(0))
 
     lstm = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.LSTM(3, 2))
-    for net, message in ((Mixed(), "not those of single people"), (lstm, "cannot make")):
+    for net, message in (
+        (Mixed(), "not those of single people"),
+        (lstm, "cannot make"),
+        (lstm, "write opacus.layers.DPLSTM for LSTM"),
+        (
+            Wrapped(nn.MultiheadAttention(3, 1, batch_first=True), pairs, 3),
+            "write opacus.layers.DPMultiheadAttention for MultiheadAttention",
+        ),
+    ):
         assert message in str(per_person_gradients.problem(net, rows))
     for kind in UNKNOWN.values():
         assert per_person_gradients.problem(kind(), rows) is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from federation import errors
+from strategies import registry
 from tests import federations
 
 WEEKS = (
@@ -39,3 +41,20 @@ def test_surveillance_says_how_many_weeks_it_needs() -> None:
     )
     with pytest.raises(errors.StudyError, match="0 to 259 are 260 weeks; this method needs 264"):
         federations.run(study, contract, [])
+
+
+@pytest.mark.parametrize(
+    ("weeks", "n_conditions"),
+    [(None, 0), ([-60, 400], 0), ([0, 259], 0), ([1, 259], 1), ([0, 258], 1)],
+)
+def test_weeks_are_a_condition_only_where_the_contract_leaves_somebody_outside(
+    weeks: list[int] | None, n_conditions: int
+) -> None:
+    """A condition that holds for everyone at a node is refused beside an answer without it."""
+    method = {"farrington": {"years": 4}}
+    entry: dict[str, Any] = {"run": "surveillance", "week": "week", "method": method}
+    entry |= {} if weeks is None else {"weeks": weeks}
+    study = federations.study_of({"a": entry}, dataset="weeks")
+    task = registry.plan(study, federations.contract_of(WEEKS))["a"]
+    assert task.analysis.roles is not None
+    assert len(task.analysis.roles(task).conditions) == n_conditions

@@ -42,6 +42,9 @@ test_that("a Cox model is that of coxph, and prints like it", {
   expect_equal(fitted$estimate, unname(stats::coef(pooled)), tolerance = 1e-7)
   expect_equal(fitted$std.error, unname(sqrt(diag(stats::vcov(pooled)))), tolerance = 1e-7)
   expect_equal(glance(result$cox)$logLik, as.numeric(stats::logLik(pooled)), tolerance = 1e-9)
+  expect_equal(glance(result$cox)$AIC, stats::AIC(pooled), tolerance = 1e-9)
+  expect_equal(glance(result$cox)$BIC, stats::BIC(pooled), tolerance = 1e-9)
+  expect_identical(glance(result$cox)$n, pooled$n)
   ours <- utils::capture.output(print(result$cox))
   theirs <- utils::capture.output(print(pooled))
   expect_identical(sub("sex\\[M\\]", "sexM  ", grep("^age|^sex", ours, value = TRUE))[[1]],
@@ -68,6 +71,25 @@ test_that("curves are a survfit, which summary and plot take", {
   hdh_forest(result$glm)
   grDevices::dev.off()
   expect_gt(file.size(file), 1000)
+})
+
+test_that("rows of a curve are those of survfit, and survminer draws it", {
+  skip_if_not_installed("survival")
+  curves <- as_survfit(run_once()$curves)
+  pooled <- survival::survfit(survival::Surv(time, died) ~ sex, rows)
+  again <- survival::survfit(survival::Surv(time, died) ~ sex, hdh_rows(curves))
+  for (part in c("time", "n.event", "surv", "std.err", "lower", "strata")) {
+    expect_equal(again[[part]], pooled[[part]], tolerance = 1e-7, info = part)
+  }
+  expect_error(hdh_rows(pooled$surv), "as_survfit", class = "hdh_error")
+  skip_if_not_installed("survminer")
+  drawn <- survminer::ggsurvplot(curves, data = hdh_rows(curves), risk.table = TRUE, pval = TRUE)
+  theirs <- survminer::ggsurvplot(pooled, data = rows, risk.table = TRUE, pval = TRUE)
+  expect_equal(drawn$data.survplot$surv, theirs$data.survplot$surv, tolerance = 1e-7)
+  expect_identical(levels(drawn$data.survplot$strata), levels(theirs$data.survplot$strata))
+  grDevices::pdf(NULL)
+  on.exit(grDevices::dev.off())
+  expect_silent(print(drawn))
 })
 
 test_that("intervals of another level are those of confint", {
@@ -120,6 +142,23 @@ test_that("an analysis that is withheld is a warning, and the others stay", {
   warned <- capture_warnings(result <- hdh_simulate(study, few, contract))
   expect_match(warned, "has no result", all = FALSE)
   expect_error(tidy(result$glm), "has no result", class = "hdh_error")
+})
+
+test_that("a node whose rows break the contract is told with a value and the remedy", {
+  skip_without_hdh()
+  wrong <- nodes
+  wrong$lyon$diabetes <- ifelse(wrong$lyon$diabetes, "oui", "non")
+  two <- hdh_glm(hdh_study("people", mode = "exact", min_nodes = 2), "m", died ~ diabetes, family = "binomial")
+  warned <- capture_warnings(result <- hdh_simulate(two, wrong, contract))
+  expect_match(warned, "analysis 'm' is without node 'lyon': data: ", fixed = TRUE, all = FALSE)
+  expect_match(warned, "lyon: diabetes: line 2 has '(oui|non)', a word for yes or no", all = FALSE)
+  expect_s3_class(tidy(result$m), "data.frame")
+  all_words <- lapply(nodes, function(rows) transform(rows, diabetes = ifelse(diabetes, "oui", "non")))
+  again <- hdh_simulate(two, all_words, contract, read = list(yes = list("oui", "TRUE"), no = list("non", "FALSE")))
+  expect_identical(glance(again$m)$nobs, 900L)
+  expect_error(hdh_simulate(two, nodes, contract, read = "x"), "list with names", class = "hdh_error")
+  expect_error(hdh_simulate(two, c(nodes, list(nice2 = "no.csv")), contract),
+               "node 'nice2': no.csv: no such file", class = "hdh_error")
 })
 
 test_that("a plan says what a study costs", {

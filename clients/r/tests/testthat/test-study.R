@@ -70,3 +70,8 @@ test_that("tidy() gives the table about terms, times or cells, and not the one a
   expect_equal(main("wilcoxon", c("groups", "quantiles", "test")), "test")
   expect_equal(main("example", "glance"), "glance")
 })
+
+test_that("a second analysis of one name is an error", {
+  once <- hdh_describe(hdh_study("people", mode = "exact"), "ages", "age")
+  expect_error(hdh_describe(once, "ages", "bmi"), "has an analysis 'ages' already", class = "hdh_error")
+})
