@@ -446,7 +446,10 @@ def _choices(task: Task[Options, Plan]) -> Iterator[Chosen]:
 def withheld(part: Part, cohort: Cohort, task: AnyTask, rules: Rules) -> Part:
     """The part without the delays and the number of transitions between two steps where one person
     is most of them, or, at a site that shows no small cells, where few people go that way more than
-    once. `withheld` (n_steps, n_steps) counts the nodes where it is so."""
+    once. `withheld` (n_steps, n_steps) counts the nodes where it is so. A site that shows its hub
+    all cells withholds none."""
+    if rules.hub_sees_cells and not rules.in_secure_sum:
+        return part
     walks, K = walks_of(cohort, task), task.plan.steps
     inside = np.flatnonzero(walks.place > 0)
     cell = walks.step[inside - 1] * K + walks.step[inside]
