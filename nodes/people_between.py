@@ -24,7 +24,7 @@ from federation import cohort as cohorts
 from federation.arrays import Ints
 from federation.cohort import Blocks, Cohort, unread
 from federation.contract import Contract
-from federation.disclosure import node_door
+from federation.disclosure import node_door, partitions
 from federation.disclosure.rules import Rules, is_small
 from federation.expression import Piece
 from federation.formula import Term
@@ -35,6 +35,7 @@ from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from nodes.session import StudySession
 from strategies import support
+from strategies.grids import Grid
 from strategies.protocol import AnyTask, Roles
 from strategies.support import Mask
 
@@ -361,9 +362,9 @@ def _are_shown(
     roles = support.roles_of(task)
     if not (is_whole and (roles.grids or roles.groups)) or people.in_blocks is not None:
         return True
-    shows_cells = all(grid.numbers is None for grid in roles.grids)
-    if session.rules.hub_sees_cells and not shows_cells:
-        return True
+    if session.rules.hub_sees_cells and roles.grids:  # readers see the cells of the grids only
+        shown = (grid for grid in roles.grids if grid.size and grid.numbers is None)
+        return not any(_has_small_steps(grid, task, people, rules.min_cell) for grid in shown)
     part = task.analysis.local(people, task, task.analysis.start(task))
     return not node_door.small_cells(part, rules.min_cell)
 
@@ -376,6 +377,20 @@ def _has_small_cells(task: AnyTask, people: Cohort, k: int) -> bool:
         return False
     several = [[field] for field in fields] if roles.apart else [fields]
     return any(is_small(_cells(some, people), k).any() for some in several)
+
+
+def _has_small_steps(grid: Grid, task: AnyTask, people: Cohort, k: int) -> bool:
+    """Whether few people share a cell of a grid and a combination of the levels beside it."""
+    roles = support.roles_of(task)
+    groups = [f for f in roles.groups if f.kind in ("boolean", "category") and not roles.apart]
+    columns = people.columns([grid.field, *groups])
+    has_all = np.logical_and.reduce([support.is_known(column) for column in columns.values()])
+    values = columns[grid.field.name][has_all].astype(np.float64)
+    steps = values if grid.side == "levels" else partitions.cells(grid.cuts, values)
+    codes = np.stack([steps, *(columns[f.name][has_all] for f in groups)]).astype(np.int64)
+    cells, place = np.unique(codes, axis=1, return_inverse=True)
+    person = None if people.numbered is None else people.numbered[has_all]
+    return bool(is_small(support.level_people(place.reshape(-1), cells.shape[1], person), k).any())
 
 
 def _cells(fields: Sequence[Field], people: Cohort) -> Ints:
