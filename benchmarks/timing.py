@@ -1,4 +1,4 @@
-"""Timing that depends little on other load: alternating runs, and the minimum CPU time of each."""
+"""Timing that depends little on other load: alternating runs, and the CPU time of each."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def least(
             start = clock()
             run()
             seconds[name] = min(seconds[name], clock() - start)
+    return seconds
+
+
+def in_turns(
+    work: Mapping[str, Callable[[], Any]],
+    turns: int = 7,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """The CPU seconds of each piece of work in each of `turns` turns, in which all run one after
+    the other, and in the reverse order in every second turn. One more turn before these is not
+    counted: the first run reads files that no cache has yet."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(turns + 1):
+        for name in reversed(work) if turn % 2 else work:
+            start = clock()
+            work[name]()
+            if turn:
+                seconds[name].append(clock() - start)
     return seconds
 
 

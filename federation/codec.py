@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from federation.messages import (
     TaskId,
 )
 
+Name = TypeVar("Name")
 MAGIC = b"HDH1"
 LARGEST_HEADER = 64 * 2**20
 MAX_ANSWERS = 10_000  # tasks of a message
@@ -84,12 +85,10 @@ def query_from_bytes(content: bytes) -> Query:
 
 
 def _read_query(header: Mapping[str, Any], arrays: _Arrays) -> Query:
-    states = {
-        _task(a, n, *steps): State(
-            limits.named(step, "a step"), arrays.take(values, "f8"), asked=_names(asked)
-        )
-        for a, n, step, values, asked, *steps in _entries(header["states"])
-    }
+    states: dict[TaskId, State] = {}
+    for a, n, step, values, asked, *steps in _entries(header["states"]):
+        state = State(limits.named(step, "a step"), arrays.take(values, "f8"), asked=_names(asked))
+        states[_first(_task(a, n, *steps), states)] = state
     witnesses = {
         limits.named(node, "a node"): _head(seq, digest)
         for node, seq, digest in _entries(header["witnesses"])
@@ -105,6 +104,14 @@ def _read_query(header: Mapping[str, Any], arrays: _Arrays) -> Query:
         limits.named(header["run"], "a run"),
         limits.named(header["left"], "a holder"),
     )
+
+
+def _first(name: Name, before: Mapping[Name, Any]) -> Name:
+    """The name, which stands in a message once: the node that signs it and whoever reads it later
+    would otherwise choose between two values."""
+    if name in before:
+        raise CodecError("a name stands twice in a message")
+    return name
 
 
 def _entries(values: Any) -> list[Any]:
@@ -186,10 +193,9 @@ def reply_from_bytes(content: bytes) -> Reply:
 
 
 def _read_reply(header: Mapping[str, Any], arrays: _Arrays) -> Reply:
-    answers = {
-        _task(a, n, *steps): _read_answer(each, arrays)
-        for a, n, each, *steps in _entries(header["answers"])
-    }
+    answers: dict[TaskId, Answer] = {}
+    for a, n, each, *steps in _entries(header["answers"]):
+        answers[_first(_task(a, n, *steps), answers)] = _read_answer(each, arrays)
     return Reply(
         limits.named(header["node"], "a node"),
         limits.whole(header["round"], "a round"),
@@ -273,7 +279,7 @@ class _Arrays:
         self.content, self.at = content, at
 
     def take(self, entries: Any, code: str) -> dict[str, NDArray[Any]]:
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
         for name, stated, shape in limits.listed(entries, "arrays", max_items=MAX_ARRAYS):
             axes = [
                 limits.whole(axis, "an axis")
@@ -282,19 +288,18 @@ class _Arrays:
             size = math.prod(axes)
             if stated != code or size * 8 > len(self.content) - self.at:
                 raise CodecError("an array does not fit its bytes")
-            arrays[limits.named(name, "an array", max_length=MAX_NAME)] = (
-                np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape(axes).copy()
-            )
+            key = _first(limits.named(name, "an array", max_length=MAX_NAME), arrays)
+            array = np.frombuffer(self.content, _DTYPES[code], size, self.at).reshape(axes)
+            arrays[key] = array.copy()
             self.at += size * 8
         return arrays
 
     def take_bytes(self, entries: Any) -> dict[str, bytes]:
-        items = {}
+        items: dict[str, bytes] = {}
         for name, size in limits.listed(entries, "items", max_items=MAX_ARRAYS):
             limits.whole(size, "an item's size", high=len(self.content) - self.at)
-            items[limits.named(name, "an item", max_length=MAX_NAME)] = self.content[
-                self.at : self.at + size
-            ]
+            key = _first(limits.named(name, "an item", max_length=MAX_NAME), items)
+            items[key] = self.content[self.at : self.at + size]
             self.at += size
         return items
 

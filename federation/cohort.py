@@ -174,7 +174,11 @@ def empty(fields: Iterable[Field], rows_per_person: int) -> Cohort:
 def narrowed(cohort: Cohort, condition: Field) -> Cohort:
     """The rows that were read for which a condition holds, with a cache of their own; in exact mode
     only."""
-    mask = held(cohort, condition)
+    return replace(of_rows(cohort, held(cohort, condition)), everyone=cohort)
+
+
+def of_rows(cohort: Cohort, mask: NDArray[np.bool_]) -> Cohort:
+    """Some rows (n_rows,) as all rows of a cohort of their own."""
 
     def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
         return {name: column[mask] for name, column in cohort.fetch(asked).items()}
@@ -184,7 +188,7 @@ def narrowed(cohort: Cohort, condition: Field) -> Cohort:
         there, numbered = np.unique(cohort.numbered[mask], return_inverse=True)
         people = len(there)
     return replace(
-        cohort, numbered=numbered, people=people, fetch=fetch, cache=Cache(), everyone=cohort
+        cohort, numbered=numbered, people=people, fetch=fetch, cache=Cache(), everyone=None
     )
 
 

@@ -279,7 +279,7 @@ def _open_rows(
     if is_large:
         size = cohort_blocks.rows_of_block(used, storage)
         return Opened(_sorted_in_blocks(table, condition, _people(contract, counts), size))
-    everyone = _everyone(table, sorted(schema.columns_of(where))) if where else None
+    everyone = _everyone(table) if where else None
     return _tabulated(table, condition, _people(contract, counts), everyone)
 
 
@@ -419,15 +419,14 @@ def _tabulated(
     return Opened(cohort, (), order.hashes[0][limited.rows], held)
 
 
-def _everyone(table: CheckedTable, named: Sequence[str]) -> Cohort:
-    """All rows of the dataset: the two sides of a study's condition are counted among them. Where
-    people are identified, the columns that the condition names suffice."""
+def _everyone(table: CheckedTable) -> Cohort:
+    """All rows of the dataset: the two sides of a study's condition are counted among them, and the
+    people between two cohorts are."""
     contract, connection = table.contract, table.connection
-    names = table.used if contract.person is None else named
     cohort_table.write(
         connection,
         contract,
-        {name: table.read[name] for name in names},
+        {name: table.read[name] for name in table.used},
         key=table.key,
         where=None,
         is_fixed=table.is_fixed,

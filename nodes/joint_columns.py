@@ -29,7 +29,7 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece, quote_name
 from federation.messages import Refusal
 from federation.schema import Field
-from nodes import ledger, support_columns, support_in_blocks
+from nodes import ledger, support_columns, support_in_blocks, written_fields
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from strategies import support
@@ -74,14 +74,10 @@ def _column_from(content: bytes) -> WrittenColumn:
     return WrittenColumn(piece, values["where"], frozenset(values["columns"]), values["reads"])
 
 
-def _kinds(contract: Contract) -> dict[str, Any]:
-    return {name: [column.kind, list(column.levels)] for name, column in contract.columns.items()}
-
-
 def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[WrittenColumn]:
     """Those of earlier answers about the same people, as far as this contract reads their columns
     in the same way."""
-    kinds = _kinds(contract)
+    kinds = written_fields.kinds(contract)
     for content in ledger.remembered(book, KIND, account.dataset, account.register):
         column = _column_from(content)
         if all(kinds.get(name) == kind for name, kind in column.reads.items()):
@@ -125,7 +121,7 @@ def check(memory: Memory, cohort: Cohort, task: AnyTask, rules: Rules) -> Refusa
 
 def _columns_of(memory: Memory, task: AnyTask) -> list[WrittenColumn]:
     """Those of a task; the condition that chooses its rows is a column of all rows."""
-    kinds, about = _kinds(memory.contract), memory.columns_of(task)
+    kinds, about = written_fields.kinds(memory.contract), memory.columns_of(task)
 
     def column(piece: Piece, where: str | None) -> WrittenColumn:
         named = set(_NAME.findall(f"{piece.sql} {where or ''}")) & kinds.keys()

@@ -29,7 +29,7 @@ from federation.privacy.accounting import ACCOUNT_DELTA, Cost, DpEvent
 
 GENESIS = "0" * 64
 BUSY_S = 30.0
-REMEMBERED = ("cohort", "condition", "column", "survivors", "state", "functionals", "nodes")
+REMEMBERED = ("cohort", "condition", "column", "rows", "survivors", "state", "functionals", "nodes")
 KINDS = ("grant", "withdrawal", "charge", "store", *REMEMBERED)
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS entries (

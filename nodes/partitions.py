@@ -25,12 +25,12 @@ from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.messages import Refusal
 from federation.schema import Field
-from nodes import ledger
+from nodes import ledger, written_fields
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from strategies import support
 from strategies.grids import Grid
-from strategies.protocol import AnyTask
+from strategies.protocol import AnyTask, Chosen
 from strategies.support import Blocks, Mask, Rows
 
 KIND = "condition"
@@ -40,7 +40,6 @@ NEARLY = Refusal(
     "column, with few people between: use the same grid, or one that differs clearly",
 )
 WHERE = "where"  # the name of the condition that chooses a study's rows
-_FIELD = ("name", "kind", "sql", "levels", "step", "index")
 # as `express` writes it, with or without the guard of a cohort's condition
 _COMPARISON = re.compile(
     r"^(?:coalesce\()?\(+(\"[^\"]+\") (<|<=|>|>=) CAST\(([-+.0-9e]+) AS DOUBLE\)\)+(?:, FALSE\))?$"
@@ -73,9 +72,9 @@ class Partition:
     def to_bytes(self) -> bytes:
         values = {
             "grid": {name: getattr(self.grid, name) for name in _GRID},
-            "field": _written(self.grid.field),
+            "field": written_fields.to_values(self.grid.field),
             "columns": sorted(self.columns),
-            "groups": [_written(field) for field in self.groups],
+            "groups": [written_fields.to_values(field) for field in self.groups],
             "where": self.where,
             "reads": self.reads,
             "group_reads": self.group_reads,
@@ -83,25 +82,14 @@ class Partition:
         return json.dumps(values, sort_keys=True).encode()
 
 
-def _written(field: Field) -> dict[str, Any]:
-    low = field.interval[0] if np.isfinite(field.interval[0]) else None
-    return {name: getattr(field, name) for name in _FIELD} | {"low": low}
-
-
-def _field(values: Mapping[str, Any]) -> Field:
-    low = -np.inf if values["low"] is None else float(values["low"])
-    some = {name: values[name] for name in _FIELD}
-    return Field(**(some | {"levels": tuple(values["levels"]), "interval": (low, np.inf)}))
-
-
 def _partition(values: Mapping[str, Any]) -> Partition:
     grid = values["grid"] | {
         name: tuple(values["grid"][name]) for name in ("shares", "parts", "at")
     }
     return Partition(
-        Grid(_field(values["field"]), **grid),
+        Grid(written_fields.from_values(values["field"]), **grid),
         frozenset(values["columns"]),
-        tuple(map(_field, values["groups"])),
+        tuple(map(written_fields.from_values, values["groups"])),
         values["where"],
         values["reads"],
         values["group_reads"],
@@ -111,7 +99,7 @@ def _partition(values: Mapping[str, Any]) -> Partition:
 def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[Partition]:
     """Those of earlier answers about the same people, as far as this contract reads their columns
     in the same way."""
-    kinds = _kinds(contract)
+    kinds = written_fields.kinds(contract)
     for content in ledger.remembered(book, KIND, account.dataset, account.register):
         values = json.loads(content)
         if "grid" not in values:
@@ -119,10 +107,6 @@ def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[
         partition = _partition(values)
         if all(kinds.get(name) == kind for name, kind in partition.all_reads.items()):
             yield partition
-
-
-def _kinds(contract: Contract) -> dict[str, Any]:
-    return {name: [column.kind, list(column.levels)] for name, column in contract.columns.items()}
 
 
 def columns_beside(
@@ -140,7 +124,7 @@ def check(
     """The reason why a task is not answered: one of its grids and another, of this task or of an
     earlier answer, show few people. If it is answered, its grids are remembered."""
     grids, conditions = list(_grids(memory, task)), list(_conditions(memory, task))
-    if not grids and not conditions and support.roles_of(task).choice is None:
+    if not grids and not conditions and not support.roles_of(task).choices:
         return None
     if _is_chosen_otherwise(memory, task):
         return NEARLY
@@ -220,26 +204,37 @@ def _names_of(piece: Piece, task: AnyTask, memory: Memory) -> list[str]:
 
 
 def _reads(memory: Memory, names: Iterable[str]) -> dict[str, Any]:
-    kinds = _kinds(memory.contract)
+    kinds = written_fields.kinds(memory.contract)
     behind = (memory.names[name] for name in names)
     return {name: kinds[name] for name in sorted(frozenset().union(*behind))}
 
 
 def _is_chosen_otherwise(memory: Memory, task: AnyTask) -> bool:
     """Whether the same task was answered with other cuts of what it computes. No row is read: what
-    is cut, such as scores, exists at the hub only."""
-    choice = support.roles_of(task).choice
-    if choice is None:
-        return False
-    entry = {"choice": choice[0], "of": choice[1], "where": memory.where}
+    is cut, such as scores or pathways, is in no column."""
+    choices = support.roles_of(task).choices
     book, account = memory.ledger, memory.account
-    for content in ledger.remembered(book, KIND, account.dataset, account.register):
-        before = json.loads(content)
-        alike = all(before.get(name) == entry[name] for name in ("of", "where"))
-        if "choice" in before and alike and before["choice"] != entry["choice"]:
-            return True
-    _keep(memory, json.dumps(entry, sort_keys=True).encode())
+    before = [
+        entry
+        for content in ledger.remembered(book, KIND, account.dataset, account.register)
+        if choices and "choice" in (entry := json.loads(content))
+    ]
+    entries = [_entry(memory, chosen) for chosen in choices]
+    for chosen, new in zip(choices, entries, strict=True):
+        names = ("of",) if chosen.everywhere else ("of", "where")
+        for old in before:
+            is_alike = all(old[name] == new[name] for name in names)
+            if is_alike and old["choice"] != new["choice"]:
+                return True
+    for new in entries:
+        _keep(memory, json.dumps(new, sort_keys=True).encode())
     return False
+
+
+def _entry(memory: Memory, chosen: Chosen) -> dict[str, Any]:
+    columns = memory.columns_behind(field.name for field in chosen.columns)
+    of = " ".join([chosen.of, *sorted(columns)])
+    return {"choice": chosen.choice, "of": of, "where": memory.where}
 
 
 def _divides(field: Field, cut: Field) -> bool:

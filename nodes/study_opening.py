@@ -23,6 +23,7 @@ from nodes import (
     differencing,
     joint_columns,
     partitions,
+    people_between,
     support,
 )
 from nodes.answered import Memory
@@ -128,9 +129,12 @@ def _remembered(
     beside = partitions.columns_beside(book, account, contract, columns) if columns else set()
     conditions = differencing.conditions(book, contract)
     named = {name for condition in conditions for name in condition.columns}
+    fields = {field.name for task in tasks.values() for field in task.fields}
+    added_up = dataset.own_columns(frozenset().union(*map(schema.columns_of, fields)))
+    chosen = people_between.columns_beside(book, account, contract, added_up)
     answered = _answered_columns(study, dataset, schema, tasks)
     written = joint_columns.columns_beside(book, account, contract, answered)
-    return frozenset(name for name in beside | named | written if name in schema.fields)
+    return frozenset(name for name in beside | named | chosen | written if name in schema.fields)
 
 
 def _answered_columns(

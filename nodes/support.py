@@ -22,6 +22,7 @@ from nodes import (
     functionals,
     joint_columns,
     partitions,
+    people_between,
     support_columns,
     support_in_blocks,
 )
@@ -60,7 +61,9 @@ def _part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
         return support_in_blocks.part(task, state, session.cohort)
     if is_steered_too_far(task, state, session):
         return rules_of.STEERED
-    return task.analysis.local(session.cohort, task, state)
+    part = task.analysis.local(session.cohort, task, state)
+    withheld = None if task.roles is None else task.roles.withheld
+    return part if withheld is None else withheld(part, session.cohort, task, session.rules)
 
 
 def is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bool:
@@ -100,7 +103,10 @@ def _check(task: AnyTask, session: StudySession) -> Refusal | None:
         functionals.check(memory, task, numbers, columns, limits)
         or partitions.check(memory, cohort, task, rows, rules)
         or differencing.check(memory, cohort, task, rows, rules)
-        or joint_columns.check(memory, cohort, task, rules)  # last: it may depend on a person
+        or joint_columns.check(
+            memory, cohort, task, rules
+        )  # from here on it may depend on a person
+        or people_between.check(task, session, memory, is_unsupported)
     )
 
 
@@ -231,6 +237,8 @@ def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> boo
     few = _few_levels(roles, rows, rules.thin)
     crossed = [term for term in roles.terms if _is_thin_product(term, rows, rules.thin)]
     wide = tuple(term for term in roles.terms if term not in crossed)
+    if not few and not crossed and _shows_no_leverage(wide, rows, limit):
+        return False
     X, codes = _design(wide, rows)
     if not few and not crossed:
         return rules_of.largest_leverage(X, person, limit, codes) > limit
@@ -245,6 +253,17 @@ def _singled_out(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> boo
     unjudged = support_columns.unjudged_codes(few, wide)
     beside = apart if apart.shape[1] else None
     return rules_of.largest_leverage(X, person, limit, codes, beside, unjudged) > limit
+
+
+def _shows_no_leverage(terms: Sequence[Term], rows: Rows, limit: float) -> bool:
+    """Whether a sample of many rows (one a person) proves that nobody stands out. No design is
+    built for it, which would take as long as the first round of a model."""
+    n_rows = int(np.count_nonzero(rows.is_used))
+    if rows.person is not None or n_rows <= 2 * rules_of.SAMPLE:
+        return False
+    columns = support_columns.each_filled(support_columns.dense_terms(terms), rows)
+    codes = support_columns.codes_of(terms, rows)
+    return rules_of.leverage_bound(columns, n_rows, codes) <= limit
 
 
 def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:

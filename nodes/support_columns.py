@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +52,18 @@ def columns_of(terms: Sequence[Term], rows: Rows) -> Floats:
     """(n_used, n_terms): the columns of a model; NaN where missing."""
     size, index = len(terms), cohorts.kept_rows(rows.is_used)
     return cohorts.design(terms, rows.columns, index, centre=np.zeros(size), scale=np.ones(size))
+
+
+def each_filled(terms: Iterable[Term], rows: Rows) -> Iterator[Floats]:
+    """(n_used,) each: the columns of a model one after the other, the mean where missing."""
+    for term in terms:
+        head, *others = term.factors
+        is_plain = not others and head.level is None
+        read = rows.of(head.field) if is_plain else support.product(term, rows)
+        column = read.astype(np.float64, copy=False)
+        if np.isnan(column.sum()):
+            column = filled(column[:, None], means_of([column[:, None]]))[:, 0]
+        yield column
 
 
 def codes_of(terms: Sequence[Term], rows: Rows) -> Ints | None:

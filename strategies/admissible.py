@@ -111,7 +111,8 @@ def is_unread(name: str, step: Step) -> bool:
 
 
 def _misfit(values: NDArray[np.float64], array: Array) -> str:
-    if not isinstance(values, np.ndarray) or values.dtype != np.float64:
+    # A masked array is one too, and hides a number from every comparison.
+    if type(values) is not np.ndarray or values.dtype != np.float64:
         return "must be an array of float64"
     if len(values.shape) != len(array.shape) or any(
         wanted not in (None, size) for size, wanted in zip(values.shape, array.shape, strict=True)

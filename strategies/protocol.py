@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from federation.arrays import Floats, Ints, Sum
 from federation.cohort import Cohort
 from federation.contract import Frozen
+from federation.disclosure.rules import Rules
 from federation.expression import Piece
 from federation.formula import Factor, Term
 from federation.messages import Part, State
@@ -60,6 +61,19 @@ class Reached(NamedTuple):
     mask: NDArray[np.bool_]
 
 
+class Chosen(NamedTuple):
+    """Options that cut what a task computes. Once one value of them was answered, another is not.
+
+    of: what is computed, alike in all tasks that can be compared. choice: the options. columns:
+    those of the same contract columns are compared. everywhere: whether answers about other cohorts
+    count too, because sums over these add up to one."""
+
+    of: str
+    choice: str
+    columns: tuple[Field, ...] = ()
+    everywhere: bool = False
+
+
 @dataclass(frozen=True)
 class Roles:
     """The role of each column of a task, for the rules of disclosure in exact mode. Nodes refuse a
@@ -72,7 +86,8 @@ class Roles:
     options such as a landmark. `apart`: each column is summed over the rows that have it, not over
     the rows that have all columns. `grids`: columns that the task cuts into cells of the study's
     choice. `reached(cohort, task)`: people whom options choose without a condition on columns.
-    `choice`: options that cut what the task computes, such as scores, and all of its other options.
+    `choices`: options that cut what the task computes, such as scores or the steps of a pathway.
+    `withheld(part, cohort, task, rules)`: the part without the sums that one person dominates.
     `used(cohort, task)` (n_rows,): the rows that are added up, if these are others than the rows
     that have all columns. `within(cohort, task)` (n_rows,): levels of the rows, if rows of
     different levels are never compared, so that a column which is one number in each says nothing.
@@ -88,7 +103,8 @@ class Roles:
     apart: bool = False
     grids: tuple[Grid, ...] = ()
     reached: Callable[[Cohort, AnyTask], Iterable[Reached]] | None = None
-    choice: tuple[str, str] | None = None
+    choices: tuple[Chosen, ...] = ()
+    withheld: Callable[[Part, Cohort, AnyTask, Rules], Part] | None = None
     used: Callable[[Cohort, AnyTask], NDArray[np.bool_]] | None = None
     within: Callable[[Cohort, AnyTask], Ints] | None = None
     steered: Steered | None = None

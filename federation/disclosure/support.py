@@ -14,7 +14,7 @@ Control, chapter 4; leverage in regression disclosure: Gomatam et al. 2005, sect
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,25 +166,38 @@ def largest_leverage(
     if not len(X):
         return 0.0
     if person is None and len(X) > 2 * SAMPLE and apart is None:
-        bound = _bound(X, codes, unjudged)
+        bound = leverage_bound(X.T, len(X), codes, unjudged)
         if bound <= limit:
             return bound
     return float(leverage(X, person, codes, apart, unjudged).max(initial=0.0))
 
 
-def _bound(X: Floats, codes: Ints | None, unjudged: Sequence[int] = ()) -> float:
-    """An upper bound on all hat values, from a sample of the rows; infinite where it shows none."""
-    alone = 1 / len(X)
+def leverage_bound(
+    columns: Iterable[Floats], n_rows: int, codes: Ints | None, unjudged: Sequence[int] = ()
+) -> float:
+    """An upper bound on all hat values in `columns` (n_rows,) each, from a sample of the rows;
+    infinite where it shows none."""
+    alone = 1 / n_rows
     if codes is not None:
         people = np.delete(np.bincount(codes), [i for i in unjudged if i <= int(codes.max())])
-        alone = 1 / int(people[people > 0].min(initial=len(X)))
-    if not X.shape[1]:
+        alone = 1 / int(people[people > 0].min(initial=n_rows))
+    every = max(1, n_rows // SAMPLE)
+    sampled = [_scaled_sample(column, codes, every) for column in columns]
+    if not sampled:
         return alone
-    every = max(1, len(X) // SAMPLE)
-    some = np.empty((len(X[::every]), X.shape[1]))
-    for j in range(X.shape[1]):
-        within = X[:, j] - _means(X[:, j], codes)
-        widest = float(np.abs(within).max())
-        some[:, j] = within[::every] / (widest if widest > 0 else 1.0)
+    some = np.stack(sampled, axis=1)
     least = float(np.linalg.eigvalsh(some.T @ some)[0])
-    return X.shape[1] / least + alone if least > 0 else math.inf
+    return len(sampled) / least + alone if least > 0 else math.inf
+
+
+def _scaled_sample(column: Floats, codes: Ints | None, every: int) -> Floats:
+    """(n_sampled,) how far every so many rows are from the mean of their level, over how far any
+    row is."""
+    if codes is None:
+        mean = float(column.mean())
+        within = column[::every] - mean
+        widest = max(float(column.max()) - mean, mean - float(column.min()))
+    else:
+        whole = column - _means(column, codes)
+        within, widest = whole[::every], float(np.abs(whole).max())
+    return within / (widest if widest > 0 else 1.0)

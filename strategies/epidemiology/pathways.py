@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pydantic
@@ -20,6 +20,8 @@ from federation import errors
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.contract import Frozen
+from federation.disclosure import support
+from federation.disclosure.rules import Rules
 from federation.expression import ExpressionError
 from federation.lazy_scipy import special
 from federation.messages import Part, State
@@ -30,11 +32,15 @@ from strategies.admissible import Limits
 from strategies.numerics import counting, grouping
 from strategies.numerics.counting import Mask
 from strategies.options import ConfLevel
-from strategies.protocol import AnyTask, Prepared, Reached, Roles, Task, Total, Traits
+from strategies.protocol import AnyTask, Chosen, Prepared, Reached, Roles, Task, Total, Traits
 
 MAX_CELLS = 1_000_000
 START, END = "(start)", "(end)"
 TRAITS = Traits()
+WITHHELD = (
+    "the delays and the number of transitions between some steps are withheld: at a node, one"
+    " person is most of them, or few people go that way more than once"
+)
 
 
 class Indicator(Frozen):
@@ -193,7 +199,7 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     }
     cells = counting.people(cohort, walks.keep) | people
     sums = {name: array.astype(np.float64) for name, array in (people | {"times": times}).items()}
-    sums["delays"] = delays
+    sums["delays"], sums["withheld"] = delays, np.zeros_like(sums["times"])
     return Part(sums, cells, sensitivity(task) | _transition_sensitivity(task))
 
 
@@ -315,7 +321,7 @@ def _transition_sensitivity(task: Task[Options, Plan]) -> dict[str, float]:
     L, (low, high) = _max_length(task), task.plan.time.interval
     span = high - low
     delays = math.sqrt(span**2 + span**4) if math.isfinite(span) else math.inf
-    return {"times": float(L - 1), "delays": delays}
+    return {"times": float(L - 1), "delays": delays, "withheld": 1.0}
 
 
 # -- hub
@@ -333,7 +339,8 @@ def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Re
     if plan.indicators:
         z = float(special.ndtri((1 + task.options.conf_level) / 2))
         tables["indicators"] = Table(_indicators(total, plan, z), door="groups")
-    return Result(tables, counting.reported(total.cells))
+    notes = [WITHHELD] if total.sums["withheld"].any() else []
+    return Result(tables, counting.reported(total.cells), notes=notes)
 
 
 def _largest(counts: Floats) -> list[tuple[int, float]]:
@@ -375,7 +382,8 @@ def _edges(total: Total, plan: Plan) -> list[Row]:
                 "delay_mean": None,
                 "delay_sd": None,
             }
-            if i < plan.steps and j < plan.steps and times[i, j] > 0:
+            is_between = i < plan.steps and j < plan.steps
+            if is_between and times[i, j] > 0 and not total.sums["withheld"][i, j]:
                 mean = float(delays[i, j, 0] / times[i, j])
                 row["times"] = int(times[i, j])
                 row["delay_mean"] = mean
@@ -416,7 +424,56 @@ def wilson(k: float, n: float, z: float) -> tuple[float, float]:
 def roles(task: Task[Options, Plan]) -> Roles:
     plan: Plan = task.plan
     by = () if plan.by is None else (plan.by,)
-    return Roles(groups=(plan.step, plan.time, *by), reached=reached_by_options)
+    return Roles(
+        groups=(plan.step, plan.time, *by),
+        reached=reached_by_options,
+        choices=tuple(_choices(task)),
+        withheld=withheld,
+    )
+
+
+def _choices(task: Task[Options, Plan]) -> Iterator[Chosen]:
+    """Another time puts a few people's steps into another order, another `max_steps` cuts the
+    pathways of few, and a shorter beginning is a sum of longer ones, of which small ones are not
+    shown. Merged steps are other steps of the same columns."""
+    plan, options = task.plan, task.options
+    walks = f"{plan.step.sql} {plan.time.sql} {options.max_steps}"
+    yield Chosen("pathways", walks, (plan.step,), everywhere=True)
+    if options.beginnings:
+        yield Chosen("beginnings", str(options.beginnings), (plan.step,), everywhere=True)
+
+
+def withheld(part: Part, cohort: Cohort, task: AnyTask, rules: Rules) -> Part:
+    """The part without the delays and the number of transitions between two steps where one person
+    is most of them, or, at a site that shows no small cells, where few people go that way more than
+    once. `withheld` (n_steps, n_steps) counts the nodes where it is so. A site that shows its hub
+    all cells withholds none."""
+    if rules.hub_sees_cells and not rules.in_secure_sum:
+        return part
+    walks, K = walks_of(cohort, task), task.plan.steps
+    inside = np.flatnonzero(walks.place > 0)
+    cell = walks.step[inside - 1] * K + walks.step[inside]
+    delay, person = walks.time[inside] - walks.time[inside - 1], walks.person[inside]
+    mask = np.zeros(K * K, np.bool_)
+    for edge in np.unique(cell):
+        some = cell == edge
+        mask[edge] = _is_dominated(delay[some], person[some], rules)
+    mask = mask.reshape(K, K)
+    sums = {**part.sums, "withheld": mask.astype(np.float64)}
+    sums["times"] = np.where(mask, 0.0, sums["times"])
+    sums["delays"] = np.where(mask[:, :, None], 0.0, sums["delays"])
+    return replace(part, sums=sums)
+
+
+def _is_dominated(delay: Floats, person: Ints, rules: Rules) -> bool:
+    """Whether one person is most of some transitions (n,), or few people make several."""
+    _, who, times = np.unique(person, return_inverse=True, return_counts=True)
+    if not rules.hub_sees_cells and 0 < np.count_nonzero(times > 1) < rules.min_cell:
+        return True
+    if len(times) < rules.thin:
+        return False  # judged by their number, over all nodes
+    most = max(support.share(delay, who), support.share(times.astype(np.float64), None, 0.0))
+    return most > support.MAX_SHARE
 
 
 def reached_by_options(cohort: Cohort, task: AnyTask) -> Iterator[Reached]:

@@ -48,7 +48,7 @@ from strategies.learning.server_optimizers import FLOWER, Steps, Strategy, Updat
 from strategies.numerics import newton
 from strategies.numerics.newton import Scaling
 from strategies.options import Probability
-from strategies.protocol import HubState, Prepared, Roles, Task, Total, Traits
+from strategies.protocol import Chosen, HubState, Prepared, Roles, Task, Total, Traits
 
 LOST = 1e100  # the loss that a node reports when its weights have become NaN or infinite
 
@@ -599,10 +599,10 @@ def roles(task: Task[Options, Plan]) -> Roles:
     groups = () if plan.array is None else (plan.array,)
     cuts = {"threshold", "recall_rates"}
     rest = task.options.model_dump_json(exclude=cuts)
-    choice = task.options.model_dump_json(include=cuts), rest
+    choice = Chosen(rest, task.options.model_dump_json(include=cuts))
     fields, edges = plan.outcome.fields, plan.outcome.edges[1:]
     grids = (Grid(fields[0], size=len(edges), side="below", at=edges),) if edges else ()
-    return Roles(plan.terms, fields, groups=groups, grids=grids, choice=choice)
+    return Roles(plan.terms, fields, groups=groups, grids=grids, choices=(choice,))
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -222,7 +222,7 @@ def test_a_bound_from_a_sample_is_never_less_than_the_leverage(
     rng = np.random.default_rng(3)
     codes, X = rng.integers(0, 20, 3000), rng.normal(size=(3000, 3))
     exact = float(rules_of.leverage(X, None, codes).max())
-    assert exact <= rules_of._bound(X, codes) < rules_of.MAX_LEVERAGE
+    assert exact <= rules_of.leverage_bound(X.T, len(X), codes) < rules_of.MAX_LEVERAGE
     X[7, 1] = 1e9
     assert rules_of.largest_leverage(X, None, rules_of.MAX_LEVERAGE, codes) > 0.9
     codes[9] = 20  # alone at its level

@@ -39,6 +39,22 @@ columns:
   diagnosis: {type: code, terminology: cim-10}
 """
 VISITS = CONTRACT.replace("person: nir\n", "unit: visit\n").replace("  nir: {type: string}\n", "")
+STEPS = """
+dataset: people
+version: 1
+person: nir
+rows_per_person: 12
+columns:
+  nir: {type: string}
+  age: {type: number, range: [18, 110]}
+  sex: {type: category, levels: [F, M]}
+  hiv: {type: boolean}
+  step: {type: category, levels: [doctor, emergency, surgery, home]}
+  day: {type: number, range: [0, 4000], step: 1}
+  days: {type: number, range: [1, 100], step: 1}
+  exposed: {type: boolean}
+  events: {type: number, range: [0, 9], step: 1}
+"""
 WORLDS = ("healthy", "ill")
 PEOPLE = 400  # of each node
 FOLDER = tempfile.TemporaryDirectory(prefix="attacks-")
@@ -106,13 +122,40 @@ def _set_target(table: pandas.DataFrame, world: str) -> None:
     table.loc[0, "lab"] = np.nan
 
 
+def steps(world: str, node: int, n: int = PEOPLE) -> pandas.DataFrame:
+    """Two to five steps of each of `n` people. The target goes home from surgery eleven times, and
+    where she is ill after twenty days more each time."""
+    rng = np.random.default_rng(200 + node)
+    table, rows = people(world, node, n), []
+    for place, person in enumerate(table.itertuples()):
+        is_target = node == 0 and place == 0
+        names = ["surgery", "home"] * 6 if is_target else [
+            *rng.choice(["doctor", "emergency"], 1),
+            *rng.choice(["doctor", "emergency", "surgery", "home"], rng.integers(1, 5)),
+        ]  # fmt: skip
+        day = int(rng.integers(0, 300))
+        for step in names:
+            is_exposed = bool(rng.random() < 0.4)
+            events = int(rng.poisson(0.8 if is_exposed else 0.3)) + 9 * (is_target and is_exposed)
+            rows.append(
+                (person.nir, person.age, person.sex, person.hiv, step, day,
+                 int(rng.integers(5, 100)), is_exposed, min(events, 9))
+            )  # fmt: skip
+            day += int(rng.integers(1, 40)) + (20 if is_target and world == "ill" else 0)
+    names = ["nir", "age", "sex", "hiv", "step", "day", "days", "exposed", "events"]
+    return pandas.DataFrame(rows, columns=names)
+
+
 @cache
 def rows_of(world: str, node: int, unit: str, n: int) -> Path:
     """The file of a node's rows, written once for all attacks."""
-    rows = people(world, node, n).drop(columns=["nir"] if unit == "visit" else [])
+    if unit == "step":
+        rows = steps(world, node, n)
+    else:
+        rows = people(world, node, n).drop(columns=["nir"] if unit == "visit" else [])
     path = Path(FOLDER.name) / f"{world}-{unit}-{n}-n{node}.parquet"
-    dates = ", ".join(f"CAST({name} AS DATE) AS {name}" for name in ("birth", "seen"))
-    chosen = f"SELECT * REPLACE ({dates}) FROM rows"
+    dates = [f"CAST({name} AS DATE) AS {name}" for name in ("birth", "seen") if name in rows]
+    chosen = f"SELECT * REPLACE ({', '.join(dates)}) FROM rows" if dates else "FROM rows"
     duckdb.sql(f"COPY ({chosen}) TO '{path}'")
-    assert len(rows) == n
+    assert len(rows) >= n
     return path

@@ -14,6 +14,8 @@ from tests.privacy import (
     further_variants,
     grid_variants,
     late_variants,
+    nested_variants,
+    steps_variants,
     thin_variants,
 )
 from tests.privacy.attacked_people import PEOPLE
@@ -631,9 +633,12 @@ def variants() -> Iterator[Attack]:
         thin_variants,
         grid_variants,
         further_variants,
+        nested_variants,
     ):
         for name, studies in module.variants():
             yield Attack(name, studies)
+    for name, studies in steps_variants.variants():
+        yield Attack(name, studies, unit="step")
     for name, studies in grid_variants.windows():
         yield Attack(name, studies, unit="visit")
 

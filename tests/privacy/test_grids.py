@@ -118,11 +118,11 @@ COMPARED = {
     ("train", "recall_rates"),
     ("pathways", "indicators"),
     ("pathways", "max_steps"),
+    ("pathways", "beginnings"),
 }
 OTHERWISE = {
     ("disproportionality", "top"): "how many pairs are listed",
     ("pathways", "step"): "names a column",
-    ("pathways", "beginnings"): "a shorter sequence is a sum of longer ones",
     ("boosted_trees", "bins"): "of equal frequency, which the hub chooses from the data",
 }
 

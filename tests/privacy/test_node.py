@@ -372,7 +372,7 @@ def test_two_exact_answers_over_nearly_the_same_people_are_not_given(
     assert isinstance(ask(site, exact("x >= 40")), Part)
     answer = ask(site, exact("x >= 41"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing"
-    assert isinstance(ask(site, exact("x >= 44")), Part), "twelve people more or fewer are enough"
+    assert isinstance(ask(site, exact("x >= 45")), Part), "of fifteen, twelve differ in x"
     answer = ask(NodeContext(site), exact("x >= 43", title="another day"))
     assert isinstance(answer, Refusal) and answer.rule == "differencing", (
         "after a restart, and against every cohort before"

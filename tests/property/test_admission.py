@@ -90,6 +90,11 @@ def bent(state: State, task: Task) -> Iterator[tuple[str, State]]:
     """The state in other forms, none of which an honest hub sends."""
     step = task.analysis.limits(task).steps[state.step]
     yield "an unknown step", replace(state, step=f"{state.step}x")
+    yield "another step's name", replace(state, step=step.round or f" {state.step}")
+    yield "a step in capitals", replace(state, step=state.step.upper())
+    for other in ("newton", "moments", "start", "train", "score"):
+        if other != state.step:
+            yield f"step {other} of another analysis", State(other, {"beta": np.zeros(77)})
     yield "an array more", replace(state, values={**state.values, "more": np.zeros(1)})
     for name, array in step.arrays.items():
         values = state.values[name]
@@ -107,10 +112,31 @@ def bent(state: State, task: Task) -> Iterator[tuple[str, State]]:
         )
         yield f"{name} has another axis", put(values[..., None])
         yield f"{name} is a number", put(np.float64(0.0))
-        for dtype in (np.float32, np.int64, np.bool_, object):
+        for dtype in (
+            np.float16,
+            np.float32,
+            np.longdouble,
+            ">f8",
+            np.complex128,
+            np.int64,
+            np.uint64,
+            np.bool_,
+            "U8",
+            "S8",
+            object,
+        ):
             yield f"{name} is of {np.dtype(dtype)}", put(values.astype(dtype))
+        yield f"{name} is a list", put(values.tolist())
+        yield f"{name} is nothing", put(None)
+        yield f"{name} is masked", put(np.ma.masked_invalid(values))
+        if values.size:
+            yield f"{name} is empty", put(values[:0])
+            hidden = np.r_[np.nan, values.ravel()[1:]].reshape(values.shape)
+            yield f"{name} hides a number", put(np.ma.masked_invalid(hidden))
         odd = [np.inf, -np.inf, np.nan, 1e308, -1e308, 2.0**1000]
-        odd += [-0.0, 0.5, 1e-9, -1.0 - 1e-9, 2.0**53, -(2.0**63), 1e18] if array.whole else []
+        odd += [-0.0, 0.5, 1e-9, 5e-324, -1.0 - 1e-9, 2.0**53, 1e18] if array.whole else []
+        odd += [2.0**63, -(2.0**63), array.high + 1, array.low - 1] if array.whole else []
+        odd += [np.nextafter(array.high, np.inf), np.nextafter(array.low, -np.inf)]
         for number in odd if values.size else []:
             yield (
                 f"{name} holds {number}",

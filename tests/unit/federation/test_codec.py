@@ -61,6 +61,19 @@ def test_the_same_message_gives_the_same_bytes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("once", "twice"), [(b'"none"', b'"beta"'), (b'["a","n1","start"', b'["a","","start"')]
+)
+def test_a_name_that_stands_twice_is_refused(once: bytes, twice: bytes) -> None:
+    """An array, or a task: a reader would have to choose between two values."""
+    content = codec.query_to_bytes(QUERY)
+    assert content.count(once) == 1
+    text = content[12:].replace(once, twice)
+    length = int.from_bytes(content[4:12], "little") + len(twice) - len(once)
+    with pytest.raises(codec.CodecError, match="twice"):
+        codec.query_from_bytes(content[:4] + length.to_bytes(8, "little") + text)
+
+
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_read_as_a_reply_and_never_crashes(
     at: int, value: int
