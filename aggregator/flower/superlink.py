@@ -73,7 +73,6 @@ THREADS = 1
 IDLE = frozenset(
     {
         "ControlLicenseMiddleware",
-        "RuntimeTracingMiddleware",
         "ControlEventLogMiddleware",
         "FleetEventLogMiddleware",
         "ControlSensitiveResponseMiddleware",

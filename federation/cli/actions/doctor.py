@@ -26,7 +26,7 @@ from federation.credentials import Credentials
 from federation.language import tr
 
 MIN_DAYS, MIN_DISK_GB, MAX_SKEW_S = 30, 2.0, 5.0
-FLOWER = "1.41.0"
+FLOWER = "1.42.0"
 STYLES = {"ok": "green", "note": "yellow", "wrong": "red"}
 WORDS = {"ok": "ok", "note": "note", "wrong": "WRONG"}
 PORTS = ("fleet", "api", "enrol", "admin", "metrics")

@@ -21,7 +21,7 @@ import nodes
 
 
 def test_the_pin() -> None:
-    assert metadata.version("flwr") == "1.41.0"
+    assert metadata.version("flwr") == "1.42.0"
 
 
 def test_a_connection_yields_the_eight_callables_in_this_order() -> None:
