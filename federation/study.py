@@ -383,7 +383,10 @@ def load(path: Path) -> tuple[Study, Source]:
 
 def build(source: Source) -> Study:
     study = yaml_source.build(Study, source.values, source, under=(), error=errors.StudyError)
-    private = sorted(study.privacy.model_fields_set & {"epsilon", "delta"})
+    usual = Privacy.model_fields
+    private = [  # a study that was written with all its defaults holds them, too
+        key for key in ("delta", "epsilon") if getattr(study.privacy, key) != usual[key].default
+    ]
     if study.privacy.mode == "exact" and private:
         key = private[-1]
         raise errors.StudyError(
