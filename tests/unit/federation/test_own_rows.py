@@ -237,7 +237,7 @@ def test_a_verb_that_is_none_is_told_with_the_one_that_is_meant(name: str, messa
 
 @pytest.mark.parametrize("key", ["epsilon", "delta"])
 def test_an_epsilon_in_mode_exact_is_a_mistake(key: str) -> None:
-    study = fed.Study("people", mode="exact", **{key: 1e-6}).describe("ages", ["age"])
+    study = fed.Study("people", mode="exact", **{key: 1e-7}).describe("ages", ["age"])
     with pytest.raises(errors.StudyError, match=f"privacy.{key}: mode exact adds no noise"):
         study.run(fed.simulate({"a": FRAME}, CONTRACT), progress=False)
 
