@@ -148,8 +148,16 @@ def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
     refuses its signature (a wrong clock, a revoked key); the node then continues to try until the
     hub's own connection gives the reason."""
     signals = (signal.SIGTERM, signal.SIGINT)
-    # All threads inherit the mask, so that only the thread below receives the signals.
+
+    def end(*_: Any) -> None:
+        stop.set()
+        woken.set()
+
+    # All threads inherit the mask, so that only the thread below receives the signals; except those
+    # that libraries have begun before, such as a BLAS of several threads.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for number in signals:
+        signal.signal(number, end)
 
     def wait() -> None:
         while not stop.is_set():
@@ -160,8 +168,7 @@ def _end_on_signals(stop: threading.Event, woken: threading.Event) -> None:
                     " and that the node is still enrolled"
                 )
                 continue
-            stop.set()
-            woken.set()
+            end()
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
 

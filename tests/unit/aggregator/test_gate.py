@@ -64,7 +64,7 @@ def test_an_error_without_a_code_of_its_own_is_internal_and_says_its_reason(
 
 
 def test_a_long_reason_is_cut_so_that_the_client_receives_it() -> None:
-    answer = ended(failing(errors.InputError("x" * 100_000)))
+    answer = ended(failing(errors.InputError(*["x" * 100_000] * 2)))  # each is shortened
     assert answer is not None and answer[0] == grpc.StatusCode.INVALID_ARGUMENT
     assert len(answer[1]) == 4000 and answer[1].startswith("InputError|xxx")
 
