@@ -24,7 +24,8 @@ class Memory:
     `where_columns`, the contract columns that it names. `sources`: the contract columns behind each
     field of the study. `names`: the same under the names by which its rows are read, and
     under the empty name those of the condition. `readable`: the columns that its rows were read
-    with. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in Dataset."""
+    with. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
+    Dataset. `by_step`: its rows are those of the first steps of a cascade."""
 
     ledger: Ledger
     contract: Contract
@@ -41,6 +42,7 @@ class Memory:
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     readable: frozenset[str] = frozenset()
     seen: list[bytes] = field(default_factory=list)
+    by_step: bool = False
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:
         """The contract columns behind the named fields:

@@ -58,14 +58,17 @@ class Choice:
     """How the rows of an answer are chosen. `where`: SQL of conditions that must hold. `present`:
     columns that a study made and that have a value; `weights`: that are above 0. `columns`: the
     contract columns about which the answer tells. `reads`: by contract column that is needed to
-    choose the rows again, its type and levels. `divides`: the contract columns of the condition
-    whose side this is, in an answer that is judged now."""
+    choose the rows again, its type and levels. `study`: whose answer it is; `by_step`: about the
+    people of the first steps of a cascade. `divides`: the contract columns of the condition whose
+    side this is, in an answer that is judged now."""
 
     where: tuple[str, ...]
     present: tuple[Field, ...]
     weights: tuple[Field, ...]
     columns: frozenset[str]
     reads: Mapping[str, Any]
+    study: str
+    by_step: bool
     divides: frozenset[str] = frozenset()
 
     @property
@@ -80,6 +83,8 @@ class Choice:
             "weights": [written_fields.to_values(field) for field in self.weights],
             "columns": sorted(self.columns),
             "reads": self.reads,
+            "study": self.study,
+            "by_step": self.by_step,
         }
         return json.dumps(values, sort_keys=True).encode()
 
@@ -92,6 +97,8 @@ def _choice(content: bytes) -> Choice:
         tuple(map(written_fields.from_values, values["weights"])),
         frozenset(values["columns"]),
         values["reads"],
+        values["study"],
+        values["by_step"],
     )
 
 
@@ -166,7 +173,16 @@ def _choices(memory: Memory, task: AnyTask) -> list[Choice]:
         behind = frozenset[str]().union(*(memory.names[name] for name in named))
         reads = {name: kinds[name] for name in sorted(behind)}
         divides = frozenset(name for sql in more for name in _NAME.findall(sql)) & kinds.keys()
-        return Choice((*where, *more), present, roles.weights, columns, reads, divides)
+        return Choice(
+            (*where, *more),
+            present,
+            roles.weights,
+            columns,
+            reads,
+            memory.study.hash,
+            memory.by_step,
+            divides,
+        )
 
     sides = (f"{negation}({piece.sql})" for piece in _crossed(roles) for negation in ("", "NOT "))
     return [choice(), *map(choice, sides)]
@@ -227,10 +243,12 @@ Combined = Sequence[tuple[Choice, int]]  # the new answer first, each with its s
 
 def _combinations(new: Sequence[Choice], earlier: Sequence[Choice]) -> Iterator[Combined]:
     """Each of the new choices less an earlier one; and all rows of the new answer with two of the
-    latest, which are subtracted from it or added to it."""
+    latest, which are subtracted from it or added to it. The people between two steps of a study are
+    judged by `results_by_step`."""
     for choice in new:
         for other in reversed(earlier):
-            if other.key != choice.key:
+            is_of_steps = choice.study == other.study and (choice.by_step or other.by_step)
+            if other.key != choice.key and not is_of_steps:
                 yield [(choice, 1), (other, -1)]
     others = [choice for choice in earlier if choice.key != new[0].key]
     for first, second in itertools.combinations(others[-MAX_TOGETHER:], 2):

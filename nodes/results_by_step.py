@@ -59,6 +59,7 @@ def _narrowed(task: AnyTask, session: StudySession) -> StudySession:
         hashes=memory.hashes[cohorts.held(session.cohort, task.chosen)],
         where=where,
         where_columns=memory.where_columns | {STEP},
+        by_step=True,
     )
     return replace(session, cohort=cohort, memory=memory)
 
