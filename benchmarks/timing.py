@@ -47,8 +47,8 @@ def in_turns(
 
 
 def user_seconds() -> float:
-    """CPU seconds of this process outside the kernel, whose part of equal runs over gigabytes is 0.2
-    to 1.1 s: pages that are given back and taken anew."""
+    """CPU seconds of this process outside the kernel, whose part of equal runs over gigabytes is
+    0.2 to 1.1 s: pages that are given back and taken anew."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 

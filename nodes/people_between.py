@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,9 +29,9 @@ from federation.disclosure import node_door, partitions
 from federation.disclosure.rules import Rules, is_small
 from federation.expression import Piece
 from federation.formula import Term
-from federation.messages import Refusal
+from federation.messages import Part, Refusal
 from federation.schema import Field
-from nodes import ledger, written_fields
+from nodes import ledger, support_in_blocks, written_fields
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from nodes.session import StudySession
@@ -378,13 +379,20 @@ def _are_shown(
     if _has_small_cells(task, people, rules.min_cell):
         return False
     roles = support.roles_of(task)
-    if not (is_whole and (roles.grids or roles.groups)) or people.in_blocks is not None:
+    if not (is_whole and (roles.grids or roles.groups)):
         return True
     if session.rules.hub_sees_cells and roles.grids:  # readers see the cells of the grids only
         shown = (grid for grid in roles.grids if grid.size and grid.numbers is None)
         return not any(_has_small_steps(grid, task, people, rules.min_cell) for grid in shown)
-    part = task.analysis.local(people, task, task.analysis.start(task))
-    return not node_door.small_cells(part, rules.min_cell)
+    part = _first_part(task, people)
+    return isinstance(part, Part) and not node_door.small_cells(part, rules.min_cell)
+
+
+def _first_part(task: AnyTask, people: Cohort) -> Part | Refusal:
+    state = task.analysis.start(task)
+    if people.in_blocks is not None:
+        return support_in_blocks.part(task, state, people)
+    return task.analysis.local(people, task, state)
 
 
 def _has_small_cells(task: AnyTask, people: Cohort, k: int) -> bool:
@@ -401,14 +409,20 @@ def _has_small_steps(grid: Grid, task: AnyTask, people: Cohort, k: int) -> bool:
     """Whether few people share a cell of a grid and a combination of the levels beside it."""
     roles = support.roles_of(task)
     groups = [f for f in roles.groups if f.kind in ("boolean", "category") and not roles.apart]
-    columns = people.columns([grid.field, *groups])
-    has_all = np.logical_and.reduce([support.is_known(column) for column in columns.values()])
-    values = columns[grid.field.name][has_all].astype(np.float64)
-    steps = values if grid.side == "levels" else partitions.cells(grid.cuts, values)
-    codes = np.stack([steps, *(columns[f.name][has_all] for f in groups)]).astype(np.int64)
-    cells, place = np.unique(codes, axis=1, return_inverse=True)
-    person = None if people.numbered is None else people.numbered[has_all]
-    return bool(is_small(support.level_people(place.reshape(-1), cells.shape[1], person), k).any())
+    totals: Counter[tuple[int, ...]] = Counter()
+    for block in people.blocks():  # nobody is in two of them
+        columns = block.columns([grid.field, *groups])
+        has_all = np.logical_and.reduce([support.is_known(column) for column in columns.values()])
+        if not has_all.any():
+            continue
+        values = columns[grid.field.name][has_all].astype(np.float64)
+        steps = values if grid.side == "levels" else partitions.cells(grid.cuts, values)
+        codes = np.stack([steps, *(columns[f.name][has_all] for f in groups)]).astype(np.int64)
+        cells, place = np.unique(codes, axis=1, return_inverse=True)
+        person = None if block.numbered is None else block.numbered[has_all]
+        counts = support.level_people(place.reshape(-1), cells.shape[1], person)
+        totals.update(dict(zip(map(tuple, cells.T.tolist()), counts.tolist(), strict=True)))
+    return bool(is_small(np.array([*totals.values()], np.int64), k).any())
 
 
 def _cells(fields: Sequence[Field], people: Cohort) -> Ints:
