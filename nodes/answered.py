@@ -3,6 +3,7 @@ the ledger, and the people behind each."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -53,6 +54,11 @@ class Memory:
         """The contract columns that an answer reveals something about: those of its fields, and
         those that choose its rows."""
         return self.where_columns | self.columns_behind(field.name for field in task.fields)
+
+    def keep_once(self, kind: str, content: bytes) -> None:
+        """Under a name that holds the dataset: another one may have the same content."""
+        name = hashlib.sha256(self.account.dataset.encode() + b"\n" + content).hexdigest()
+        self.keep(kind, name, content)
 
     def keep(self, kind: str, name: str, content: bytes) -> None:
         at = self.now.isoformat(timespec="seconds")

@@ -140,7 +140,7 @@ def check(
             return NEARLY
         seen.add(group)
     for group in groups:
-        _remember(memory, KIND, group.to_bytes())
+        memory.keep_once(KIND, group.to_bytes())
     memory.seen.extend(group.to_bytes() for group in groups)
     return None
 
@@ -242,12 +242,6 @@ def _remembered(memory: Memory) -> list[Group]:
     return [group_from(content) for content in contents]
 
 
-def _remember(memory: Memory, kind: str, content: bytes) -> None:
-    """Under a name that holds the dataset: another one may have the same content."""
-    name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
-    memory.keep(kind, name, content)
-
-
 def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
     if not others:
         return False
@@ -296,7 +290,7 @@ def _check_conditions(memory: Memory, cohort: Cohort, task: AnyTask) -> Refusal 
             return NEARLY
     for sql in new:
         condition = Condition(sql, tuple(sorted(memory.columns_of(task))))
-        _remember(memory, CONDITION, condition.to_bytes())
+        memory.keep_once(CONDITION, condition.to_bytes())
     return None
 
 

@@ -11,7 +11,6 @@ later study whose answers share a column of the contract with them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -113,9 +112,7 @@ def check(memory: Memory, cohort: Cohort, task: AnyTask, rules: Rules) -> Refusa
     if earlier and not is_repeated and _single_out([*earlier, *new], memory, cohort, rules):
         return TOGETHER
     for column in new:
-        content = column.to_bytes()
-        name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
-        memory.keep(KIND, name, content)
+        memory.keep_once(KIND, column.to_bytes())
     return None
 
 

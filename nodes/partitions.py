@@ -8,7 +8,6 @@ groups, and once more among those whom the earlier study chose.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -146,13 +145,8 @@ def check(
             if is_near:
                 return NEARLY
     for partition in (*grids, *conditions):
-        _keep(memory, partition.to_bytes())
+        memory.keep_once(KIND, partition.to_bytes())
     return None
-
-
-def _keep(memory: Memory, content: bytes) -> None:
-    name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
-    memory.keep(KIND, name, content)
 
 
 def _beside(new: Partition, others: Sequence[Partition]) -> list[Partition]:
@@ -227,7 +221,7 @@ def _is_chosen_otherwise(memory: Memory, task: AnyTask) -> bool:
             if is_alike and old["choice"] != new["choice"]:
                 return True
     for new in entries:
-        _keep(memory, json.dumps(new, sort_keys=True).encode())
+        memory.keep_once(KIND, json.dumps(new, sort_keys=True).encode())
     return False
 
 

@@ -140,9 +140,7 @@ def check(
     ):
         return BETWEEN
     for choice in new:
-        content = choice.to_bytes()
-        name = hashlib.sha256(memory.account.dataset.encode() + b"\n" + content).hexdigest()
-        memory.keep(KIND, name, content)
+        memory.keep_once(KIND, choice.to_bytes())
     return None
 
 

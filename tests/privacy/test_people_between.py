@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from federation.messages import TaskId
-from nodes.site import Dataset, Policy, Site
+from nodes.site import Dataset, Policy, Site, Storage
 from tests import federations
 
 CONTRACT = """
@@ -29,6 +29,7 @@ columns:
 PERSONS = CONTRACT.format(who="person: id", key="  id: {type: string}")
 VISITS = CONTRACT.format(who="unit: visit", key="")
 BY_WARD = {"run": "anova", "value": "income", "by": "ward"}
+STORED = Storage()
 TABLE = {"run": "crosstab", "rows": "ward", "columns": "sex"}
 
 
@@ -49,12 +50,12 @@ def rows() -> pandas.DataFrame:
     )
 
 
-def node(folder: Path, text: str = PERSONS, **more: Any) -> Site:
+def node(folder: Path, text: str = PERSONS, storage: Storage = STORED, **more: Any) -> Site:
     contract, path = federations.contract_of(text), folder / "people.csv"
     rows().drop(columns=[] if contract.person else ["id"]).to_csv(path, index=False)
     policy = Policy(min_nodes=1, modes=("exact", "dp"), **more)
     held = {"people": Dataset(contract, str(path))}
-    return Site("n0", held, policy, state=folder / "state")
+    return Site("n0", held, policy, storage, state=folder / "state")
 
 
 def ask(site: Site, analysis: dict[str, Any], where: str | None = None) -> str:
@@ -117,3 +118,16 @@ def test_rows_that_are_counted_where_they_lie_are_compared_too(tmp_path: Path) -
     assert ask(site, TABLE) == ""
     assert ask(site, TABLE, "age < 58") == "", "eleven of each are older"
     assert ask(site, TABLE, "age < 70") == "differencing", "five of each"
+
+
+@pytest.mark.parametrize("max_values", [STORED.max_values, 200], ids=["held", "in blocks"])
+@pytest.mark.parametrize(("bins", "rule"), [(2, ""), (15, "differencing")])
+@pytest.mark.parametrize("policy", [{}, {"hub_sees_cells": True}], ids=["strict", "open"])
+def test_the_steps_of_a_number_are_counted_between_two_answers(
+    policy: dict[str, Any], bins: int, rule: str, max_values: int, tmp_path: Path
+) -> None:
+    """Between them are 60 people: some thirty in each of two steps, and four in each of fifteen."""
+    site = node(tmp_path, storage=Storage(max_values=max_values), **policy)
+    doses = {"run": "describe", "columns": ["dose"], "bins": bins, "quantiles": []}
+    assert ask(site, doses) == ""
+    assert ask(site, doses, "age < 70") == rule
