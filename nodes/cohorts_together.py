@@ -95,7 +95,7 @@ class CohortsTogether(KeptCohorts[Opened]):
         before = self._columns if batch == self._batch else frozenset[str]()
         if batch == self._batch and columns <= before:
             return
-        self._batch, self._columns, self._opened = batch, columns, {}
+        self._batch, self._columns, self._opened = batch, frozenset(), {}
         for some in (before | columns, columns):
             if alike.rows * len(some) <= storage.max_values:
                 self._columns, self._opened = some, open_all(alike, storage, condition, some)
