@@ -248,11 +248,11 @@ def _written(
     places, hashes = cohort_table.hashes_of(connection, contract, table)
     columns, start = Columns(rows, table), 0
     for file in files:
-        own = slice(start, start + sizes.get(file, 0))
-        own_hashes = tuple(words[own] for words in hashes)
-        order = cohort_table.ordered(places[own], own_hashes, contract, is_fixed=True)
+        rows_here = slice(start, start + sizes.get(file, 0))
+        hashes_here = tuple(words[rows_here] for words in hashes)
+        order = cohort_table.ordered(places[rows_here], hashes_here, contract, is_fixed=True)
         yield file, order, columns.at
-        start = own.stop
+        start = rows_here.stop
 
 
 class Columns:

@@ -109,16 +109,18 @@ def test_each_node_gets_what_it_would_open_alone(
     together = opened(held.values(), where, CohortsTogether(held.values()))
     alone = opened(held.values(), where, None)
     assert sum(bool(each.findings) for each in alone) >= 2
-    for own, shared in zip(alone, together, strict=True):
-        assert shared.findings == own.findings
-        if own.findings:
+    for single, shared in zip(alone, together, strict=True):
+        assert shared.findings == single.findings
+        if single.findings:
             continue
-        assert rows_of(shared.cohort, unit) == rows_of(own.cohort, unit)
-        assert own.hashes is not None and shared.hashes is not None
-        assert shared.hashes.tolist() == own.hashes.tolist()
-        assert (own.cohort.everyone is None) == (shared.cohort.everyone is None) == (where is None)
-        if own.cohort.everyone is not None and shared.cohort.everyone is not None:
-            assert rows_of(shared.cohort.everyone, unit) == rows_of(own.cohort.everyone, unit)
+        assert rows_of(shared.cohort, unit) == rows_of(single.cohort, unit)
+        assert single.hashes is not None and shared.hashes is not None
+        assert shared.hashes.tolist() == single.hashes.tolist()
+        assert (
+            (single.cohort.everyone is None) == (shared.cohort.everyone is None) == (where is None)
+        )
+        if single.cohort.everyone is not None and shared.cohort.everyone is not None:
+            assert rows_of(shared.cohort.everyone, unit) == rows_of(single.cohort.everyone, unit)
 
 
 def test_the_columns_of_every_node_are_those_of_its_file(tmp_path: Path) -> None:
@@ -202,7 +204,9 @@ def test_cohorts_that_are_too_large_together_are_opened_alone(
         shared = opened(held.values(), None, together, columns, storage)
         by_node = (Counted.queries - before) / len(held)  # three nodes always open alone
         assert by_node < 4 if is_small else by_node > 8
-        for own, each in zip(opened(held.values(), None, None, columns), shared, strict=True):
-            assert each.findings == own.findings
-            assert own.hashes is None or each.hashes is None or (each.hashes == own.hashes).all()
-            assert each.cohort.people == own.cohort.people
+        for single, each in zip(opened(held.values(), None, None, columns), shared, strict=True):
+            assert each.findings == single.findings
+            assert (
+                single.hashes is None or each.hashes is None or (each.hashes == single.hashes).all()
+            )
+            assert each.cohort.people == single.cohort.people
