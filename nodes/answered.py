@@ -10,10 +10,13 @@ from datetime import datetime
 
 from federation.contract import Contract
 from federation.study import Study
-from nodes import ledger
+from nodes import fingerprints, ledger
 from nodes.fingerprints import Words
 from nodes.ledger import Account, Ledger
 from strategies.protocol import AnyTask
+
+# By the identity of an array of hashes: the array, and the fingerprint of all its people.
+Prints = dict[int, tuple[Words, bytes]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Memory:
     field of the study. `names`: the same under the names by which its rows are read, and
     under the empty name those of the condition. `readable`: the columns that its rows were read
     with. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
-    Dataset. `by_step`: its rows are those of the first steps of a cascade."""
+    Dataset. `by_step`: its rows are those of the first steps of a cascade. `prints`: as in
+    Opened."""
 
     ledger: Ledger
     contract: Contract
@@ -44,6 +48,16 @@ class Memory:
     readable: frozenset[str] = frozenset()
     seen: list[bytes] = field(default_factory=list)
     by_step: bool = False
+    prints: Prints = field(default_factory=dict, repr=False)
+
+    def print_of_all(self, hashes: Words) -> bytes:
+        """The fingerprint of the people of an array of hashes, made once for each array."""
+        remembered = self.prints.get(id(hashes))
+        if remembered is None or remembered[0] is not hashes:
+            remembered = hashes, fingerprints.fingerprint(hashes, self.salt)
+            if hashes is self.hashes:
+                self.prints[id(hashes)] = remembered
+        return remembered[1]
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:
         """The contract columns behind the named fields:

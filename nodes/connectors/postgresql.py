@@ -135,14 +135,14 @@ def _copy(server: Any, dataset: Dataset, columns: Mapping[str, str], folder: Pat
 def _write(server: Any, query: Any, out: IO[bytes]) -> int:
     """Writes what COPY sends, and returns the number of rows. The driver's own iteration takes
     longer than the server: it waits for each row, where one wait brings all that have arrived."""
-    from psycopg import errors as told
+    from psycopg import errors as failures
     from psycopg import generators, pq
 
     connection = server.pgconn
     connection.send_query(query.as_bytes(server))
     (begun,) = server.wait(generators.execute(connection))
     if begun.status != pq.ExecStatus.COPY_OUT:
-        raise told.error_from_result(begun)
+        raise failures.error_from_result(begun)
     while True:
         size, row = connection.get_copy_data(1)
         if size > 0:
@@ -155,7 +155,7 @@ def _write(server: Any, query: Any, out: IO[bytes]) -> int:
         else:
             (ended,) = server.wait(generators.fetch_many(connection))
             if ended.status != pq.ExecStatus.COMMAND_OK:
-                raise told.error_from_result(ended)
+                raise failures.error_from_result(ended)
             return int(ended.command_tuples)
 
 
