@@ -299,8 +299,8 @@ def _open_in_place(
 @dataclass(frozen=True)
 class Opening:
     """A cohort to be opened: the contract columns `used`, and the condition `where`. `version`: of
-    its files, before they were opened. `counted`: what was counted in these columns of this version,
-    so that no row is counted; None if it was not."""
+    its files, before they were opened. `counted`: what the checks of these columns counted in this
+    version, so that no row is counted; None if they did not."""
 
     dataset: Dataset
     storage: Storage
