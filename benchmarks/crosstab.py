@@ -74,14 +74,15 @@ def main() -> bool:
             run(replace(site, state=state))
 
         run(replace(site, state=checked))
-        run(site, open_cohorts)
+        session = replace(site, state=folder / "session")
+        run(session, open_cohorts)
         connection = duckdb.connect(config={"threads": 1})
         query = f"SELECT ward, care, count(*) FROM '{folder}/*.parquet' GROUP BY ALL"
         seconds = timing.least(
             {
                 "first": lambda: run(site),
                 "restarted": restarted,
-                "next": lambda: run(site, open_cohorts),
+                "next": lambda: run(session, open_cohorts),
                 "duckdb": lambda: connection.execute(query).fetchall(),
             },
             7,

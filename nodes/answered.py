@@ -15,8 +15,10 @@ from nodes.fingerprints import Words
 from nodes.ledger import Account, Ledger
 from strategies.protocol import AnyTask
 
-# By the identity of an array of hashes: the array, and the fingerprint of all its people.
-Prints = dict[int, tuple[Words, bytes]]
+# By the identity of an array of hashes, and by the salt: the array, and the fingerprint of all its
+# people. Nodes of one process may share rows, and each has a salt of its own.
+Prints = dict[tuple[int, bytes], tuple[Words, bytes]]
+MAX_PRINTS = 20
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,14 @@ class Memory:
 
     def print_of_all(self, hashes: Words) -> bytes:
         """The fingerprint of the people of an array of hashes, made once for each array."""
-        remembered = self.prints.get(id(hashes))
+        key = id(hashes), self.salt
+        remembered = self.prints.get(key)
         if remembered is None or remembered[0] is not hashes:
             remembered = hashes, fingerprints.fingerprint(hashes, self.salt)
             if hashes is self.hashes:
-                self.prints[id(hashes)] = remembered
+                if len(self.prints) >= MAX_PRINTS:
+                    self.prints.clear()
+                self.prints[key] = remembered
         return remembered[1]
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:

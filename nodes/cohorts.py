@@ -219,7 +219,7 @@ class Opened:
     """A cohort; the contract's rules that the columns in use break (the cohort must not be used
     then); and the hash of the person of each row (n_rows,), where rows are read. `held`: as in
     kept_cohorts. `prints`: the fingerprint of all of these people, by the identity of the hashes,
-    once it was made."""
+    and by the salt, once it was made."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
