@@ -33,7 +33,7 @@ from nodes.connectors import csv_types
 from nodes.site import Dataset
 
 FILE = "checked-versions.json"
-ABOUT = "checked versions"  # of the node's salt for signatures
+ABOUT = "checked-versions"  # of the node's salt for signatures
 MAX_VERSIONS = 50
 Counts = Mapping[tuple[str, str], int]
 
