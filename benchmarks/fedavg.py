@@ -1,4 +1,4 @@
-"""Federated averaging of a logistic regression, 20,000 x 30 rows, 20 rounds, in-process: against
+"""Federated averaging of a logistic regression, 100,000 x 30 rows, 20 rounds, in-process: against
 Flower's Ray simulation of the same (benchmarks/peers, where its environment .venv-peers is made),
 and the batched numpy floor."""
 

@@ -67,7 +67,7 @@ def visits(folder: Path) -> bool:
         capture_output=True,
         text=True,
     )
-    asked, plain, alarms = [], [], []
+    asked, plain, alarm_seconds = [], [], []
     for _ in range(TURNS):
         start = time.perf_counter()
         duckdb.connect().execute(
@@ -77,7 +77,7 @@ def visits(folder: Path) -> bool:
         plain.append(time.perf_counter() - start)
         seconds, more, alarms = count(path)
         asked.append(seconds)
-        alarms.append(more)
+        alarm_seconds.append(more)
     detail = f"{min(asked):.2f} s with the contract's checks, {min(plain):.2f} s"
     met = [
         timing.report(
@@ -97,7 +97,7 @@ def visits(folder: Path) -> bool:
             *met,
             timing.report(
                 "alarms of 1,800 series, s",
-                min(alarms),
+                min(alarm_seconds),
                 30,
                 f"Farrington flexible, five years back; {alarms} alarms",
             ),

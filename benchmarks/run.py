@@ -13,6 +13,7 @@ PARTS = (
     "start",
     "fedavg",
     "summary",
+    "crosstab",
     "sources",
     "loop",
     "regression",

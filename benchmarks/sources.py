@@ -1,13 +1,13 @@
 """A producer's file of 1,000,000 x 20 beside DuckDB, which is given the types and the dialect: its
 reading, and `hdh node check` beside SUMMARIZE. A French export needs all of the `read:` keys.
 
-A table of 1,000,000 x 5 in PostgreSQL is read beside the server's own COPY in its binary form,
-which decides no value. Part of that time passes in the server, so it is measured by the clock.
+Tables of 1,000,000 x 5 and x 20 in PostgreSQL are read beside the server's own COPY in its binary
+form, whose bytes the driver hands over and nobody reads. Part of that time passes in the server, so
+it is measured by the clock.
 
-The limits are what the guarantees cost, beside which 1.3 and 1.5 were hoped for. DuckDB takes a
+The limit of a CSV file is what the guarantees cost, beside which 1.3 was hoped for. DuckDB takes a
 file whose records have other widths, or whose values it reads as 1_000 or `epoch`: a pass over all
-bytes finds these, in a quarter to a third of DuckDB's own time. A server's binary form has no text
-that the contract could judge: its texts are written to a file, and read again.
+bytes finds these, in a quarter to a third of DuckDB's own time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -31,7 +32,7 @@ from nodes.site import Dataset, Storage
 
 ROWS = 1_000_000
 LEVELS = ("autre", "congénital", "diabète", "hypertension", "rénal")
-MAX_READING, MAX_COPYING = 1.6, 1.8
+MAX_READING, MAX_COPYING = 1.6, 1.5
 KINDS = {"x": "DOUBLE", "n": "DOUBLE", "d": "DATE", "b": "BOOLEAN", "c": "VARCHAR", "p": "VARCHAR"}
 FRENCH = Reading(
     delimiter=";", decimal=",", thousands=" ", date=("dd/mm/yyyy",), yes=("Oui",), no=("Non",)
@@ -143,17 +144,24 @@ def work(export: Export, folder: Path, agreed: Contract) -> Mapping[str, Callabl
 
 
 # -- PostgreSQL
-SERVED = ("p", "x0", "n0", "d0", "c0")
-TYPES = {"p": "text", "x": "double precision", "n": "integer", "d": "date", "c": "text"}
+FEW = ("p", "x0", "n0", "d0", "c0")
+TYPES = {
+    "p": "text",
+    "x": "double precision",
+    "n": "integer",
+    "d": "date",
+    "b": "boolean",
+    "c": "text",
+}
 
 
-def serve(url: str, rows: int) -> None:
+def serve(url: str, rows: int, names: Sequence[str]) -> None:
     import psycopg
 
-    table = people(rows)[list(SERVED)]
-    listed = ", ".join(f"{name} {TYPES[name[0]]}" for name in SERVED)
+    table = people(rows)[list(names)]
+    listed = ", ".join(f"{name} {TYPES[name[0]]}" for name in names)
     with psycopg.connect(url) as server, server.cursor() as cursor:
-        cursor.execute(f"CREATE TABLE people ({listed})")
+        cursor.execute(f"DROP TABLE IF EXISTS people; CREATE TABLE people ({listed})")
         with cursor.copy("COPY people FROM STDIN (FORMAT csv)") as copy:
             copy.write(table.to_csv(index=False, header=False, date_format="%Y-%m-%d"))
 
@@ -175,17 +183,25 @@ def by_connector(url: str, agreed: Contract) -> None:
     connectors.open_rows(connectors.connect(Storage()), dataset, list(agreed.columns))
 
 
-def postgresql_ratio(folder: Path) -> tuple[float, str]:
-    """The connector's seconds over those of COPY, and both in words."""
+def served(folder: Path) -> bool:
+    """The connector beside COPY, for few columns and for all of them."""
     from tests import postgresql
 
-    whole = contract()
-    agreed = whole.model_copy(update={"columns": {name: whole.columns[name] for name in SERVED}})
+    whole, met = contract(), []
     with postgresql.running(folder) as url:
-        serve(url, ROWS)
-        work = {"read": lambda: by_connector(url, agreed), "copy": lambda: by_copy(url)}
-        s = timing.least(work, repeats=3, clock=time.perf_counter)
-    return s["read"] / s["copy"], f"{s['read']:.2f} s, {s['copy']:.2f} s"
+        for names in (FEW, tuple(whole.columns)):
+            columns = {name: whole.columns[name] for name in names}
+            agreed = whole.model_copy(update={"columns": columns})
+            serve(url, ROWS, names)
+            s = timing.least(
+                {"read": partial(by_connector, url, agreed), "copy": lambda: by_copy(url)},
+                repeats=5,
+                clock=time.perf_counter,
+            )
+            label = f"PostgreSQL, {len(names)} columns / COPY in binary form"
+            detail = f"{s['read']:.2f} s, {s['copy']:.2f} s"
+            met.append(timing.report(label, s["read"] / s["copy"], MAX_COPYING, detail))
+    return all(met)
 
 
 def main() -> None:
@@ -201,10 +217,9 @@ def main() -> None:
             detail = f"{s['check']:.2f} s, {s['summarize']:.2f} s"
             label = f"{export.name}: node check / DuckDB's SUMMARIZE"
             met.append(timing.report(label, s["check"] / s["summarize"], 2, detail))
-        served = folder / "server"
-        served.mkdir()
-        ratio, detail = postgresql_ratio(served)
-        met.append(timing.report("PostgreSQL / COPY in binary form", ratio, MAX_COPYING, detail))
+        home = folder / "server"
+        home.mkdir()
+        met.append(served(home))
     sys.exit(not all(met))
 
 

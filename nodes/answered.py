@@ -10,10 +10,15 @@ from datetime import datetime
 
 from federation.contract import Contract
 from federation.study import Study
-from nodes import ledger
+from nodes import fingerprints, ledger
 from nodes.fingerprints import Words
 from nodes.ledger import Account, Ledger
 from strategies.protocol import AnyTask
+
+# By the identity of an array of hashes, and by the salt: the array, and the fingerprint of all its
+# people. Nodes of one process may share rows, and each has a salt of its own.
+Prints = dict[tuple[int, bytes], tuple[Words, bytes]]
+MAX_PRINTS = 20
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Memory:
     field of the study. `names`: the same under the names by which its rows are read, and
     under the empty name those of the condition. `readable`: the columns that its rows were read
     with. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
-    Dataset. `by_step`: its rows are those of the first steps of a cascade."""
+    Dataset. `by_step`: its rows are those of the first steps of a cascade. `prints`: as in
+    Opened."""
 
     ledger: Ledger
     contract: Contract
@@ -44,6 +50,19 @@ class Memory:
     readable: frozenset[str] = frozenset()
     seen: list[bytes] = field(default_factory=list)
     by_step: bool = False
+    prints: Prints = field(default_factory=dict, repr=False)
+
+    def print_of_all(self, hashes: Words) -> bytes:
+        """The fingerprint of the people of an array of hashes, made once for each array."""
+        key = id(hashes), self.salt
+        remembered = self.prints.get(key)
+        if remembered is None or remembered[0] is not hashes:
+            remembered = hashes, fingerprints.fingerprint(hashes, self.salt)
+            if hashes is self.hashes:
+                if len(self.prints) >= MAX_PRINTS:
+                    self.prints.clear()
+                self.prints[key] = remembered
+        return remembered[1]
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:
         """The contract columns behind the named fields:

@@ -33,6 +33,7 @@ KEY, PERSON, PERSON_AGAIN, CONTENT, ROW, MOVED = (
     '"hdh row"',
     '"hdh moved"',
 )
+FIRST_HASH = f"hash({KEY})"
 
 
 def hold_source(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
@@ -59,25 +60,31 @@ def write(
     moved: str = "FALSE",
     table: str = NAME,
     is_sorted: bool = False,
+    is_unique: bool = False,
     number: str = "row_number() OVER ()",
     beside: Iterable[str] = (),
 ) -> None:
     """Makes the table from `source`. `columns`: the SQL of each column over the raw ones, and `key`
     that of the person. `where`: a condition on the columns; `moved`: a condition on the raw ones.
     `is_fixed`: the source itself always has the same order, which serves if no person is named.
-    `is_sorted`: the rows lie in the order that `order` gives them otherwise. `number`: the SQL of a
-    row's number in a source of one order. `beside`: columns of `source` that no hash depends on."""
+    `is_sorted`: the rows lie in the order that `order` gives them otherwise. `is_unique`: each row
+    has another person, so one hash of it puts the rows in order, unless two people share it.
+    `number`: the SQL of a row's number in a source of one order. `beside`: columns of `source` that
+    no hash depends on."""
     typed = [
         f"{narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
     ]
     typed += beside
     typed.append(f"{key or 'NULL'} AS {KEY}")
-    content = f"hash({', '.join([*map(quote_name, columns), quote_text(salt)])}) AS {CONTENT}"
+    content = f", hash({', '.join([*map(quote_name, columns), quote_text(salt)])}) AS {CONTENT}"
     conditions = [f"({where})"] if where else []
     if key is not None:
         conditions.append(f"{KEY} IS NOT NULL")
+    if key is not None and is_unique:
+        content, hashes = "", f"{FIRST_HASH} AS {PERSON}"
+    elif key is not None:
         second = f"hash({quote_text(f'second {salt} ')} || CAST({KEY} AS VARCHAR))"
-        hashes = f"hash({KEY}) AS {PERSON}, {second} AS {PERSON_AGAIN}"
+        hashes = f"{FIRST_HASH} AS {PERSON}, {second} AS {PERSON_AGAIN}"
     elif is_fixed:
         typed.append(f"{number} AS {ROW}")
         hashes = f"hash({ROW}) AS {PERSON}"
@@ -86,7 +93,7 @@ def write(
         hashes = f"hash({CONTENT}, {copy}) AS {PERSON}"
     rows = f"(SELECT {', '.join([*typed, f'({moved}) AS {MOVED}'])} FROM source)"
     chosen = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    hashed = f"(SELECT *, {content} FROM {rows}{chosen})"
+    hashed = f"(SELECT *{content} FROM {rows}{chosen})"
     by = [] if key is None and is_fixed else [PERSON, *([PERSON_AGAIN, CONTENT] if key else [])]
     ordered = f" ORDER BY {', '.join(by)}" if is_sorted and by else ""
     connection.execute(
@@ -111,10 +118,16 @@ def drop_source(connection: duckdb.DuckDBPyConnection) -> None:
 @dataclass(frozen=True)
 class Order:
     """`places` (n_rows,): the position of each row of the cohort in the table. `hashes`, (n_rows,)
-    each: two of the row's person, or one of the row itself if no person is named."""
+    each: two of the row's person, or one if each row has another person, or one of the row itself
+    if no person is named."""
 
     places: Ints
     hashes: tuple[Words, ...]
+
+    @property
+    def has_ties(self) -> bool:
+        first = self.hashes[0]
+        return bool((first[1:] == first[:-1]).any())
 
 
 def order(
@@ -123,16 +136,23 @@ def order(
     *,
     is_fixed: bool,
     table: str = NAME,
+    is_unique: bool = False,
 ) -> Order:
     """The rows of a person lie together, in the order of their content's hashes."""
-    return ordered(*hashes_of(connection, contract, table), contract, is_fixed=is_fixed)
+    places, hashes = hashes_of(connection, contract, table, is_unique=is_unique)
+    return ordered(places, hashes, contract, is_fixed=is_fixed)
 
 
 def hashes_of(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, table: str
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    table: str,
+    *,
+    is_unique: bool = False,
 ) -> tuple[Ints, tuple[Words, ...]]:
     """The place of each row of the table, and the hashes of its person and content."""
-    names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN, CONTENT]
+    has_one = contract.person is None or is_unique
+    names = [PERSON] if has_one else [PERSON, PERSON_AGAIN, CONTENT]
     listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
     arrays = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
     hashes = tuple(np.asarray(arrays[f"c{i}"], np.uint64) for i in range(len(names)))

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import duckdb
 
+from federation import errors
 from federation.arrays import Ints
 from federation.cohort import Cache, Cohort, Fetch, Values
 from federation.contract import Contract
@@ -22,6 +23,7 @@ from federation.expression import quote_name
 from federation.schema import Field, Schema
 from nodes import (
     buckets,
+    checked_versions,
     cohort_blocks,
     cohort_table,
     column_arrays,
@@ -32,6 +34,8 @@ from nodes import (
     spellings,
     tallies,
 )
+from nodes.answered import Prints
+from nodes.checked_versions import Checked, CheckedVersions
 from nodes.cohort_table import Order
 from nodes.connectors import FILE
 from nodes.contract_sql import Check, Finding
@@ -92,30 +96,75 @@ def _counts(
     without_people: bool,
 ) -> dict[tuple[str, str], int]:
     raw_types = source_types(connection)
-    without = ["people"] if without_people else []
-    counts: dict[tuple[str, str], int] = {}
-    for checks, relation in scans(contract, columns, raw_types, without):
-        keys = [(check.column, check.rule) for check in checks]
-        counts |= zip(keys, _count(connection, checks, relation), strict=True)
+    listed = [
+        check
+        for check in checks_of_typed(contract, columns, raw_types)
+        if not (without_people and check.rule == "people")
+    ]
+    counts = dict.fromkeys(((check.column, check.rule) for check in listed), 0)
+    grouped = [] if without_people else _few_values(contract, columns, raw_types)
+    checks = [check for check in listed if check.column not in grouped]
+    for name in grouped:
+        counts |= _count_values(connection, contract, name, raw_types)
+    for some, relation in scans(contract, checks, raw_types):
+        keys = [(check.column, check.rule) for check in some]
+        counts |= zip(keys, _count(connection, some, relation), strict=True)
     return counts
+
+
+def checks_of_typed(
+    contract: Contract, columns: Sequence[str], raw_types: Mapping[str, str]
+) -> list[Check]:
+    """The checks of columns in a relation of `scans`."""
+    read = {name: contract_sql.as_typed(name) for name in needed(contract, columns)}
+    return contract_sql.checks(contract, columns, raw_types, read=read)
 
 
 def scans(
     contract: Contract,
-    columns: Sequence[str],
+    checks: Sequence[Check],
     raw_types: Mapping[str, str],
-    without: Sequence[str] = (),
     beside: Sequence[str] = (),
 ) -> Iterator[tuple[Sequence[Check], str]]:
-    """The checks of columns, some at a time, with the relation in which they are counted.
-    `without`: rules that are left out. `beside`: further columns of that relation."""
-    read = {name: contract_sql.as_typed(name) for name in needed(contract, columns)}
-    listed = contract_sql.checks(contract, columns, raw_types, read=read)
-    checks = [check for check in listed if check.rule not in without]
+    """The checks, some at a time, with the relation in which they are counted. `beside`: further
+    columns of that relation."""
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         names = [name for name in dict.fromkeys(check.column for check in some) if name]
         yield some, contract_sql.with_typed(contract, names, raw_types, "source", beside)
+
+
+def _few_values(
+    contract: Contract, columns: Iterable[str], raw_types: Mapping[str, str]
+) -> list[str]:
+    """The columns of texts that have few values if they satisfy the contract."""
+    return [
+        name
+        for name in columns
+        if contract.columns[name].kind == "category"
+        and raw_types[name] == "VARCHAR"
+        and name != contract.person
+    ]
+
+
+def _count_values(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    name: str,
+    raw_types: Mapping[str, str],
+    weight: str = "count(*)",
+) -> dict[tuple[str, str], int]:
+    """The counts of a column's checks. Each of its values is judged once, and counts as often as it
+    occurs: `weight` is the SQL of that."""
+    values = (
+        f"(SELECT {quote_name(name)}, {weight} AS {tallies.ROWS} FROM source GROUP BY 1)"
+        if name
+        else "source"
+    )
+    listed = contract_sql.checks(contract, [name] if name else [], raw_types, tallies.ROWS)
+    some = [check for check in listed if check.column == name]
+    counted = _count(connection, some, values)
+    return {(name, check.rule): n for check, n in zip(some, counted, strict=True)}
 
 
 def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:
@@ -137,19 +186,10 @@ def _examine_grouped(
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     """The same for a source made by `tallies.group`:
     each value of each column, as often as it occurs."""
-    checks = contract_sql.checks(contract, columns, source_types(connection), tallies.ROWS)
+    raw_types = source_types(connection)
     counts: dict[tuple[str, str], int] = {}
-    for name in dict.fromkeys(check.column for check in checks):
-        some = [check for check in checks if check.column == name]
-        values = (
-            f"(SELECT {quote_name(name)}, sum({tallies.ROWS}) AS {tallies.ROWS} FROM source GROUP "
-            "BY 1)"
-            if name
-            else "source"
-        )
-        counts |= zip(
-            [(name, check.rule) for check in some], _count(connection, some, values), strict=True
-        )
+    for name in ["", *columns]:
+        counts |= _count_values(connection, contract, name, raw_types, f"sum({tallies.ROWS})")
     return counts, contract_sql.judge(contract, counts, 1)
 
 
@@ -169,10 +209,17 @@ def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
 def _count(
     connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], relation: str
 ) -> Sequence[int]:
-    (row,) = connection.execute(
-        f"SELECT {', '.join(check.sql for check in checks)} FROM {relation}"
-    ).fetchall()
-    return [int(count) for count in row]
+    """Rules that a quick condition shows to be kept count 0, and the others are counted."""
+    quick = [check.is_clean or check.sql for check in checks]
+    (row,) = connection.execute(f"SELECT {', '.join(quick)} FROM {relation}").fetchall()
+    counts = [0 if check.is_clean else int(n) for check, n in zip(checks, row, strict=True)]
+    broken = [i for i, check in enumerate(checks) if check.is_clean and not row[i]]
+    if broken:
+        listed = ", ".join(checks[i].sql for i in broken)
+        (exact,) = connection.execute(f"SELECT {listed} FROM {relation}").fetchall()
+        for i, n in zip(broken, exact, strict=True):
+            counts[i] = int(n)
+    return counts
 
 
 def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> int:
@@ -191,12 +238,14 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
 class Opened:
     """A cohort; the contract's rules that the columns in use break (the cohort must not be used
     then); and the hash of the person of each row (n_rows,), where rows are read. `held`: as in
-    kept_cohorts."""
+    kept_cohorts. `prints`: the fingerprint of all of these people, by the identity of the hashes,
+    and by the salt, once it was made."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
     hashes: Words | None = None
     held: frozenset[str] | None = None
+    prints: Prints = field(default_factory=dict, repr=False)
 
     @property
     def n_values(self) -> int:
@@ -226,12 +275,14 @@ def open_checked(
     remembered: Iterable[str] = (),
     open_cohorts: KeptCohorts[Opened] | None = None,
     in_blocks: bool = False,
+    checked: CheckedVersions | None = None,
 ) -> Opened:
     """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
     where every row is a unit of its own, they are counted in the source itself. `remembered`:
     contract columns of earlier conditions on such rows, which are counted again beside those of
     this study. `open_cohorts`: the cohorts of earlier studies. `in_blocks`: the analyses can read
-    their rows in blocks, so a large cohort is opened for that."""
+    their rows in blocks, so a large cohort is opened for that. `checked`: the versions of files in
+    which this node has found no broken rule."""
     more = [schema.fields[name] for name in remembered if name in schema.fields]
     used = _used(schema, [*fields, *more], where)
     if only_counts and dataset.contract.person is None:
@@ -239,7 +290,8 @@ def open_checked(
 
     def read(others: Iterable[str]) -> Opened:
         names = sorted({*used, *others})
-        return _open_rows(dataset, storage, schema, names, where, in_blocks=in_blocks)
+        version = None if checked is None else checked_versions.version_of(dataset)
+        return _open(Opening(dataset, storage, schema, names, where, in_blocks, checked, version))
 
     if open_cohorts is None:
         return read(()).anew()
@@ -264,48 +316,98 @@ def _open_in_place(
     return Opened(_counted_in_place(source, counts))
 
 
-def _open_rows(
-    dataset: Dataset,
-    storage: Storage,
-    schema: Schema,
-    used: Sequence[str],
-    where: str | None,
-    *,
-    in_blocks: bool,
-) -> Opened:
+@dataclass(frozen=True)
+class Opening:
+    """A cohort to be opened: the contract columns `used`, and the condition `where`. `version`: of
+    its files, before they were opened. `counted`: what the checks of these columns counted in this
+    version, so that no row is counted; None if they did not."""
+
+    dataset: Dataset
+    storage: Storage
+    schema: Schema
+    used: Sequence[str]
+    where: str | None
+    in_blocks: bool
+    checked: CheckedVersions | None
+    version: str | None
+    counted: Checked | None = None
+
+    @property
+    def is_unchanged(self) -> bool:
+        return checked_versions.version_of(self.dataset) == self.version
+
+    @property
+    def condition(self) -> str | None:
+        return self.schema.express(self.where).sql if self.where else None
+
+
+def _open(opening: Opening) -> Opened:
+    """The rows of files whose columns this node has checked are read without counting them again.
+    If the files change meanwhile, they are opened as if they were new."""
+    contract = opening.dataset.contract
+    if opening.checked is None or opening.version is None:
+        return _open_rows(opening)
+    counted = opening.checked.of(opening.version, needed(contract, opening.used))
+    if counted is not None:
+        try:
+            opened = _open_rows(replace(opening, counted=counted))
+        except (duckdb.Error, errors.DataError):
+            if opening.is_unchanged:
+                raise
+        else:
+            if opening.is_unchanged:
+                return opened
+        opening = replace(opening, version=checked_versions.version_of(opening.dataset))
+    return _open_rows(opening)
+
+
+def _open_rows(opening: Opening) -> Opened:
+    dataset, storage, used = opening.dataset, opening.storage, opening.used
     contract = dataset.contract
-    connection, is_fixed = _connect(dataset, storage, used, with_places=in_blocks)
-    condition = schema.express(where).sql if where else None
-    rows = _rows(connection)
-    is_large = in_blocks and cohort_blocks.is_large(rows, used, storage)
+    connection, is_fixed = _connect(dataset, storage, used, with_places=opening.in_blocks)
+    rows = _rows(connection) if opening.counted is None else opening.counted.rows
+    is_large = opening.in_blocks and cohort_blocks.is_large(rows, used, storage)
     if is_large and FILE in map(quote_name, source_types(connection)):
-        opened = _open_in_files(connection, dataset, storage, used, condition, rows)
+        opened = _open_in_files(connection, opening, rows)
         if opened is not None:
             return opened
-    cohort_table.hold_source(connection, needed(contract, used))
-    counts, findings = _examine(connection, contract, used, rows)
+    if opening.counted is None:
+        cohort_table.hold_source(connection, needed(contract, used))
+    counts, findings = _examined(connection, opening, rows)
     if findings:
         return Opened(no_one(contract), findings)
     read = checked_sql(connection, contract, used, counts)
-    table = CheckedTable(connection, contract, read, used, is_fixed)
+    is_unique = contract.person is not None and people_in(contract, counts) == counts["", "rows"]
+    table = CheckedTable(connection, contract, read, used, is_fixed, is_unique)
     if is_large:
         size = cohort_blocks.rows_of_block(used, storage)
-        return Opened(_sorted_in_blocks(table, condition, people_in(contract, counts), size))
-    everyone = _everyone(table) if where else None
-    return _tabulated(table, condition, people_in(contract, counts), everyone)
+        in_dataset = people_in(contract, counts)
+        return Opened(_sorted_in_blocks(table, opening.condition, in_dataset, size))
+    everyone = _everyone(table) if opening.where else None
+    return _tabulated(table, opening.condition, people_in(contract, counts), everyone)
+
+
+def _examined(
+    connection: duckdb.DuckDBPyConnection, opening: Opening, rows: int
+) -> tuple[Mapping[tuple[str, str], int], Sequence[Finding]]:
+    """The counts of the rows' checks, kept for later studies if no rule is broken; or those that
+    were kept."""
+    contract, used = opening.dataset.contract, opening.used
+    if opening.counted is not None:
+        return opening.counted.counts(contract.person), ()
+    counts, findings = _examine(connection, contract, used, rows)
+    if opening.checked is not None and opening.version and not findings and opening.is_unchanged:
+        opening.checked.keep(opening.version, needed(contract, used), contract.person, counts)
+    return counts, findings
 
 
 def _open_in_files(
-    connection: duckdb.DuckDBPyConnection,
-    dataset: Dataset,
-    storage: Storage,
-    used: Sequence[str],
-    condition: str | None,
-    rows: int,
+    connection: duckdb.DuckDBPyConnection, opening: Opening, rows: int
 ) -> Opened | None:
     """A cohort that is read in blocks from files where they lie; None if they cannot stay there."""
+    dataset, storage, used = opening.dataset, opening.storage, opening.used
     contract, version = dataset.contract, kept_cohorts.files_of(dataset.source)
-    counts, findings = _examine(connection, contract, used, rows)
+    counts, findings = _examined(connection, opening, rows)
     if findings:
         return Opened(no_one(contract), findings)
     if not cohort_blocks.can_stay(dataset, people_in(contract, counts), counts["", "rows"]):
@@ -320,7 +422,7 @@ def _open_in_files(
         None if contract.person is None else read[contract.person],
         cohort_blocks.rows_of_block(used, storage),
     )
-    return Opened(cohort_blocks.in_files(files, condition))
+    return Opened(cohort_blocks.in_files(files, opening.condition))
 
 
 def _sorted_in_blocks(
@@ -355,13 +457,15 @@ def _sorted_in_blocks(
 @dataclass(frozen=True)
 class CheckedTable:
     """Rows that satisfy their contract. `read`: the SQL of each needed column over the raw ones.
-    `used`: the columns of the study. `is_fixed`: the source always has one order."""
+    `used`: the columns of the study. `is_fixed`: the source always has one order. `is_unique`: each
+    row has another person."""
 
     connection: duckdb.DuckDBPyConnection
     contract: Contract
     read: Mapping[str, str]
     used: Sequence[str]
     is_fixed: bool
+    is_unique: bool
 
     @property
     def key(self) -> str | None:
@@ -410,15 +514,11 @@ def _tabulated(
     """Writes the rows that meet the condition into the cohort's table. `in_dataset`: the people of
     the whole dataset."""
     contract, connection = table.contract, table.connection
-    columns = {name: table.read[name] for name in table.used}
-    cohort_table.write(
-        connection, contract, columns, key=table.key, where=condition, is_fixed=table.is_fixed
-    )
+    order = _written(table, condition, cohort_table.NAME)
     cohort_table.drop_source(connection)
-    order = cohort_table.order(connection, contract, is_fixed=table.is_fixed)
     # Without people and an order of its own, a row's hash depends on the columns that are read.
     can_keep = contract.person is not None or table.is_fixed
-    return checked(
+    return checked_rows(
         contract,
         order,
         partial(column_arrays.fetcher, connection),
@@ -428,7 +528,7 @@ def _tabulated(
     )
 
 
-def checked(
+def checked_rows(
     contract: Contract,
     order: Order,
     fetcher: Callable[[Ints], Fetch],
@@ -455,20 +555,36 @@ def _everyone(table: CheckedTable) -> Cohort:
     """All rows of the dataset: the two sides of a study's condition are counted among them, and the
     people between two cohorts are."""
     contract, connection = table.contract, table.connection
-    cohort_table.write(
-        connection,
-        contract,
-        {name: table.read[name] for name in table.used},
-        key=table.key,
-        where=None,
-        is_fixed=table.is_fixed,
-        table=cohort_table.EVERYONE,
-    )
-    order = cohort_table.order(
-        connection, contract, is_fixed=table.is_fixed, table=cohort_table.EVERYONE
-    )
+    order = _written(table, None, cohort_table.EVERYONE)
     read = partial(column_arrays.fetcher, connection, table=cohort_table.EVERYONE)
-    return checked(contract, order, read).cohort
+    return checked_rows(contract, order, read).cohort
+
+
+def _written(table: CheckedTable, condition: str | None, name: str) -> Order:
+    """Writes the table `name` of the rows that meet the condition, and gives their order."""
+    connection, contract, is_fixed = table.connection, table.contract, table.is_fixed
+    columns = {column: table.read[column] for column in table.used}
+
+    def written(is_unique: bool) -> Order:
+        cohort_table.write(
+            connection,
+            contract,
+            columns,
+            key=table.key,
+            where=condition,
+            is_fixed=is_fixed,
+            table=name,
+            is_unique=is_unique,
+        )
+        return cohort_table.order(
+            connection, contract, is_fixed=is_fixed, table=name, is_unique=is_unique
+        )
+
+    order = written(table.is_unique)
+    if table.is_unique and order.has_ties:
+        connection.execute(f"DROP TABLE {name}")
+        order = written(is_unique=False)
+    return order
 
 
 def _handed_on(fetch: Fetch) -> Fetch:
@@ -489,7 +605,7 @@ def _handed_on(fetch: Fetch) -> Fetch:
 
 
 def _limited(order: Order, contract: Contract) -> Limited:
-    if contract.person is None:
+    if len(order.hashes) == 1:  # each row is a unit, or has a person of its own
         return row_limit.every_row(len(order.places))
     return row_limit.choose(order.hashes, contract.rows_per_person)
 

@@ -166,7 +166,8 @@ def _counts(
     """Of each file with rows, the counts of every check."""
     raw_types = cohorts.source_types(connection)
     by_file = defaultdict[str, dict[tuple[str, str], int]](dict)
-    for checks, relation in cohorts.scans(contract, names, raw_types, beside=[FILE]):
+    every = cohorts.checks_of_typed(contract, names, raw_types)
+    for checks, relation in cohorts.scans(contract, every, raw_types, beside=[FILE]):
         keys = [(check.column, check.rule) for check in checks]
         listed = ", ".join(check.sql for check in checks)
         rows = connection.execute(f"SELECT {FILE}, {listed} FROM {relation} GROUP BY 1").fetchall()
@@ -208,12 +209,12 @@ def _checked(rows: Rows, condition: str | None, counts: Mapping[str, Counts]) ->
     everyone = {}
     if condition is not None:
         everyone = {
-            file: cohorts.checked(rows.contract, order, fetcher).cohort
+            file: cohorts.checked_rows(rows.contract, order, fetcher).cohort
             for file, order, fetcher in _written(rows, counts, None, EVERYONE)
         }
     held = frozenset(rows.used)
     opened = {
-        file: cohorts.checked(
+        file: cohorts.checked_rows(
             rows.contract,
             order,
             fetcher,

@@ -272,11 +272,13 @@ def _texts(texts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """A rule of the contract, and the SQL that counts the rows which break it."""
+    """A rule of the contract, and the SQL that counts the rows which break it. `is_clean`: the SQL
+    of a condition that holds if no row breaks it, and costs less; empty if there is none."""
 
     column: str
     rule: str
     sql: str
+    is_clean: str = ""
 
 
 def is_total(key: str) -> str:
@@ -303,10 +305,13 @@ def checks(
             else f"CAST(coalesce(sum({weight}) FILTER ({condition}), 0) AS BIGINT)"
         )
 
+    def absent(value: str) -> str:
+        return count(f"{value} IS NULL") if weight is not None else f"count(*) - count({value})"
+
     def value_of(name: str) -> str:
         return (read or {}).get(name) or typed(name, contract.columns[name], raw_types[name])
 
-    listed = [Check("", "rows", count("TRUE"))]
+    listed = [Check("", "rows", "count(*)" if weight is None else count("TRUE"))]
     if contract.person is not None:
         key = value_of(contract.person)
         listed.append(Check(contract.person, "people", f"count(DISTINCT {key})"))
@@ -318,7 +323,7 @@ def checks(
             listed += _array_checks(name, column, raw_type, count)
             continue
         value, cast = value_of(name), _cast(name, column, raw_type)
-        listed.append(Check(name, "missing", count(f"{value} IS NULL")))
+        listed.append(Check(name, "missing", absent(value)))
         if (column.kind != "string" or column.terminology) and not _is_native(column, raw_type):
             given = _given(name, column, raw_type)
             rule, lost = (
@@ -328,11 +333,20 @@ def checks(
         if column.kind == "number" and (inexact := _inexact(name, raw_type)):
             listed.append(Check(name, "too many digits", count(inexact)))
         if column.outside == "refuse" and (column.kind == "number" or _has_days(column)):
-            low, high = _ends(column)
-            listed.append(Check(name, "range", count(f"{value} NOT BETWEEN {low} AND {high}")))
+            ends = _ends(column)
+            outside = count(f"{value} NOT BETWEEN {ends[0]} AND {ends[1]}")
+            listed.append(Check(name, "range", outside, _within(value, ends)))
         if column.kind == "date" and column.outside == "refuse":
-            listed.append(Check(name, "impossible date", count(f"NOT {_possible(cast)}")))
+            days = f"DATE '{FIRST_DAY}'", f"DATE '{LAST_DAY}'"
+            impossible = count(f"NOT {_possible(cast)}")
+            listed.append(Check(name, "impossible date", impossible, _within(cast, days)))
     return listed
+
+
+def _within(value: str, ends: tuple[str, str]) -> str:
+    """The SQL of a condition: all values are, but for those that are NULL. An engine finds the ends
+    of a column in a third of the time of a count."""
+    return f"coalesce(min({value}) >= {ends[0]} AND max({value}) <= {ends[1]}, TRUE)"
 
 
 def as_typed(name: str) -> str:

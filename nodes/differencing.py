@@ -202,8 +202,11 @@ class Prints:
         """The people of a block's rows in `mask` (n_rows,)."""
         if self._block is not block.cohort:
             self._block, self._hashes = block.cohort, _hashes_of(self._memory, block.cohort)
-        some = self._hashes if mask.all() else self._hashes[mask]
-        added = np.frombuffer(fingerprints.fingerprint(some, self._memory.salt), np.uint64)
+        if mask.all():
+            print_ = self._memory.print_of_all(self._hashes)
+        else:
+            print_ = fingerprints.fingerprint(self._hashes[mask], self._memory.salt)
+        added = np.frombuffer(print_, np.uint64)
         self._sums[name] = self._sums[name] + added if name in self._sums else added
 
     def of(self, name: str) -> Words:

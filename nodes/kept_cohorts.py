@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -94,21 +94,31 @@ class KeptCohorts(Generic[T]):
             del self._kept[oldest]
 
     def _name(self, dataset: Dataset, storage: Storage, condition: str | None) -> str | None:
-        """None for rows that may change without a sign: of a server, of a link, of several
-        datasets side by side, of a database file, whose view may read others and whose last changes
-        may lie beside it, and of files that were written just now."""
-        if "://" in dataset.source or dataset.view is not None or dataset.is_linked:
-            return None
-        if formats.of(dataset)[0].attaches:
+        """None for rows that may change without a sign."""
+        if not shows_changes(dataset):
             return None
         files = files_of(dataset.source)
-        if not files or time.time() - max(changed for *_, changed in files) < self._settled:
+        if not are_settled(files, self._settled):
             return None
         content = [source_checks.fingerprint(dataset), storage.model_dump_json(), files, condition]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 File = tuple[str, int, int, float]
+
+
+def shows_changes(dataset: Dataset) -> bool:
+    """Whether the files of a dataset tell when its rows change. Those of a server, of a link, and
+    of several datasets side by side do not, nor does a database file, whose view may read others
+    and whose last changes may lie beside it."""
+    if "://" in dataset.source or dataset.view is not None or dataset.is_linked:
+        return False
+    return not formats.of(dataset)[0].attaches
+
+
+def are_settled(files: Sequence[File], seconds: float) -> bool:
+    """Whether no file was written just now."""
+    return bool(files) and time.time() - max(changed for *_, changed in files) >= seconds
 
 
 def files_of(source: str) -> list[File]:

@@ -145,6 +145,11 @@ class Reading(Frozen):
         """Those of the keys given that only some formats of files have."""
         return [key for key in FILE_KEYS if getattr(self, key)]
 
+    @property
+    def about_values(self) -> bool:
+        """Whether a key says how values are written."""
+        return any(getattr(self, key) != value for key, value in NO_NOTATION.items())
+
     def written(self, name: str) -> str:
         """The source's name of a contract column."""
         return self.columns.get(name, name)

@@ -60,6 +60,7 @@ def _narrowed(task: AnyTask, session: StudySession) -> StudySession:
         where=where,
         where_columns=memory.where_columns | {STEP},
         by_step=True,
+        prints={},
     )
     return replace(session, cohort=cohort, memory=memory)
 

@@ -16,10 +16,11 @@ from federation.cohort import Cohort
 from federation.disclosure.rules import Rules
 from federation.messages import Refusal, TaskId
 from federation.privacy.noise import Entropy
-from nodes import state_folder
+from nodes import checked_versions, state_folder
 from nodes.admission import Run
 from nodes.answered import Memory
 from nodes.approvals import Approvals
+from nodes.checked_versions import CheckedVersions
 from nodes.ledger import Ledger
 from nodes.pending_sums import PendingSum
 from nodes.site import Site
@@ -83,6 +84,10 @@ class NodeContext:
     @cached_property
     def identity(self) -> bytes:
         return self.base.identity if self.base else state_folder.identity(self.site.state)
+
+    @cached_property
+    def checked_versions(self) -> CheckedVersions | None:
+        return checked_versions.of_state(self.site.state)
 
     def under(self, dataset: str, contract_hash: str) -> NodeContext:
         """The context that answers on the version of a dataset that has this contract; what it

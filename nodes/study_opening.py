@@ -105,6 +105,7 @@ def _checked(
         remembered=remembered,
         open_cohorts=context.open_cohorts,
         in_blocks=_in_blocks(dataset, tasks),
+        checked=context.checked_versions,
     )
 
 
@@ -204,6 +205,7 @@ def _memory(
         dataset.link_numbers,
         {**behind, "": chosen},
         more.union(chosen, *behind.values()),
+        prints=opened.prints,
     )
 
 

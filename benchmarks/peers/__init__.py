@@ -21,9 +21,11 @@ def run(script: str, *arguments: str) -> dict[str, float] | None:
         [str(PYTHON), str(FOLDER / f"{script}.py"), *arguments],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         env=os.environ | ONE_THREAD,
     )
+    if done.returncode:
+        raise RuntimeError(f"the peer {script} failed:\n{done.stderr}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 

@@ -25,7 +25,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-ROWS, COLUMNS, ROUNDS, RATE = 20_000, 30, 20, 0.5
+ROWS, COLUMNS, ROUNDS, RATE = 100_000, 30, 20, 0.5
 NODES = int(sys.argv[1])
 figures: dict[str, float] = {}
 client, server = ClientApp(), ServerApp()

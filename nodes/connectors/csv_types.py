@@ -114,7 +114,7 @@ def plan(dataset: Dataset, names: Sequence[str], wanted: Iterable[str]) -> Plan:
         return AS_TEXT
     columns = {name: dataset.contract.columns[name] for name in wanted if _has(dataset, name)}
     chosen = {
-        dataset.read.written(name): _type(column, dataset) for name, column in columns.items()
+        dataset.read.written(name): type_of(column, dataset) for name, column in columns.items()
     }
     types = {
         names.index(header): chosen[header]
@@ -128,7 +128,7 @@ def _has(dataset: Dataset, name: str) -> bool:
     return name in dataset.contract.columns
 
 
-def _type(column: Column, dataset: Dataset) -> str:
+def type_of(column: Column, dataset: Dataset) -> str:
     """DuckDB's type; empty where the column is to be read as text."""
     read = dataset.read
     if column.kind == "number" and all(_is_numeric(code, dataset) for code in column.missing):

@@ -20,6 +20,7 @@ from federation.cli.actions import tables
 from federation.cli.screen import Console, print
 from nodes import (
     buckets,
+    checked_versions,
     cohorts,
     explanations,
     mapping,
@@ -96,7 +97,9 @@ def check_dataset(name: str, dataset: Dataset, site: Site) -> None:
 def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> DatasetReport:
     """DataError if the source cannot be read; the keys that would read it are shown first."""
     storage, columns = site.storage, list(dataset.contract.columns)
+    checked = checked_versions.of_state(site.state)
     try:
+        version = checked_versions.version_of(dataset)
         counts, findings = cohorts.examine(dataset, storage, columns)
     except errors.DataError:
         if dataset.mapping is None:
@@ -105,6 +108,8 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
                 show_recognised(name, dataset, recognised, console)
         raise
     if not findings:
+        if checked is not None and checked_versions.version_of(dataset) == version:
+            checked.keep(version, columns, dataset.contract.person, counts)
         return DatasetReport(name, dataset, counts, findings)
     recognised = recognition.recognise(dataset, storage, date.today())
     explained = explanations.explain(dataset, storage, counts, findings, recognised)

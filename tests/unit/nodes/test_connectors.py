@@ -14,7 +14,7 @@ import pytest
 
 from federation import errors
 from federation import schema as schemas
-from nodes import cohorts, connectors
+from nodes import cohorts, connectors, contract_sql
 from nodes.site import Dataset, Storage
 from tests import federations
 from tests import postgresql as servers
@@ -154,6 +154,134 @@ def test_postgresql(postgresql: str) -> None:
             connectors.open_rows(
                 connectors.connect(Storage()), dataset, list(dataset.contract.columns)
             )
+
+
+ODD = """
+dataset: people
+version: 1
+person: id
+columns:
+  id: {type: string}
+  small: {type: integer, range: [-10, 10]}
+  large: {type: integer, range: [-1e19, 1e19]}
+  double: {type: number, range: [-1e300, 1e300]}
+  single: {type: number, range: [-10, 10], missing: ["9"]}
+  digits: {type: number, range: [-1e30, 1e30], missing: ["unknown"]}
+  truth: {type: boolean}
+  day: {type: date, range: ["1900-01-01", "2100-12-31"]}
+  moment: {type: date}
+  word: {type: category, levels: [a, "b, c", "d\\"e"], missing: [""]}
+  count: {type: category, levels: ["1", "2"]}
+"""
+ODD_ROWS = """
+('p1', 1, 1, 0.1, 0.1, 0.1, true, '2020-02-29', '2020-02-29 00:00', 'a', 1),
+('p2', -10, 9007199254740993, 'NaN', 'NaN', 12345678901234567890.5, false, 'infinity',
+  '2020-02-29 00:01', 'b, c', 2),
+('p3', 11, -9223372036854775808, 'Infinity', 9, 1e29, null, '0044-03-15 BC', 'infinity', 'd"e', 3),
+('p4', null, null, null, null, null, true, null, null, null, null),
+('p5', 0, 9007199254740992, '-Infinity', '-Infinity', 'NaN', false, '12345-01-01',
+  '1850-01-01 00:00', '', 1),
+('p6', 3, 5, 1e-310, 3.4e38, 0.000000000000000000001, false, '1899-12-31', null, ' a', 2),
+('p7', 3, 5, 1.7976931348623157e308, -0.0, 100.00, false, '2020-01-01', null, E'x\\ny', 2)
+"""
+
+
+def test_a_servers_own_types_are_read_as_their_texts_would_be(postgresql: str) -> None:
+    """A view that casts every column to text is the oracle: the contract alone decides there."""
+    import psycopg
+
+    contract = federations.contract_of(ODD)
+    names = list(contract.columns)
+    with psycopg.connect(postgresql) as server:
+        server.execute(
+            "CREATE TABLE odd (id text, small smallint, large bigint, double double precision, "
+            "single real, digits numeric, truth boolean, day date, moment timestamp, word varchar, "
+            f"count integer); INSERT INTO odd VALUES {ODD_ROWS}"
+        )
+        places = [row[0] for row in server.execute("SELECT id FROM odd ORDER BY id").fetchall()]
+        casts = ", ".join(f"{name}::text AS {name}" for name in names)
+        for place in ("odd", *places):
+            where = "" if place == "odd" else f"WHERE id = '{place}'"
+            server.execute(
+                f"CREATE VIEW {place}_held AS SELECT * FROM odd {where}; "
+                f"CREATE VIEW {place}_texts AS SELECT {casts} FROM odd {where}"
+            )
+
+    def read(
+        table: str, columns: list[str]
+    ) -> tuple[list[tuple[object, ...]], list[tuple[str, str, int]]]:
+        connection, dataset = connectors.connect(Storage()), Dataset(contract, postgresql, table)
+        connectors.open_rows(connection, dataset, ["id", *columns])
+        raw = {row[0]: row[1] for row in connection.execute("DESCRIBE source").fetchall()}
+        listed = ", ".join(
+            contract_sql.typed(name, contract.columns[name], raw[name]) for name in columns
+        )
+        rows = connection.execute(f"SELECT id, {listed} FROM source ORDER BY id").fetchall()
+        _, findings = cohorts.examine(dataset, Storage(), columns)
+        return rows, sorted((each.column, each.rule, each.rows) for each in findings)
+
+    cases = [(names[1:], place) for place in places] + [([name], "odd") for name in names[1:]]
+    for columns, some in cases:
+        held, texts = read(f"{some}_held", columns), read(f"{some}_texts", columns)
+        assert repr(held) == repr(texts), (columns, some)  # NaN is not itself
+    assert types_of(Dataset(contract, postgresql, "odd"), ["small", "truth", "word"]) == [
+        "DOUBLE",
+        "BOOLEAN",
+        "VARCHAR",
+    ]
+    assert types_of(Dataset(contract, postgresql, "odd"), ["large", "digits"]) == ["VARCHAR"] * 2
+
+
+def types_of(dataset: Dataset, columns: list[str]) -> list[str]:
+    connection = connectors.connect(Storage())
+    connectors.open_rows(connection, dataset, columns)
+    return [row[1] for row in connection.execute("DESCRIBE source").fetchall()]
+
+
+def test_the_client_waits_once_for_many_rows_of_a_server(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    rows, waits = 50_000, 0
+    with psycopg.connect(postgresql) as server:
+        server.execute(
+            "CREATE TABLE many AS SELECT n::text AS id, 0.5::float8 AS x, 'a' AS g, true AS y, "
+            f"'2026-01-01'::date AS day FROM generate_series(1, {rows}) AS n"
+        )
+    wait = psycopg.Connection.wait
+
+    def counted(self: object, *arguments: object, **options: object) -> object:
+        nonlocal waits
+        waits += 1
+        return wait(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(psycopg.Connection, "wait", counted)
+    connection = connectors.connect(Storage())
+    connectors.open_rows(connection, Dataset(CONTRACT, postgresql, "many"), ["id", "x", "day"])
+    assert connection.execute("SELECT count(*) FROM source").fetchall() == [(rows,)]
+    assert waits < rows / 20
+
+
+@pytest.mark.parametrize("at", [1, 40_000])
+def test_a_server_that_fails_among_the_rows_tells_no_row(postgresql: str, at: int) -> None:
+    import psycopg
+
+    with psycopg.connect(postgresql) as server:
+        server.execute(
+            f"CREATE VIEW failing{at} AS SELECT n::text AS id, ('secret' || n)::float8 AS x "
+            f"FROM generate_series({at}, {at}) AS n"
+            if at == 1
+            else f"CREATE VIEW failing{at} AS SELECT n::text AS id, CASE WHEN n < {at} THEN 1.0 "
+            f"ELSE ('secret' || n)::float8 END AS x FROM generate_series(1, {at}) AS n"
+        )
+    with pytest.raises(errors.DataError, match="InvalidTextRepresentation") as caught:
+        connectors.open_rows(
+            connectors.connect(Storage()),
+            Dataset(CONTRACT, postgresql, f"failing{at}"),
+            ["id", "x"],
+        )
+    assert "secret" not in str(caught.value)
 
 
 def test_columns_that_a_study_does_not_name_are_never_read(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from federation import schema as schemas
 from federation.messages import TaskId
 from federation.results import Result
 from federation.study import Study
-from nodes import cohorts, connectors, kept_cohorts
+from nodes import answered, cohorts, connectors, fingerprints, kept_cohorts
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
 from nodes.site import Dataset, Policy, Site, Storage
@@ -178,6 +178,31 @@ def test_the_rows_of_a_private_study_are_never_kept(
     private = [describe("age", privacy={"epsilon": e}) for e in (5.0, 6.0)]
     answers(site_of(tmp_path), KeptCohorts(settled=0.0), [describe("age"), *private])
     assert len(readings) == 3
+
+
+def test_the_fingerprint_of_a_kept_cohort_is_of_its_people_and_of_the_nodes_salt() -> None:
+    """Simulated nodes of one process share kept cohorts, and each has a secret of its own."""
+    hashes, prints = np.arange(500, dtype=np.uint64), answered.Prints()
+    some = hashes[:400]
+    memories = [
+        answered.Memory(
+            *[None] * 5,  # type: ignore[arg-type]
+            salt=salt,
+            hashes=held,
+            where=None,
+            where_columns=frozenset(),
+            sources={},
+            min_cell=11,
+            prints=prints,
+        )
+        for salt in (b"a" * 8, b"b" * 8)
+        for held in (hashes, some)
+    ]
+    for memory in [*memories, *memories]:
+        for people in (hashes, some, hashes[:300]):
+            expected = fingerprints.fingerprint(people, memory.salt)
+            assert memory.print_of_all(people) == expected
+    assert len(prints) == 4  # of the cohorts themselves
 
 
 @pytest.mark.parametrize("change", ["content", "just written"])

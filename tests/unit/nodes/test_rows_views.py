@@ -7,7 +7,9 @@ column that was read in another order than the next one shows; without one table
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 
 from federation import schema as schemas
 from federation.cohort import Cohort
-from nodes import cohorts, connectors
+from nodes import cohort_table, cohorts, connectors
 from nodes.site import Dataset, Storage
 from tests import federations
 
@@ -214,3 +216,45 @@ def test_a_view_is_read_once(database: Path) -> None:
     cohort = cohorts.open_checked(dataset, Storage(), schema, [schema.field("x")], None)
     assert cohort.cohort.rows == len(cohort.cohort.columns([schema.field("x")])["x"])
     assert cohort.cohort.people == cohort.cohort.people_in_dataset
+
+
+@pytest.mark.parametrize("first", ["as it is", "alike for many"])
+def test_people_of_one_row_are_in_the_order_of_all_their_hashes(
+    first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their first hash is enough, unless two people share it."""
+    n, path = 3000, tmp_path / "p.parquet"
+    duckdb.sql(
+        f"SELECT 'p' || i AS id, i AS x, 1 + 2 * i AS y, 'a' AS g FROM range({n}) t(i)"
+    ).to_parquet(str(path))
+    if first != "as it is":
+        alike = f"hash({cohort_table.KEY}) % 100"
+        monkeypatch.setattr(cohort_table, "FIRST_HASH", alike)
+    schema = schemas.build(SINGLE, {})
+    fields = [schema.fields[name] for name in ("x", "y")]
+    dataset, written = Dataset(SINGLE, str(path)), list[bool]()
+    real = cohort_table.write
+
+    def watched(*arguments: Any, is_unique: bool, **options: Any) -> None:
+        written.append(is_unique)
+        real(*arguments, is_unique=is_unique, **options)
+
+    monkeypatch.setattr(cohort_table, "write", watched)
+    opened = cohorts.open_checked(dataset, Storage(), schema, fields, "x >= 100")
+    both = [True] if first == "as it is" else [True, False]
+    assert written == both * 2  # of everyone, and of the chosen
+    unlimited = cohorts.CheckedTable
+
+    def of_many(*arguments: Any) -> cohorts.CheckedTable:
+        return replace(unlimited(*arguments), is_unique=False)
+
+    monkeypatch.setattr(cohorts, "CheckedTable", of_many)
+    expected = cohorts.open_checked(dataset, Storage(), schema, fields, "x >= 100")
+    assert written[len(both) * 2 :] == [False, False]
+    assert opened.cohort.people == expected.cohort.people == n - 100
+    assert opened.hashes is not None and (opened.hashes == expected.hashes).all()
+    for name in ("x", "y"):
+        values = opened.cohort.columns(fields)[name]
+        assert (values == expected.cohort.columns(fields)[name]).all()
+    everyone = opened.cohort.everyone
+    assert everyone is not None and everyone.people == n

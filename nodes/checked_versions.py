@@ -1,0 +1,163 @@
+"""What the checks of a version of a dataset's files counted, so that they are not counted again.
+
+A study of exact mode refuses rows that break the contract, so it counts these first, which takes
+longer than most tables. A node that has found no broken rule in some columns keeps what it counted,
+signed, in its state folder; a later study on the same files, also after a restart, reads these
+columns without counting. All else happens as before: admission, approval, and the rules of
+disclosure, which look at the rows of each study.
+
+A version is the contract, the `read:` keys, each file's path, number on the disk, size and times of
+change, the checks' own code and the engine's version. Somebody who can write the data files but not
+read the node's secret cannot write such a signature. Nothing is kept of sources that may change
+without a sign: a server, a link, several datasets side by side, a database file, a file written in
+the last two seconds. If a source changes while its rows are read, they are read and checked anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+import federation
+from nodes import contract_sql, kept_cohorts, reading, source_checks, state_folder
+from nodes.connectors import csv_types
+from nodes.site import Dataset
+
+FILE = "checked-versions.json"
+ABOUT = "checked-versions"  # of the node's salt for signatures
+MAX_VERSIONS = 50
+Counts = Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Rows of which the named columns break no rule. `whole`: those in which no value is
+    missing."""
+
+    rows: int
+    people: int
+    columns: frozenset[str]
+    whole: frozenset[str]
+
+    def counts(self, person: str | None) -> dict[tuple[str, str], int]:
+        """As the checks count; a column with missing values has at least one."""
+        counts = {(name, "missing"): int(name not in self.whole) for name in self.columns}
+        counts |= {("", "rows"): self.rows}
+        return counts if person is None else counts | {(person, "people"): self.people}
+
+
+@dataclass(frozen=True)
+class CheckedVersions:
+    """Those of a node. `key` signs them."""
+
+    state: Path
+    key: bytes
+
+    def of(self, version: str | None, columns: Iterable[str]) -> Checked | None:
+        """What was counted in the columns, if all of them were checked."""
+        entry = self._read().get(version) if version else None
+        if entry is None or not entry.columns.issuperset(columns):
+            return None
+        return entry
+
+    def keep(
+        self, version: str | None, columns: Sequence[str], person: str | None, counts: Counts
+    ) -> None:
+        """Keeps the counts of columns that break no rule. A state folder that cannot be written
+        keeps nothing, and the next study counts again."""
+        if version is None:
+            return
+        versions = self._read()
+        before = versions.pop(version, None)
+        rows = counts["", "rows"]
+        people = rows if person is None else counts[person, "people"]
+        whole = {name for name in columns if not counts[name, "missing"]}
+        entry = Checked(rows, people, frozenset(columns), frozenset(whole))
+        if before is not None:
+            names, complete = entry.columns | before.columns, entry.whole | before.whole
+            entry = Checked(rows, people, names, complete)
+        versions[version] = entry
+        self._write(dict(list(versions.items())[-MAX_VERSIONS:]))
+
+    def _read(self) -> dict[str, Checked]:
+        try:
+            read = json.loads((self.state / FILE).read_bytes())
+            content, signature = read["versions"], read["signature"]
+            if not hmac.compare_digest(self._signature(content), signature):
+                return {}
+            return {
+                version: Checked(
+                    entry["rows"],
+                    entry["people"],
+                    frozenset(entry["columns"]),
+                    frozenset(entry["whole"]),
+                )
+                for version, entry in content
+            }
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return {}
+
+    def _write(self, versions: Mapping[str, Checked]) -> None:
+        content = [
+            [
+                version,
+                {
+                    "rows": entry.rows,
+                    "people": entry.people,
+                    "columns": sorted(entry.columns),
+                    "whole": sorted(entry.whole),
+                },
+            ]
+            for version, entry in versions.items()
+        ]
+        text = json.dumps({"versions": content, "signature": self._signature(content)})
+        part = self.state / f"{FILE}.{os.getpid()}.part"
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+                out.write(text)
+            part.replace(self.state / FILE)
+        except OSError:
+            part.unlink(missing_ok=True)
+
+    def _signature(self, content: Any) -> str:
+        written = json.dumps(content, sort_keys=True).encode()
+        return hmac.new(self.key, written, hashlib.sha256).hexdigest()
+
+
+def of_state(state: Path | None) -> CheckedVersions | None:
+    """None for a node without a state folder, as in simulations."""
+    if state is None:
+        return None
+    secret = state_folder.secret(state)
+    return CheckedVersions(state, hmac.new(secret, ABOUT.encode(), hashlib.sha256).digest())
+
+
+def version_of(dataset: Dataset) -> str | None:
+    """The name of a dataset's rows as they are now; None if they may change without a sign."""
+    if not kept_cohorts.shows_changes(dataset):
+        return None
+    files = kept_cohorts.files_of(dataset.source)
+    if not kept_cohorts.are_settled(files, kept_cohorts.SETTLED):
+        return None
+    content = [source_checks.fingerprint(dataset), files, _code()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Equal for the same rules, read by the same engine."""
+    deciding = [contract_sql.__file__, reading.__file__, csv_types.__file__]
+    digest = hashlib.sha256(f"{federation.__version__} {duckdb.__version__}".encode())
+    for path in deciding:
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()
