@@ -225,6 +225,7 @@ def _clipped(
             study.cohort.where,
             salt,
             only_counts=_only_counts(tasks),
+            in_blocks=_in_blocks(dataset, tasks),
         )
     except (errors.SourceError, errors.SetupError):
         raise

@@ -60,6 +60,7 @@ def cut(cohort: Cohort, people: int) -> Cohort:
             numbered=person[rows] - first,
             people=len(np.unique(person[rows])),
             fetch=lambda asked: {n: v[rows] for n, v in cohort.columns(asked).items()},
+            clipped=None if cohort.clipped is None else cohort.clipped[rows],
             cache=Cache(),
         )
 
