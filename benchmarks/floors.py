@@ -9,19 +9,24 @@ BLOCK = 4096
 
 
 def logistic_newton(X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """X (n, p) with its intercept."""
+    """X (n, p) with its intercept. Like every fit of a model, it adds up the deviance."""
     beta = np.zeros(X.shape[1])
     for _ in range(30):
         score, information = np.zeros(X.shape[1]), np.zeros((X.shape[1],) * 2)
+        deviance = 0.0
         for start in range(0, len(X), BLOCK):
-            B = X[start : start + BLOCK]
-            mu = 1 / (1 + np.exp(-(B @ beta)))
-            score += B.T @ (y[start : start + BLOCK] - mu)
+            B, answers = X[start : start + BLOCK], y[start : start + BLOCK]
+            eta = B @ beta
+            mu = 1 / (1 + np.exp(-eta))
+            losses = np.log1p(np.exp(-np.abs(eta))) + np.maximum(eta, 0) - answers * eta
+            deviance += 2 * losses.sum()
+            score += B.T @ (answers - mu)
             Z = B * np.sqrt(mu * (1 - mu))[:, None]
             information += Z.T @ Z
         step = np.linalg.solve(information, score)
         beta += step
         if np.abs(step).max() < 1e-9:
+            assert deviance > 0
             return beta
     raise AssertionError("no convergence")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import duckdb
@@ -63,17 +64,16 @@ def sites(table: pandas.DataFrame, agreed: Contract, nodes: int, folder: Path) -
 def in_memory(table: pandas.DataFrame, agreed: Contract, nodes: int, study: Study) -> Ask:
     """An `ask` of nodes that have opened the study's cohort and hold its columns as arrays."""
     tasks = registry.plan(study, agreed)
+    needed = {field.name for task in tasks.values() for field in task.fields}
     contexts = []
-    for node, rows in enumerate(np.array_split(np.arange(len(table)), nodes)):
-        columns = {
-            name: np.ascontiguousarray(table[name].to_numpy(float)[rows])
-            for name in table
-            if name != "id"
-        }
+    ends = np.linspace(0, len(table), nodes + 1).astype(int)
+    for node, (start, end) in enumerate(itertools.pairwise(ends)):
+        rows = slice(start, end)
+        columns = {name: np.ascontiguousarray(table[name].to_numpy(float)[rows]) for name in needed}
         cohort = Cohort(
             None,
-            len(rows),
-            len(rows),
+            end - start,
+            end - start,
             1,
             lambda asked, columns=columns: {field.name: columns[field.name] for field in asked},
         )  # type: ignore[misc]

@@ -7,26 +7,24 @@ so the refusals are the same in mode dp.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from federation.messages import Refusal
 from federation.schema import Schema
 from federation.study import Study
-from nodes import connectors
-from nodes.site import Dataset, Storage
+from nodes.site import Dataset
 from strategies.protocol import AnyTask
 
 
 def refusals(
     study: Study,
     dataset: Dataset,
-    storage: Storage,
+    present: Set[str],
     tasks: Mapping[str, AnyTask],
     schema: Schema,
 ) -> dict[str, Refusal] | Refusal:
     """The refusal of each analysis that needs an absent column; one refusal for the whole study if
-    its cohort, or every analysis, needs one. DataError if the source cannot be read."""
-    present = connectors.column_names(dataset, storage)
+    its cohort, or every analysis, needs one. `present`: the columns of the source."""
     where = schema.columns_of(study.cohort.where) if study.cohort.where else frozenset()
     person = {dataset.contract.person} if dataset.contract.person else set()
     if lacking := sorted((where | person) - present):

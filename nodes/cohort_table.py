@@ -59,14 +59,18 @@ def write(
     moved: str = "FALSE",
     table: str = NAME,
     is_sorted: bool = False,
+    number: str = "row_number() OVER ()",
+    beside: Iterable[str] = (),
 ) -> None:
     """Makes the table from `source`. `columns`: the SQL of each column over the raw ones, and `key`
     that of the person. `where`: a condition on the columns; `moved`: a condition on the raw ones.
     `is_fixed`: the source itself always has the same order, which serves if no person is named.
-    `is_sorted`: the rows lie in the order that `order` gives them otherwise."""
+    `is_sorted`: the rows lie in the order that `order` gives them otherwise. `number`: the SQL of a
+    row's number in a source of one order. `beside`: columns of `source` that no hash depends on."""
     typed = [
         f"{narrow(contract, name, sql)} AS {quote_name(name)}" for name, sql in columns.items()
     ]
+    typed += beside
     typed.append(f"{key or 'NULL'} AS {KEY}")
     content = f"hash({', '.join([*map(quote_name, columns), quote_text(salt)])}) AS {CONTENT}"
     conditions = [f"({where})"] if where else []
@@ -75,7 +79,7 @@ def write(
         second = f"hash({quote_text(f'second {salt} ')} || CAST({KEY} AS VARCHAR))"
         hashes = f"hash({KEY}) AS {PERSON}, {second} AS {PERSON_AGAIN}"
     elif is_fixed:
-        typed.append(f"row_number() OVER () AS {ROW}")
+        typed.append(f"{number} AS {ROW}")
         hashes = f"hash({ROW}) AS {PERSON}"
     else:
         copy = f"row_number() OVER (PARTITION BY {CONTENT})"  # tells equal rows apart
@@ -121,11 +125,23 @@ def order(
     table: str = NAME,
 ) -> Order:
     """The rows of a person lie together, in the order of their content's hashes."""
+    return ordered(*hashes_of(connection, contract, table), contract, is_fixed=is_fixed)
+
+
+def hashes_of(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, table: str
+) -> tuple[Ints, tuple[Words, ...]]:
+    """The place of each row of the table, and the hashes of its person and content."""
     names = [PERSON] if contract.person is None else [PERSON, PERSON_AGAIN, CONTENT]
     listed = ", ".join(f"{name} AS c{i}" for i, name in enumerate(names))
     arrays = connection.execute(f"SELECT rowid AS place, {listed} FROM {table}").fetchnumpy()
     hashes = tuple(np.asarray(arrays[f"c{i}"], np.uint64) for i in range(len(names)))
-    places = np.asarray(arrays["place"], np.int64)
+    return np.asarray(arrays["place"], np.int64), hashes
+
+
+def ordered(
+    places: Ints, hashes: tuple[Words, ...], contract: Contract, *, is_fixed: bool
+) -> Order:
     if contract.person is None and is_fixed:
         return Order(places, hashes)
     by = _sorted(hashes)

@@ -9,11 +9,13 @@ more rows than the contract allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import duckdb
 
+from federation.arrays import Ints
 from federation.cohort import Cache, Cohort, Fetch, Values
 from federation.contract import Contract
 from federation.expression import quote_name
@@ -50,7 +52,7 @@ def examine(
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
     counts, findings = _examine(connection, dataset.contract, columns, _rows(connection))
-    explained = spellings.explain(connection, dataset.contract, _raw_types(connection), findings)
+    explained = spellings.explain(connection, dataset.contract, source_types(connection), findings)
     return counts, explained
 
 
@@ -77,7 +79,7 @@ def _examine(
     counts |= _counts(connection, contract, used, without_people=in_passes)
     most = (
         1
-        if _people(contract, counts) == counts["", "rows"] or contract.person is None
+        if people_in(contract, counts) == counts["", "rows"] or contract.person is None
         else _max_rows(connection, contract, contract.person)
     )
     return counts, contract_sql.judge(contract, counts, most)
@@ -90,27 +92,37 @@ def _counts(
     *,
     without_people: bool,
 ) -> dict[tuple[str, str], int]:
-    raw_types = _raw_types(connection)
-    read = {name: contract_sql.as_typed(name) for name in needed(contract, columns)}
-    checks = [
-        check
-        for check in contract_sql.checks(contract, columns, raw_types, read=read)
-        if not (without_people and check.rule == "people")
-    ]
+    raw_types = source_types(connection)
+    without = ["people"] if without_people else []
     counts: dict[tuple[str, str], int] = {}
+    for checks, relation in scans(contract, columns, raw_types, without):
+        keys = [(check.column, check.rule) for check in checks]
+        counts |= zip(keys, _count(connection, checks, relation), strict=True)
+    return counts
+
+
+def scans(
+    contract: Contract,
+    columns: Sequence[str],
+    raw_types: Mapping[str, str],
+    without: Sequence[str] = (),
+    beside: Sequence[str] = (),
+) -> Iterator[tuple[Sequence[Check], str]]:
+    """The checks of columns, some at a time, with the relation in which they are counted.
+    `without`: rules that are left out. `beside`: further columns of that relation."""
+    read = {name: contract_sql.as_typed(name) for name in needed(contract, columns)}
+    listed = contract_sql.checks(contract, columns, raw_types, read=read)
+    checks = [check for check in listed if check.rule not in without]
     for start in range(0, len(checks), CHECKS_PER_SCAN):
         some = checks[start : start + CHECKS_PER_SCAN]
         names = [name for name in dict.fromkeys(check.column for check in some) if name]
-        source = contract_sql.with_typed(contract, names, raw_types, "source")
-        keys = [(check.column, check.rule) for check in some]
-        counts |= zip(keys, _count(connection, some, source), strict=True)
-    return counts
+        yield some, contract_sql.with_typed(contract, names, raw_types, "source", beside)
 
 
 def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:
     """The number of people, some of them at a time: the engine holds all whom it counts."""
     person = str(contract.person)
-    key = contract_sql.typed(person, contract.columns[person], _raw_types(connection)[person])
+    key = contract_sql.typed(person, contract.columns[person], source_types(connection)[person])
     people = 0
     for number in range(passes):
         ((n,),) = connection.execute(
@@ -126,7 +138,7 @@ def _examine_grouped(
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     """The same for a source made by `tallies.group`:
     each value of each column, as often as it occurs."""
-    checks = contract_sql.checks(contract, columns, _raw_types(connection), tallies.ROWS)
+    checks = contract_sql.checks(contract, columns, source_types(connection), tallies.ROWS)
     counts: dict[tuple[str, str], int] = {}
     for name in dict.fromkeys(check.column for check in checks):
         some = [check for check in checks if check.column == name]
@@ -142,11 +154,11 @@ def _examine_grouped(
     return counts, contract_sql.judge(contract, counts, 1)
 
 
-def _people(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
+def people_in(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
     return counts["", "rows"] if contract.person is None else counts[contract.person, "people"]
 
 
-def _raw_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+def source_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
     return {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()}
 
 
@@ -166,7 +178,7 @@ def _count(
 
 def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> int:
     """The largest number of rows of a person."""
-    raw_type = _raw_types(connection)[person]
+    raw_type = source_types(connection)[person]
     key = contract_sql.typed(person, contract.columns[person], raw_type)
     rows = connection.execute(
         f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) "
@@ -244,8 +256,8 @@ def _open_in_place(
     tallies.group(connection, used)
     counts, findings = _examine_grouped(connection, contract, used)
     if findings:
-        return Opened(_no_one(contract), findings)
-    read = _read_checked(connection, contract, used, counts)
+        return Opened(no_one(contract), findings)
+    read = checked_sql(connection, contract, used, counts)
     condition = schema.express(where).sql if where else None
     source = tallies.TallySource(
         connection, dataset, schema, read, condition, None, "", grouped=True
@@ -267,21 +279,21 @@ def _open_rows(
     condition = schema.express(where).sql if where else None
     rows = _rows(connection)
     is_large = in_blocks and cohort_blocks.is_large(rows, used, storage)
-    if is_large and FILE in map(quote_name, _raw_types(connection)):
+    if is_large and FILE in map(quote_name, source_types(connection)):
         opened = _open_in_files(connection, dataset, storage, used, condition, rows)
         if opened is not None:
             return opened
     cohort_table.hold_source(connection, needed(contract, used))
     counts, findings = _examine(connection, contract, used, rows)
     if findings:
-        return Opened(_no_one(contract), findings)
-    read = _read_checked(connection, contract, used, counts)
+        return Opened(no_one(contract), findings)
+    read = checked_sql(connection, contract, used, counts)
     table = CheckedTable(connection, contract, read, used, is_fixed)
     if is_large:
         size = cohort_blocks.rows_of_block(used, storage)
-        return Opened(_sorted_in_blocks(table, condition, _people(contract, counts), size))
+        return Opened(_sorted_in_blocks(table, condition, people_in(contract, counts), size))
     everyone = _everyone(table) if where else None
-    return _tabulated(table, condition, _people(contract, counts), everyone)
+    return _tabulated(table, condition, people_in(contract, counts), everyone)
 
 
 def _open_in_files(
@@ -296,10 +308,10 @@ def _open_in_files(
     contract, version = dataset.contract, kept_cohorts.files_of(dataset.source)
     counts, findings = _examine(connection, contract, used, rows)
     if findings:
-        return Opened(_no_one(contract), findings)
-    if not cohort_blocks.can_stay(dataset, _people(contract, counts), counts["", "rows"]):
+        return Opened(no_one(contract), findings)
+    if not cohort_blocks.can_stay(dataset, people_in(contract, counts), counts["", "rows"]):
         return None
-    read = _read_checked(connection, contract, used, counts)
+    read = checked_sql(connection, contract, used, counts)
     files = cohort_blocks.Files(
         connection,
         dataset,
@@ -358,14 +370,14 @@ class CheckedTable:
         return self.read[self.contract.person] if self.contract.person else None
 
 
-def _read_checked(
+def checked_sql(
     connection: duckdb.DuckDBPyConnection,
     contract: Contract,
     used: Sequence[str],
     counts: Mapping[tuple[str, str], int],
 ) -> dict[str, str]:
     """The SQL of each column, without a search for missing codes where the check counted none."""
-    raw_types = _raw_types(connection)
+    raw_types = source_types(connection)
     whole = {name for name in used if not counts[name, "missing"]}
     return {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
@@ -405,18 +417,38 @@ def _tabulated(
     )
     cohort_table.drop_source(connection)
     order = cohort_table.order(connection, contract, is_fixed=table.is_fixed)
-    limited = _limited(order, contract)  # the rows are checked, so none is lost
+    # Without people and an order of its own, a row's hash depends on the columns that are read.
+    can_keep = contract.person is not None or table.is_fixed
+    return checked(
+        contract,
+        order,
+        partial(column_arrays.fetcher, connection),
+        in_dataset,
+        everyone,
+        frozenset(table.used) if can_keep else None,
+    )
+
+
+def checked(
+    contract: Contract,
+    order: Order,
+    fetcher: Callable[[Ints], Fetch],
+    in_dataset: int | None = None,
+    everyone: Cohort | None = None,
+    held: frozenset[str] | None = None,
+) -> Opened:
+    """A cohort of rows that satisfy their contract, so that none is lost. `fetcher`: reads the
+    columns of rows by their places. `in_dataset`: the people of the whole dataset; None where they
+    are the cohort's."""
+    limited = _limited(order, contract)
     cohort = Cohort(
         None if contract.rows_per_person == 1 else limited.person,
         limited.people,
-        in_dataset,
+        limited.people if in_dataset is None else in_dataset,
         contract.rows_per_person,
-        column_arrays.fetcher(connection, order.places[limited.rows]),
+        fetcher(order.places[limited.rows]),
         everyone=everyone,
     )
-    # Without people and an order of its own, a row's hash depends on the columns that are read.
-    can_keep = contract.person is not None or table.is_fixed
-    held = frozenset(table.used) if can_keep else None
     return Opened(cohort, (), order.hashes[0][limited.rows], held)
 
 
@@ -436,14 +468,8 @@ def _everyone(table: CheckedTable) -> Cohort:
     order = cohort_table.order(
         connection, contract, is_fixed=table.is_fixed, table=cohort_table.EVERYONE
     )
-    limited = _limited(order, contract)
-    return Cohort(
-        None if contract.rows_per_person == 1 else limited.person,
-        limited.people,
-        limited.people,
-        contract.rows_per_person,
-        column_arrays.fetcher(connection, order.places[limited.rows], cohort_table.EVERYONE),
-    )
+    read = partial(column_arrays.fetcher, connection, table=cohort_table.EVERYONE)
+    return checked(contract, order, read).cohort
 
 
 def _handed_on(fetch: Fetch) -> Fetch:
@@ -477,7 +503,7 @@ def keys(
     contract = dataset.contract
     used = _used(schema, fields, where)
     connection, is_fixed = _connect(dataset, storage, used)
-    raw_types, names = _raw_types(connection), needed(contract, used)
+    raw_types, names = source_types(connection), needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name]) for name in names
     }
@@ -515,7 +541,7 @@ def _rows(connection: duckdb.DuckDBPyConnection) -> int:
     return int(rows)
 
 
-def _no_one(contract: Contract) -> Cohort:
+def no_one(contract: Contract) -> Cohort:
     return Cohort(None, 0, 0, contract.rows_per_person, lambda asked: {})
 
 
@@ -540,7 +566,7 @@ def open_clipped(
     bucketed = only_counts and buckets.are_whole(dataset)
     with_places = in_blocks and not only_counts
     connection, is_fixed = _connect(dataset, storage, used, bucketed, with_places)
-    raw_types, names = _raw_types(connection), needed(contract, used)
+    raw_types, names = source_types(connection), needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=True)
         for name in names

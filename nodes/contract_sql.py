@@ -340,17 +340,24 @@ def as_typed(name: str) -> str:
 
 
 def with_typed(
-    contract: Contract, names: Iterable[str], raw_types: Mapping[str, str], relation: str
+    contract: Contract,
+    names: Iterable[str],
+    raw_types: Mapping[str, str],
+    relation: str,
+    beside: Iterable[str] = (),
 ) -> str:
     """The named raw columns of a relation, and each once more as its type: an engine plans and
-    computes a value once that several checks look at."""
+    computes a value once that several checks look at. `beside`: further columns, as they are."""
     listed = [
-        sql
-        for name in names
-        for sql in (
-            quote_name(name),
-            f"{typed(name, contract.columns[name], raw_types[name])} AS {as_typed(name)}",
-        )
+        *beside,
+        *(
+            sql
+            for name in names
+            for sql in (
+                quote_name(name),
+                f"{typed(name, contract.columns[name], raw_types[name])} AS {as_typed(name)}",
+            )
+        ),
     ]
     return f"(SELECT {', '.join(listed) or '1'} FROM {relation})"
 

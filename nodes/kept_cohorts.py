@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from federation import errors
-from nodes import source_checks
+from nodes import connectors, source_checks
 from nodes.connectors import formats
 from nodes.site import Dataset, Storage
 
@@ -67,6 +67,10 @@ class KeptCohorts(Generic[T]):
         if name and cohort.held is not None:
             self._keep(name, cohort)
         return cohort
+
+    def column_names(self, dataset: Dataset, storage: Storage) -> frozenset[str]:
+        """The columns of the source, under the contract's names. No row is read."""
+        return connectors.column_names(dataset, storage)
 
     def _read(self, read: Callable[[Iterable[str]], T], more: Iterable[str]) -> T:
         """Opens with the columns of earlier studies too, unless these, or the room that kept

@@ -60,8 +60,9 @@ class Choice:
     columns that a study made and that have a value; `weights`: that are above 0. `columns`: the
     contract columns about which the answer tells. `reads`: by contract column that is needed to
     choose the rows again, its type and levels. `study`: whose answer it is; `by_step`: about the
-    people of the first steps of a cascade. `divides`: the contract columns of the condition whose
-    side this is, in an answer that is judged now."""
+    people of the first steps of a cascade; `has_grid`: readers see the cells of a grid in it.
+    `divides`: the contract columns of the condition whose side this is, in an answer that is judged
+    now."""
 
     where: tuple[str, ...]
     present: tuple[Field, ...]
@@ -70,6 +71,7 @@ class Choice:
     reads: Mapping[str, Any]
     study: str
     by_step: bool
+    has_grid: bool
     divides: frozenset[str] = frozenset()
 
     @property
@@ -86,6 +88,7 @@ class Choice:
             "reads": self.reads,
             "study": self.study,
             "by_step": self.by_step,
+            "has_grid": self.has_grid,
         }
         return json.dumps(values, sort_keys=True).encode()
 
@@ -100,6 +103,7 @@ def _choice(content: bytes) -> Choice:
         values["reads"],
         values["study"],
         values["by_step"],
+        values.get("has_grid", True),  # of a version that did not tell
     )
 
 
@@ -152,7 +156,11 @@ def _earlier(memory: Memory, new: Sequence[Choice]) -> list[Choice]:
     for choice in _remembered(memory.ledger, memory.account, memory.contract):
         if choice.columns & columns and memory.readable.issuperset(choice.reads):
             before = by_key.pop(choice.key, choice)
-            by_key[choice.key] = replace(choice, columns=choice.columns | before.columns)
+            by_key[choice.key] = replace(
+                choice,
+                columns=choice.columns | before.columns,
+                has_grid=choice.has_grid or before.has_grid,
+            )
     return list(by_key.values())[-MAX_EARLIER:]
 
 
@@ -180,11 +188,17 @@ def _choices(memory: Memory, task: AnyTask) -> list[Choice]:
             reads,
             memory.study.hash,
             memory.by_step,
+            any(_is_seen(grid) for grid in roles.grids),
             divides,
         )
 
     sides = (f"{negation}({piece.sql})" for piece in _crossed(roles) for negation in ("", "NOT "))
     return [choice(), *map(choice, sides)]
+
+
+def _is_seen(grid: Grid) -> bool:
+    """Whether readers see a number for each cell."""
+    return bool(grid.size) and grid.numbers is None
 
 
 def _crossed(roles: Roles) -> list[Piece]:
@@ -199,8 +213,13 @@ def _crossed(roles: Roles) -> list[Piece]:
 
 # -- what is between
 def _is_repeated(new: Sequence[Choice], earlier: Sequence[Choice]) -> bool:
-    columns = {choice.key: choice.columns for choice in earlier}
-    return all(choice.columns <= columns.get(choice.key, frozenset()) for choice in new)
+    before = {choice.key: choice for choice in earlier}
+    return all(
+        choice.key in before
+        and choice.columns <= before[choice.key].columns
+        and choice.has_grid <= before[choice.key].has_grid
+        for choice in new
+    )
 
 
 def _tell_of_few(
@@ -219,7 +238,11 @@ def _tell_of_few(
         (first, _), *others = combined
         shared = first.columns.intersection(*(choice.columns for choice, _ in others))
         of_side = first.divides
-        fields = tuple(f for f in task.fields if _is_about(f, shared, of_side, memory))
+        fields = tuple(
+            f
+            for f in task.fields
+            if _is_about(f, shared, of_side, memory) and not _is_of_side(f, combined)
+        )
         name = (fields, masks.name(combined))
         if not fields or name in judged:
             continue
@@ -231,7 +254,10 @@ def _tell_of_few(
             is_few = _are_few_in_place(combined, part, everyone, session.rules)
         else:
             people, is_whole = masks.between(combined), len(fields) == len(task.fields)
-            is_few = not _are_shown(part, people, session, is_unsupported, is_whole=is_whole)
+            with_grid = is_whole and all(choice.has_grid for choice, _ in others)
+            is_few = not _are_shown(
+                part, people, session, is_unsupported, is_whole=is_whole, with_grid=with_grid
+            )
         if is_few:
             return True
     return False
@@ -262,6 +288,20 @@ def _is_about(
     is true of `if(age < 88, income, 0)` if it is true of the income."""
     columns = memory.columns_behind([field.name]) - divides
     return bool(columns) and columns <= shared
+
+
+def _is_of_side(field: Field, combined: Combined) -> bool:
+    """Whether the answers differ only by the side of this condition, or by its being known: the
+    people between are then chosen by its value, which tells no more than their number."""
+    sides = {f"({field.sql})", f"NOT ({field.sql})"}
+
+    def without(choice: Choice) -> tuple[Any, ...]:
+        present = {other.sql for other in choice.present} - {field.sql}
+        weights = {other.sql for other in choice.weights}
+        return frozenset(choice.where) - sides, present, weights
+
+    (first, _), *others = combined
+    return all(without(choice) == without(first) for choice, _ in others)
 
 
 def _about(task: AnyTask, fields: Sequence[Field]) -> AnyTask:
@@ -365,9 +405,11 @@ def _are_shown(
     is_unsupported: IsUnsupported,
     *,
     is_whole: bool,
+    with_grid: bool,
 ) -> bool:
     """Whether an answer over these people alone would pass the rules of sums. No hub adds them up
-    over its nodes, so no side of few people is left to it."""
+    over its nodes, so no side of few people is left to it. `is_whole`: it would be about all
+    columns of the task; `with_grid`: readers of the earlier answers see the cells of a grid."""
     if not people.people:
         return True
     rules = replace(session.rules, hub_sees_cells=False, in_secure_sum=False)
@@ -380,7 +422,7 @@ def _are_shown(
     if not (is_whole and (roles.grids or roles.groups)):
         return True
     if session.rules.hub_sees_cells and roles.grids:  # readers see the cells of the grids only
-        shown = (grid for grid in roles.grids if grid.size and grid.numbers is None)
+        shown = filter(_is_seen, roles.grids if with_grid else ())
         return not any(_has_small_steps(grid, task, people, rules.min_cell) for grid in shown)
     part = _first_part(task, people)
     return isinstance(part, Part) and not node_door.small_cells(part, rules.min_cell)

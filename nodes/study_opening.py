@@ -21,6 +21,7 @@ from federation.study import Study
 from nodes import (
     absent_columns,
     cohorts,
+    connectors,
     contract_sql,
     differencing,
     joint_columns,
@@ -53,7 +54,9 @@ def open_session(
         restricted = _restricted(study, dataset, tasks, schema)
         if restricted:
             return StudySession(tasks, nobody, rules, restricted)
-        absent = absent_columns.refusals(study, dataset, site.storage, tasks, schema)
+        names_of = (context.open_cohorts or connectors).column_names
+        present_names = names_of(dataset, site.storage)
+        absent = absent_columns.refusals(study, dataset, present_names, tasks, schema)
         if isinstance(absent, Refusal):
             return StudySession(tasks, nobody, rules, absent)
         present = {name: task for name, task in tasks.items() if name not in absent}

@@ -185,10 +185,10 @@ def _too_much(values: Floats, person: Ints | None, limit: float, thin: int) -> b
     there = ~np.isnan(values)
     if not there.all():
         values, person = values[there], None if person is None else person[there]
-    sample = values[: rules_of.SAMPLE]
-    if person is None and len(values) > 2 * len(sample):
+    samples = [n for n in (rules_of.FEW, rules_of.SAMPLE) if len(values) > 2 * n]
+    if person is None and samples:
         width = float(values.max() - values.min())
-        if rules_of.shows_no_share(sample, width, limit):
+        if any(rules_of.shows_no_share(values[:n], width, limit) for n in samples):
             return False
     return support.off_mode(values, person) >= thin and rules_of.share(values, person) > limit
 
@@ -255,11 +255,11 @@ def _shows_no_leverage(terms: Sequence[Term], rows: Rows, limit: float) -> bool:
     """Whether a sample of many rows (one a person) proves that nobody stands out. No design is
     built for it, which would take as long as the first round of a model."""
     n_rows = int(np.count_nonzero(rows.is_used))
-    if rows.person is not None or n_rows <= 2 * rules_of.SAMPLE:
+    if rows.person is not None or n_rows <= 2 * rules_of.FEW:
         return False
     columns = support_columns.each_filled(support_columns.dense_terms(terms), rows)
     codes = support_columns.codes_of(terms, rows)
-    return rules_of.leverage_bound(columns, n_rows, codes) <= limit
+    return rules_of.leverage_bound(columns, n_rows, limit, codes) <= limit
 
 
 def _stands_out_within(cohort: Cohort, task: AnyTask, rows: Rows, rules: Rules) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +13,8 @@ from aggregator.rounds import Ask
 from federation.study import Study
 from federation.yaml_source import Source
 from nodes import connectors
-from nodes.cohorts import Opened
-from nodes.kept_cohorts import KeptCohorts
-from nodes.site import Policy, Site
+from nodes.cohorts_together import CohortsTogether
+from nodes.site import Dataset, Policy, Site
 from simulations import answering, engines, local, warm_starts, workers
 from simulations.answering import Holders
 from strategies import registry
@@ -25,15 +24,15 @@ STRICT = Policy(min_nodes=1, modes=("exact", "dp"))  # as careful as real nodes 
 
 
 class OpenNodes:
-    """What a session of studies on the same nodes, whose rows must not change, keeps from one exact
-    study to the next: the opened cohorts, the nodes of the last study, which answer it again
+    """What a session of studies on the same `datasets`, whose rows must not change, keeps from one
+    exact study to the next: the opened cohorts, the nodes of the last study, which answer it again
     without a second reading, and released coefficients, near which the next fit begins. Ledgers
     and the admission of studies begin anew with each study, as in a single run."""
 
-    def __init__(self) -> None:
+    def __init__(self, datasets: Iterable[Dataset]) -> None:
         self._name: tuple[Any, ...] = ()
         self._ask: Ask | None = None
-        self._kept: KeptCohorts[Opened] = KeptCohorts(settled=0.0)
+        self._kept = CohortsTogether(datasets)
         self._starts = warm_starts.Starts()
 
     def ask_of(self, study: Study, sites: Sequence[Site], now: datetime) -> Ask | None:

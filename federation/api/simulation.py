@@ -75,7 +75,7 @@ class Simulation:
         self._are_copies = tables.are_copies(self.datasets.values(), self._folder)
         self._open: OpenNodes | None = None
         if self._are_copies and processes in (None, 1):
-            self._open = whole_run.OpenNodes()
+            self._open = whole_run.OpenNodes(self.datasets.values())
 
     @property
     def nodes(self) -> tuple[str, ...]:

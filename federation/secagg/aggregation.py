@@ -59,7 +59,9 @@ def open_sum(
 def _seed_key(terms: Terms, name: str, advert: Advert, openings: Mapping[str, Opening]) -> bytes:
     """The key of a survivor's own mask, from the shares of its seed."""
     shares_ = {
-        holder: opening.seeds[name] for holder, opening in openings.items() if name in opening.seeds
+        holder: openings[holder].seeds[name]
+        for holder in terms.holders_of(name) & openings.keys()
+        if name in openings[holder].seeds
     }
     seed = _join(terms, shares_)
     if seed_hash(terms, name, seed) != advert.seed:
@@ -72,7 +74,9 @@ def _pair_of_dropped(
 ) -> Pair:
     """The mask key pair of a node that dropped out, from the shares of its private key."""
     shares_ = {
-        holder: opening.keys[name] for holder, opening in openings.items() if name in opening.keys
+        holder: openings[holder].keys[name]
+        for holder in terms.holders_of(name) & openings.keys()
+        if name in openings[holder].keys
     }
     pair = keys.pair(_join(terms, shares_))
     if pair.public != advert.mask:

@@ -111,6 +111,10 @@ class Terms:
         at = self._places[name]
         return frozenset(self.ring[(at + step) % n] for step in range(-half, half + 1) if step)
 
+    def holders_of(self, name: str) -> frozenset[str]:
+        """The nodes that hold a share of the node's secrets."""
+        return self.neighbours_of(name) | {name}
+
     @cached_property
     def digest(self) -> bytes:
         if self.stated_digest:

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,7 @@ COLUMNS_PER_SCAN = 60  # planning takes the square of it
 PLACES = FILE, PLACE = '"hdh file"', '"hdh place"'
 POSTGRESQL = ("postgresql://", "postgres://")
 __all__ = [
+    "alike",
     "check_files",
     "column_names",
     "connect",
@@ -38,6 +40,7 @@ __all__ = [
     "is_here",
     "open_rows",
     "open_table",
+    "open_together",
     "require",
     "unreadable",
 ]
@@ -135,6 +138,54 @@ def open_rows(
     except duckdb.Error as reason:  # its words can hold a row
         raise _refused_by_engine(dataset, reason) from None
     return source.is_fixed
+
+
+def alike(
+    connection: duckdb.DuckDBPyConnection, datasets: Sequence[Dataset]
+) -> tuple[list[Dataset], int]:
+    """Of datasets that are one Parquet file each, those whose files have the columns and types of
+    the first one's, and the number of their rows."""
+    files = _listed(datasets)
+    try:
+        columns = connection.execute(f"SELECT * FROM parquet_schema({files})").fetchall()
+        n_rows = connection.execute(
+            f"SELECT file_name, num_rows FROM parquet_file_metadata({files})"
+        ).fetchall()
+    except duckdb.Error as reason:  # its words can hold a row
+        raise _refused_by_engine(datasets[0], reason) from None
+    schemas = defaultdict[str, list[Sequence[object]]](list)
+    for file, *column in columns:
+        schemas[file].append(column)
+    rows = dict(n_rows)
+    same = [each for each in datasets if schemas[each.source] == schemas[datasets[0].source]]
+    return same, sum(rows[each.source] for each in same)
+
+
+def open_together(
+    connection: duckdb.DuckDBPyConnection, datasets: Sequence[Dataset], columns: Sequence[str]
+) -> bool:
+    """Makes the relation `source` of the raw `columns` and PLACES of datasets that are `alike`, in
+    their order. Returns whether it could: no file has a column of the name of a place."""
+    first = datasets[0]
+    try:
+        with _scratch(connection) as folder:
+            opened = _source(connection, first, columns, folder)
+        require(first, columns, opened.columns)
+        if not opened.has_places:
+            return False
+        raws = [f"{quote_name(opened.columns[name])} AS {quote_name(name)}" for name in columns]
+        places = [f"filename AS {FILE}", f"file_row_number AS {PLACE}"]
+        connection.execute(
+            f"CREATE TEMP TABLE source AS SELECT {', '.join([*raws, *places])} "
+            f"FROM read_parquet({_listed(datasets)}, hive_partitioning = false)"
+        )
+    except duckdb.Error as reason:
+        raise _refused_by_engine(first, reason) from None
+    return True
+
+
+def _listed(datasets: Iterable[Dataset]) -> str:
+    return f"[{', '.join(quote_text(dataset.source) for dataset in datasets)}]"
 
 
 def open_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset, name: str) -> None:

@@ -64,6 +64,12 @@ class Options(Frozen):
             " as in `ears: {method: C3}`"
         )
 
+    @pydantic.field_serializer("method")
+    def _with_name(self, method: Farrington | Ears) -> dict[str, Any]:
+        """As a study writes it, so that the options of a result are read again."""
+        name = "farrington" if isinstance(method, Farrington) else "ears"
+        return {name: method.model_dump()}
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -219,10 +219,13 @@ def test_a_bound_from_a_sample_is_never_less_than_the_leverage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rules_of, "SAMPLE", 300)
+    monkeypatch.setattr(rules_of, "FEW", 100)
     rng = np.random.default_rng(3)
     codes, X = rng.integers(0, 20, 3000), rng.normal(size=(3000, 3))
     exact = float(rules_of.leverage(X, None, codes).max())
-    assert exact <= rules_of.leverage_bound(X.T, len(X), codes) < rules_of.MAX_LEVERAGE
+    for limit in (rules_of.MAX_LEVERAGE, 0.0):  # of the few rows, and of all in the sample
+        bound = rules_of.leverage_bound(X.T, len(X), limit, codes)
+        assert exact <= bound < rules_of.MAX_LEVERAGE
     X[7, 1] = 1e9
     assert rules_of.largest_leverage(X, None, rules_of.MAX_LEVERAGE, codes) > 0.9
     codes[9] = 20  # alone at its level

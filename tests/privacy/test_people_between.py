@@ -131,3 +131,28 @@ def test_the_steps_of_a_number_are_counted_between_two_answers(
     doses = {"run": "describe", "columns": ["dose"], "bins": bins, "quantiles": []}
     assert ask(site, doses) == ""
     assert ask(site, doses, "age < 70") == rule
+
+
+@pytest.mark.parametrize("policy", [{}, {"hub_sees_cells": True}], ids=["strict", "open"])
+def test_steps_are_compared_with_earlier_steps_and_not_with_sums_alone(
+    policy: dict[str, Any], tmp_path: Path
+) -> None:
+    """Sums over the same people were answered before, both of all and of a part. At an open site
+    they leave the steps of one of the two to be answered."""
+    site, sums = node(tmp_path, **policy), {"run": "glm", "model": "income ~ dose"}
+    doses = {"run": "describe", "columns": ["dose"], "bins": 15, "quantiles": []}
+    assert ask(site, sums) == ""
+    assert ask(site, sums, "age < 70") == ""
+    assert ask(site, doses, "age < 70") == ("" if policy else "differencing")
+    assert ask(site, doses) == "differencing"
+
+
+def test_a_condition_is_crossed_with_one_column_after_the_other(tmp_path: Path) -> None:
+    """All less those of one side are those of the other, of whom the condition tells nothing more
+    than that."""
+    site, cohort = node(tmp_path), {"derive": {"rich": "income > 50000"}}
+    for rows_by in ("ward", "sex"):
+        table = {"run": "crosstab", "rows": rows_by, "columns": "rich"}
+        study = federations.study_of({"a": table}, cohort=cohort)
+        outcome = federations.run(study, site.datasets["people"].contract, [site])
+        assert not outcome.runs[TaskId("a")].refusals

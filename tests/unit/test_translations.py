@@ -312,7 +312,7 @@ def test_a_message_is_translated_with_its_values(english: str, french: str) -> N
             "m: 0 of the 3 nodes needed gave a part (a: cohort_size: the cohort leaves out fewer "
             "than 11 people of this node: widen or narrow `where`; b: cohort_size: the cohort "
             "leaves out fewer than 11 people of this node: widen or narrow `where`)",
-            "m\u00a0: 0 des 3 nœuds nécessaires ont donné une part ("
+            "m\u00a0: nœuds ayant donné une part\u00a0: 0, minimum 3 ("
             "a: taille de la cohorte\u00a0: la cohorte écarte moins de 11 personnes de ce "
             "nœud\u00a0: "
             "élargissez ou restreignez `where`\u00a0; "

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 
 from federation import errors
 from federation.cli.main import app
+from strategies import registry
 from tests import reports
+from tests.property import test_every_analysis, test_private_analyses
 
 HOSTILE = (
     *(None, 1, -1, 1e308, True, "", "x" * 10_000, "\x1b[2J", "\u202e", "=cmd|' /C calc'!A0"),
@@ -53,6 +55,16 @@ def test_a_result_of_any_form_is_read_or_refused_by_every_command(tmp_path: Path
             ended = CliRunner().invoke(app, ["study", *command])
             is_said = isinstance(ended.exception, errors.HdhError | SystemExit | None)
             assert is_said, (command[0], place, ended.exception)
+
+
+@pytest.mark.parametrize("name", registry.ANALYSES)
+def test_the_options_of_a_released_result_are_read_again(name: str) -> None:
+    modules = registry.row(name)
+    for module, laws in ((modules.exact, test_every_analysis), (modules.dp, test_private_analyses)):
+        for values in laws.EXAMPLES.get(name, []) if module else ():
+            options = module.Options.model_validate(values)
+            released = json.loads(json.dumps(options.model_dump(mode="json")))
+            assert module.Options.model_validate(released) == options
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ def test_a_result_stays_english_and_its_reason_is_french_where_it_is_read(
     with fed.simulate(few, CONTRACT) as nodes:
         result = study("died ~ age").run(nodes, progress=False)
     assert "fewer than 11 people" in result.document["analyses"]["m"]["reason"]
-    with pytest.raises(errors.InputError, match="m a échoué\u00a0: 0 des 3 nœuds nécessaires"):
+    with pytest.raises(
+        errors.InputError, match="m a échoué\u00a0: nœuds ayant donné une part\u00a0: 0, minimum 3"
+    ):
         result["m"].tidy()
     assert "moins de 11 personnes" in result._repr_html_()
 
