@@ -73,11 +73,13 @@ class Blocks:
     """How a cohort that is too large to hold is read: in blocks, each a cohort of some people with
     all of their rows. `rows`: in all blocks. `read`: gives every block once, in a fixed order.
     `apart(compute)`: what `compute` gives of each block, in the same order, if other processes can
-    read the blocks; `compute` and its values can be pickled."""
+    read the blocks; `compute` and its values can be pickled. `have_changed`: whether files that are
+    read where they lie are others than when the cohort was opened."""
 
     rows: int
     read: Callable[[], Iterator[Cohort]]
     apart: Callable[[Callable[[Cohort], Any]], Iterator[Any]] | None = None
+    have_changed: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)

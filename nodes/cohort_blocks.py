@@ -4,41 +4,48 @@ The rows of Parquet files are read where they lie, if each row has another perso
 copied, and the files must stay as they were checked. Other rows, and those of people with several
 rows, go into the cohort's table, sorted as a cohort that is held would be, so that a block is a
 range of the table. What exceeds the engine's memory goes to the disk only if the producer allows
-it.
+it. In mode dp the rows of a block are cut to the contract; `nodes/clipped_blocks.py` says where
+they are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from federation import errors
-from federation.cohort import Blocks, Cohort, Fetch, Values, Words, unread
+from federation.arrays import Ints
+from federation.cohort import Blocks, Cohort, Fetch, Values, Words, unread, within_contract
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.schema import Field
 from nodes import block_workers, cohort_table, column_arrays, connectors, kept_cohorts, row_limit
-from nodes.cohort_table import PERSON, PERSON_AGAIN
+from nodes.cohort_table import MOVED, PERSON, PERSON_AGAIN
 from nodes.connectors import FILE, PLACE, formats
 from nodes.row_limit import Limited
 from nodes.site import Dataset, Storage
 
 SHARE = 5  # a block holds so small a part of the values that may be held
+MAX_ROWS = 500_000  # of a block, since an analysis derives more of a row than its columns
+OF_PERSON = 3  # values that a row takes beside its columns: two hashes and the number of its person
+SEVERAL = "hdh_several"  # the table of people whose rows are read elsewhere
 Read = Callable[[], Iterator[Cohort]]
 
 
 def is_large(rows: int, columns: Sequence[str], storage: Storage) -> bool:
-    return rows * max(1, len(columns)) > storage.max_values
+    return rows * (len(columns) + OF_PERSON) > storage.max_values
 
 
 def rows_of_block(columns: Sequence[str], storage: Storage) -> int:
-    return max(1, storage.max_values // SHARE // max(1, len(columns)))
+    rows = storage.max_values // SHARE // (len(columns) + OF_PERSON)
+    return min(max(1, rows), MAX_ROWS)
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,22 @@ class Stretch:
     rows: int
 
 
+@dataclass(frozen=True)
+class Clip:
+    """How rows are cut to the contract in mode dp. `moved`: the SQL over the raw columns of the
+    condition that a value of the row moves into its range. `several` (n_people,): hashes of the
+    people who have several rows, which are read elsewhere."""
+
+    moved: str
+    several: Words = field(default_factory=lambda: np.empty(0, np.uint64))
+
+
 # -- files that are read where they lie
 @dataclass(frozen=True)
 class Files:
-    """Rows that satisfy their contract, in Parquet files. `version`: the files before they were
-    checked, as in kept_cohorts. `columns`: the SQL of each column over the raw ones; `key`: that of
-    the person. `size`: rows of a block."""
+    """Rows in Parquet files, which satisfy their contract unless `clip` is set. `version`: the
+    files before they were checked, as in kept_cohorts. `columns`: the SQL of each column over the
+    raw ones; `key`: that of the person. `size`: rows of a block."""
 
     connection: Any  # of DuckDB; None where the files are not open
     dataset: Dataset
@@ -65,6 +82,7 @@ class Files:
     columns: Mapping[str, str]
     key: str | None
     size: int
+    clip: Clip | None = None
 
     def relation(self, stretch: Stretch, condition: str | None) -> str:
         """The typed columns of a stretch, with the hash of each row's person."""
@@ -74,8 +92,18 @@ class Files:
             for name, sql in self.columns.items()
         ]
         listed.append(f"hash({self.key or stretch.number}) AS {PERSON}")
-        rows = f"(SELECT {', '.join(listed)} FROM source WHERE {stretch.where})"
+        where = [stretch.where]
+        if self.clip is not None:
+            listed.append(f"({self.clip.moved}) AS {MOVED}")
+            where += [] if self.key is None else [f"({self.key}) IS NOT NULL"]
+            if len(self.clip.several):
+                where.append(f"hash({self.key}) NOT IN (SELECT hash FROM {SEVERAL})")
+        rows = f"(SELECT {', '.join(listed)} FROM source WHERE {' AND '.join(where)})"
         return f"{rows} WHERE ({condition})" if condition else rows
+
+    @property
+    def have_changed(self) -> bool:
+        return kept_cohorts.files_of(self.dataset.source) != self.version
 
 
 def can_stay(dataset: Dataset, people: int, rows: int) -> bool:
@@ -91,11 +119,31 @@ def in_files(files: Files, condition: str | None) -> Cohort:
     everyone = _of_files(files, stretches, None, sum(stretch.rows for stretch in stretches))
     if condition is None:
         return everyone
-    chosen = [
+    chosen = _counted(files, stretches, condition)
+    return replace(_of_files(files, chosen, condition, everyone.people), everyone=everyone)
+
+
+def clipped_in_files(files: Files, condition: str | None) -> Cohort:
+    """The rows of mode dp that meet a condition, of people with one row each."""
+    hold_several(files)
+    chosen = _counted(files, list(_stretches(files)), condition)
+    return _of_files(files, chosen, condition, sum(stretch.rows for stretch in chosen))
+
+
+def hold_several(files: Files) -> None:
+    """Makes the table of people whose rows are not read where they lie."""
+    assert files.clip is not None
+    if len(files.clip.several):
+        files.connection.register("hdh_listed", {"hash": files.clip.several})
+        files.connection.execute(f"CREATE TEMP TABLE {SEVERAL} AS SELECT hash FROM hdh_listed")
+        files.connection.unregister("hdh_listed")
+
+
+def _counted(files: Files, stretches: Sequence[Stretch], condition: str | None) -> list[Stretch]:
+    return [
         replace(stretch, rows=_count(files.connection, files.relation(stretch, condition)))
         for stretch in stretches
     ]
-    return replace(_of_files(files, chosen, condition, everyone.people), everyone=everyone)
 
 
 def _stretches(files: Files) -> Iterator[Stretch]:
@@ -138,11 +186,12 @@ def _of_files(
     people = sum(stretch.rows for stretch in stretches)
     cohort = _in_blocks(files.dataset.contract, people, in_dataset, people, blocks)
     assert cohort.in_blocks is not None
+    in_blocks = replace(cohort.in_blocks, have_changed=lambda: files.have_changed)
     if files.storage.workers == 1:
-        return cohort
+        return replace(cohort, in_blocks=in_blocks)
     asked = Asked(replace(files, connection=None), tuple(stretches), condition, in_dataset)
     apart = partial(block_workers.results, files.storage.workers, asked)
-    return replace(cohort, in_blocks=replace(cohort.in_blocks, apart=apart))
+    return replace(cohort, in_blocks=replace(in_blocks, apart=apart))
 
 
 @dataclass(frozen=True)
@@ -163,6 +212,8 @@ class Asked:
         connection.execute("SET threads = 1")
         connectors.open_rows(connection, dataset, list(dict.fromkeys(names)), with_places=True)
         here = replace(self.files, connection=connection)
+        if here.clip is not None:
+            hold_several(here)
         return lambda number: block_of(
             here, self.stretches[number], self.condition, self.in_dataset
         )
@@ -180,7 +231,7 @@ def block_of(files: Files, stretch: Stretch, condition: str | None, in_dataset: 
         with _unchanged(files):
             return _hashes(files.connection, relation, [PERSON])[0]
 
-    return Cohort(
+    block = Cohort(
         None if contract.rows_per_person == 1 else np.arange(stretch.rows),
         stretch.rows,
         in_dataset,
@@ -188,6 +239,10 @@ def block_of(files: Files, stretch: Stretch, condition: str | None, in_dataset: 
         fetch,
         hashes=hashes,
     )
+    if files.clip is None:
+        return block
+    with _unchanged(files):
+        return within_contract(replace(block, clipped=_moved(files.connection, relation)))
 
 
 @contextmanager
@@ -198,7 +253,7 @@ def _unchanged(files: Files) -> Iterator[None]:
         yield
     except duckdb.Error:  # its words can hold a row
         raise changed from None
-    if kept_cohorts.files_of(files.dataset.source) != files.version:
+    if files.have_changed:
         raise changed
 
 
@@ -211,9 +266,11 @@ def in_table(
     is_fixed: bool,
     in_dataset: int | None = None,
     table: str = cohort_table.NAME,
+    is_clipped: bool = False,
 ) -> Cohort:
     """The rows of a table that `cohort_table.write` has sorted. `in_dataset`: the people of the
-    whole dataset, if these are others."""
+    whole dataset, if these are others. `is_clipped`: in mode dp, at most `rows_per_person` rows of
+    a person are read."""
     if contract.person is None and is_fixed:
         stretches = list(_by_number(connection, table, size))
     else:
@@ -230,9 +287,10 @@ def in_table(
     first: dict[Field, Values] = {}
 
     def block(number: int, stretch: Stretch) -> Cohort:
-        words, rows = limited(stretch)  # they are checked, so nobody has too many
-        fetch = _fetch(connection, f"{table} WHERE {stretch.where}")
-        return Cohort(
+        words, rows = limited(stretch)
+        relation = f"{table} WHERE {stretch.where}"
+        fetch = _fetch(connection, relation)
+        block = Cohort(
             None if contract.rows_per_person == 1 else rows.person,
             rows.people,
             sum(people) if in_dataset is None else in_dataset,
@@ -240,6 +298,11 @@ def in_table(
             _remembering(fetch, first) if number == 0 else fetch,
             hashes=lambda: words,
         )
+        if not is_clipped:  # the rows are checked, so nobody has too many
+            return block
+        clipped = rows.lost | _moved(connection, relation)[rows.rows]
+        fetch = _picking(fetch, rows.rows)
+        return within_contract(replace(block, fetch=fetch, clipped=clipped, hashes=None))
 
     def blocks() -> Iterator[Cohort]:
         return (block(number, stretch) for number, stretch in enumerate(stretches))
@@ -295,6 +358,16 @@ def _hashes(
 
 def _fetch(connection: duckdb.DuckDBPyConnection, relation: str) -> Fetch:
     return lambda asked: column_arrays.read(connection, list(asked), relation)
+
+
+def _moved(connection: duckdb.DuckDBPyConnection, relation: str) -> NDArray[np.bool_]:
+    """(n_rows,): whether a value of the row moved into its range."""
+    arrays = connection.execute(f"SELECT {MOVED} AS moved FROM {relation}").fetchnumpy()
+    return np.asarray(arrays["moved"], np.bool_)
+
+
+def _picking(fetch: Fetch, rows: Ints) -> Fetch:
+    return lambda asked: {name: column[rows] for name, column in fetch(asked).items()}
 
 
 def _remembering(fetch: Fetch, memory: dict[Field, Values]) -> Fetch:

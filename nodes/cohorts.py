@@ -24,6 +24,7 @@ from federation.schema import Field, Schema
 from nodes import (
     buckets,
     checked_versions,
+    clipped_blocks,
     cohort_blocks,
     cohort_table,
     column_arrays,
@@ -670,15 +671,17 @@ def open_clipped(
     salt: str,
     *,
     only_counts: bool = False,
+    in_blocks: bool = False,
 ) -> Opened:
     """Opens a cohort of mode dp. `salt` decides which of a person's rows stay; it is the node's
     own, and different for every study. `only_counts`: only combinations of categories will be
-    needed, and rows are counted in the source itself."""
+    needed, and rows are counted in the source itself. `in_blocks`: the analyses can read their rows
+    in blocks, so a large cohort is opened for that."""
     contract = dataset.contract
     used = _used(schema, fields, where)
-    connection, is_fixed = _connect(
-        dataset, storage, used, only_counts and buckets.are_whole(dataset)
-    )
+    bucketed = only_counts and buckets.are_whole(dataset)
+    with_places = in_blocks and not only_counts
+    connection, is_fixed = _connect(dataset, storage, used, bucketed, with_places)
     raw_types, names = source_types(connection), needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=True)
@@ -691,6 +694,14 @@ def open_clipped(
         read = columns or typed
         source = tallies.TallySource(connection, dataset, schema, read, condition, key, salt)
         return Opened(replace(_counted(source, 0, 0), rows_per_person=contract.rows_per_person))
+    has_numbers = any(contract.columns[name].kind == "number" for name in used)
+    moved = _moved(contract, used, raw_types) if has_numbers else "FALSE"
+    rows = _rows(connection) if in_blocks else 0
+    if in_blocks and cohort_blocks.is_large(rows, used, storage):
+        large = clipped_blocks.Source(
+            connection, dataset, storage, columns, key, condition, moved, salt, is_fixed, rows
+        )
+        return Opened(clipped_blocks.opened(large))
     cohort_table.write(
         connection,
         contract,
@@ -699,11 +710,10 @@ def open_clipped(
         where=condition,
         is_fixed=is_fixed,
         salt=salt,
-        moved=_moved(contract, used, raw_types),
+        moved=moved,
     )
     cohort_table.drop_source(connection)
     order = cohort_table.order(connection, contract, is_fixed=is_fixed)
-    has_numbers = any(contract.columns[name].kind == "number" for name in used)
     return Opened(_bounded(connection, contract, order, has_numbers))
 
 

@@ -18,11 +18,11 @@ from federation import codec
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
 from federation.messages import NoisedAnswer, Part, Query, Refusal, State, TaskId
-from federation.privacy import calibration, noise
+from federation.privacy import calibration, fixed_point, noise
 from federation.privacy.calibration import Grid
 from federation.privacy.noise import Entropy
 from federation.study import Study
-from nodes import ledger
+from nodes import ledger, support_in_blocks
 from nodes.ledger import Account, Claim, Ledger
 from strategies import budget
 from strategies.protocol import AnyTask
@@ -80,19 +80,36 @@ def release(
     access: BudgetAccess,
     *,
     share: bool = False,
+    has_changed: bool = False,
 ) -> NoisedAnswer | Refusal:
     """The stored answer; or else charge, compute, noise and store. After the charge, nothing
     observable depends on a row, except noised numbers. `compute` gives the node's part, `zero` the
     part of an empty cohort. `share`: under a secure sum this node adds only its share
-    of the noise."""
+    of the noise. `has_changed`: the rows cannot be read any more, so nothing is charged."""
     if (before := ledger.stored(access.ledger, name_)) is not None:
         return codec.noised_from_bytes(before)
+    if has_changed:
+        return support_in_blocks.CHANGED
     at = access.now.isoformat(timespec="seconds")
     refused = ledger.charge(access.ledger, access.account, claim(name_, study, grids), at)
     if refused is not None:
         return refused
     content = codec.noised_to_bytes(_noised(_steps_of(compute, grids, zero), grids, access, share))
     return codec.noised_from_bytes(ledger.store(access.ledger, name_, content, at))
+
+
+def part_of(task: AnyTask, state: State, cohort: Cohort) -> Part:
+    """Before any noise. Of a cohort in blocks it is the sum of their parts: people add up exactly,
+    and noise is drawn once, for the sum."""
+    if cohort.in_blocks is None:
+        return task.analysis.local(cohort, task, state)
+    return support_in_blocks.private_part(task, state, cohort)
+
+
+def has_changed(cohort: Cohort) -> bool:
+    """Whether files that are read where they lie are others than when the study began. No row
+    decides it, so it may be said."""
+    return cohort.in_blocks is not None and cohort.in_blocks.have_changed()
 
 
 Train = Callable[[Callable[[Floats], Floats]], Part]
@@ -155,6 +172,7 @@ def _part_of(compute: Callable[[], Part], grids: Mapping[str, Grid], zero: Part)
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning may hold a value, and be made an error
             part = compute()
+            part = replace(part, sums=fixed_point.folded(part.sums))
         for key in grids:
             array, wanted = part.sums[key], zero.sums[key]
             if array.shape != wanted.shape or array.dtype != wanted.dtype:

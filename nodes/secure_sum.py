@@ -247,10 +247,19 @@ def _to_be_noised(
     cohort = noised_answer.with_coins(session.cohort, name, context.salt)
 
     def local() -> Part:
-        return task.analysis.local(cohort, task, state)
+        return noised_answer.part_of(task, state, cohort)
 
     def vector() -> Words | Refusal:
-        noised = noised_answer.release(name, query.study, grids, zero, local, access, share=share)
+        noised = noised_answer.release(
+            name,
+            query.study,
+            grids,
+            zero,
+            local,
+            access,
+            share=share,
+            has_changed=noised_answer.has_changed(cohort),
+        )
         if isinstance(noised, Refusal):
             return noised
         return packing.pack(slots, [noised.steps[slot.name] for slot in slots], len(query.nodes))

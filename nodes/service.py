@@ -458,7 +458,13 @@ def noised(
     if sampling is not None and sampling.inside:
         return _trained(name, task_id, state, task, cohort, query, grids, access)
     return noised_answer.release(
-        name, query.study, grids, zero, lambda: task.analysis.local(cohort, task, state), access
+        name,
+        query.study,
+        grids,
+        zero,
+        lambda: noised_answer.part_of(task, state, cohort),
+        access,
+        has_changed=noised_answer.has_changed(cohort),
     )
 
 

@@ -111,8 +111,9 @@ class Storage(Frozen):
     `temp_directory`: where rows beyond `memory_limit` go, up to `max_temp_directory_size`. A node
     writes none to its disk unless its node.yaml names one of the two; without `temp_directory` they
     then go to `tmp` in its state folder, or, outside a node, to the machine's own folder.
-    `max_values`: rows times columns of a cohort that are held as arrays, of 8 bytes each; a larger
-    cohort is read in blocks of a fifth of it, by analyses that can. `workers`: how many processes
+    `max_values`: values of a cohort that are held as arrays, of 8 bytes each: the columns of each
+    row, and three for its person; a larger cohort is read in blocks of a fifth of it, by analyses
+    that can. `workers`: how many processes
     compute the parts of such blocks, if they are read from files; or the address of a Ray cluster
     whose machines see the same files, as in `ray://HOST:PORT`. The numbers are the same."""
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
+import duckdb
+
 from federation import errors
 from federation import schema as schemas
 from federation.cohort import Cohort, empty, within_contract
@@ -65,6 +67,8 @@ def open_session(
         opened = _checked(study, dataset, schema, present, context, more)
     except (errors.DataError, errors.SetupError):
         return StudySession(tasks, nobody, rules, UNREADABLE)
+    except duckdb.OutOfMemoryException:  # in exact mode only; its words can hold a value
+        return StudySession(tasks, nobody, rules, _too_large(tasks))
     if opened.findings:
         return StudySession(
             tasks, nobody, rules, Refusal("data", contract_sql.words(opened.findings))
@@ -72,6 +76,23 @@ def open_session(
     memory = _memory(study, tasks, schema, opened, rules, context, now, more)
     session = StudySession(tasks, opened.cohort, rules, None, absent, memory)
     return replace(session, refused=_too_small(session) or _unsupported(session, schema))
+
+
+def _too_large(tasks: Mapping[str, AnyTask]) -> Refusal:
+    holding = [name for name, task in tasks.items() if not task.analysis.TRAITS.over_people(task)]
+    if holding:
+        return Refusal(
+            "memory",
+            f"{', '.join(holding)} must have all rows at once, which do not fit into this node's "
+            "`storage.memory_limit`: leave it out, ask for fewer columns or people, or ask the "
+            "producer for a higher limit or a `max_temp_directory_size`",
+        )
+    return Refusal(
+        "memory",
+        "the rows must be sorted by person, and do not fit into this node's "
+        "`storage.memory_limit`: ask for fewer columns or people, or ask the producer for a higher "
+        "limit or a `max_temp_directory_size`",
+    )
 
 
 def _too_small(session: StudySession) -> Refusal | None:
@@ -230,6 +251,7 @@ def _clipped(
             study.cohort.where,
             salt,
             only_counts=_only_counts(tasks),
+            in_blocks=_in_blocks(dataset, tasks),
         )
     except (errors.SourceError, errors.SetupError):
         raise

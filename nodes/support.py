@@ -31,17 +31,13 @@ from strategies import support
 from strategies.protocol import AnyTask, Roles
 from strategies.support import Mask, Rows
 
-CHANGED = Refusal(
-    "source", "the files of this node's rows changed while they were read: submit the study again"
-)
-
 
 def checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
     """What the rows make of a state, past the first door."""
     try:
         return _checked_part(task, state, session)
     except errors.SourceError:
-        return CHANGED
+        return support_in_blocks.CHANGED
 
 
 def _checked_part(task: AnyTask, state: State, session: StudySession) -> Part | Refusal:
@@ -339,7 +335,7 @@ def check_study(
     try:
         return _check_study(present, session, schema)
     except errors.SourceError:
-        return CHANGED
+        return support_in_blocks.CHANGED
 
 
 def _check_study(

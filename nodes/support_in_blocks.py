@@ -35,6 +35,9 @@ from strategies import protocol, registry, support
 from strategies.protocol import AnyTask
 from strategies.support import Block, Blocks, Mask, Rows
 
+CHANGED = Refusal(
+    "source", "the files of this node's rows changed while they were read: submit the study again"
+)
 Reader = Callable[[Block], Floats]  # (n_used,) a column of the used rows of a block
 
 
@@ -48,14 +51,23 @@ copyreg.pickle(ModuleType, _by_name)  # a task and its stages name their analyse
 
 def part(task: AnyTask, state: State, cohort: Cohort) -> Part | Refusal:
     """The sum of the parts of all blocks, unless the state leaves the sums to one person."""
+    total, passes = _added_up(task, state, cohort)
+    return rules_of.STEERED if any(weights.are_too_far for weights in passes) else total
+
+
+def private_part(task: AnyTask, state: State, cohort: Cohort) -> Part:
+    """The sum of the parts of all blocks in mode dp, before any noise."""
+    return _added_up(task, state, cohort)[0]
+
+
+def _added_up(task: AnyTask, state: State, cohort: Cohort) -> tuple[Part, list[Weights]]:
     passes: list[Weights] = []
 
     def add(asked: AnyTask, at: State) -> Part:
         passes.append(Weights())
         return protocol.sum_of(_parts(BlockPart(asked, at), cohort, passes[-1]))
 
-    total = task.analysis.TRAITS.in_blocks(add, task, state)
-    return rules_of.STEERED if any(weights.are_too_far for weights in passes) else total
+    return task.analysis.TRAITS.in_blocks(add, task, state), passes
 
 
 def _parts(compute: BlockPart, cohort: Cohort, weights: Weights) -> Iterator[Part]:

@@ -241,9 +241,16 @@ def sum_of(parts: Iterable[Part]) -> Part:
 def _both(part: Part, other: Part) -> Part:
     return replace(
         part,
-        sums={name: part.sums[name] + other.sums[name] for name in part.sums},
-        cells={name: part.cells[name] + other.cells[name] for name in part.cells},
+        sums={name: _sum(array, other.sums[name]) for name, array in part.sums.items()},
+        cells={name: _sum(array, other.cells[name]) for name, array in part.cells.items()},
     )
+
+
+def _sum(array: Any, other: Any) -> Any:
+    """Of one shape: numpy would repeat a number over a whole array."""
+    if np.shape(array) != np.shape(other):
+        raise TypeError("the parts of two blocks have arrays of different shapes")
+    return array + other
 
 
 # -- optional members

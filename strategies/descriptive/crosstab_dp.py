@@ -19,7 +19,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab
 from strategies.descriptive.crosstab import Plan
@@ -30,7 +30,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 COUNTS = 0.05
 SURE = 3.0  # noise standard deviations that a total must pass, to be divided by
 MAX_TESTED = 1000  # cells of a table that is tested: the covariance has the square of it
-TRAITS = Traits(only_counts=True)
+TRAITS = Traits(only_counts=True, over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -22,10 +22,10 @@ from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.lazy_scipy import special
 from federation.messages import Part, State
-from federation.privacy import cumulative
+from federation.privacy import cumulative, fixed_point
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, describe
 from strategies.descriptive.describe import Plan
@@ -40,7 +40,7 @@ UNCLEAR = (
     " or the study needs more people or a larger epsilon"
 )
 WEIGHTS = {"histogram": 4.0, "moments": 3.0, "levels": 2.0, "known": 1.0, "people": 0.5}
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):
@@ -98,12 +98,10 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
 
 def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]:
     plan: Plan = task.plan
-    moments, n_known = np.zeros((len(plan.numbers), 2)), []
+    moments, n_known = np.zeros((len(plan.numbers), 2)), list[int]()
     histograms, levels = np.zeros((len(plan.numbers), plan.fine), np.int64), []
     for i, (field, column) in enumerate(cohort.each_column(plan.numbers)):
-        half = (field.interval[1] - field.interval[0]) / 2
-        count, about_middle, histograms[i] = describe.summarise(column, field, plan.fine)
-        moments[i] = about_middle / (half, half * half)
+        count, moments[i], histograms[i] = _summarise(column, field, plan.fine)
         n_known.append(count)
     for field, column in cohort.each_column(plan.categories):
         levels.append(describe.count_levels(column, field))
@@ -116,6 +114,20 @@ def _sums(cohort: Cohort, task: Task[Options, Plan]) -> dict[str, Floats | Ints]
         "levels": np.concatenate([*levels, np.empty(0, np.int64)]),
         "known": np.array(n_known, np.int64),
     }
+
+
+def _summarise(values: Floats, field: Field, bins: int) -> tuple[int, Floats, Ints]:
+    """As `describe.summarise`, with the sums of u and u^2 on [-1, 1] exact."""
+    low, high = field.interval
+    middle, half = (low + high) / 2, (high - low) / 2
+    count, moments, histogram = 0, np.zeros(2), np.zeros(bins, np.int64)
+    for start in range(0, len(values), 32768):  # a block fits the cache
+        some = values[start : start + 32768]
+        n, _, in_bins = describe.summarise(some, field, bins)
+        u = (some[~np.isnan(some)] - middle) / half
+        moments += fixed_point.total(np.stack([u, u * u]), 1.0)
+        count, histogram = count + n, histogram + in_bins
+    return count, moments, histogram
 
 
 # -- hub

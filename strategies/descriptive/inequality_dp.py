@@ -23,7 +23,7 @@ from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.descriptive import inequality
 from strategies.descriptive.inequality import NoiseOfSum, Plan
@@ -34,7 +34,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 COUNTS = 0.05  # the share of the groups' sizes and sums, and that of the tally of people
 MAX_BINS = 2000
 CLEAR = 10.0  # noise standard deviations that a group's people and total must pass
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(inequality.Options):

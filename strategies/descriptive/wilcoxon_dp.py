@@ -23,7 +23,7 @@ from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.descriptive import crosstab_dp, wilcoxon
 from strategies.descriptive.wilcoxon import Plan
@@ -35,7 +35,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 COUNTS = 0.05  # the share of the groups' sizes, and that of the tally of people
 MAX_CELLS = 1500  # the noise's covariance has the square of it
 CLEAR = 10.0  # noise standard deviations of a histogram's total that a group's size must pass
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(wilcoxon.Shared):

@@ -18,7 +18,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.epidemiology import disproportionality
 from strategies.epidemiology.disproportionality import Plan
@@ -27,7 +27,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05  # share of the budget for the number of reports
 MARGINS = 0.1  # share of the budget for the drugs, and for the events; pairs take the rest
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(disproportionality.Options):

@@ -22,7 +22,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.epidemiology import mantel_haenszel
 from strategies.epidemiology.mantel_haenszel import Plan
@@ -33,7 +33,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 COUNTS = 0.05  # share of the budget for the number of people, and for the table that decides
 CLEAR = 6.0  # standard deviations of noise that a divisor must exceed in the table that decides
 SURE = 3.0  # the same in the other table; what exceeds CLEAR by its true value hardly ever fails
-TRAITS = Traits(only_counts=True)
+TRAITS = Traits(only_counts=True, over_people=protocol.always_over_people)
 
 
 class Options(mantel_haenszel.Options):

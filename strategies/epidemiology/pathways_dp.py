@@ -19,7 +19,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.epidemiology import pathways
 from strategies.epidemiology.pathways import END, START, Plan
@@ -35,7 +35,7 @@ CUT = (
     "about {share:.0f} % of the people were clipped: pathways longer than `max_steps`,"
     " or rows beyond rows_per_person"
 )
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(pathways.Options):

@@ -11,17 +11,20 @@ rates and ratios that are shown: each divisor has an interval of its own
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from federation.arrays import Floats
-from federation.cohort import Cohort
+from federation.cohort import Cohort, Values
 from federation.expression import ExpressionError
 from federation.lazy_scipy import special
 from federation.messages import Part, State
+from federation.privacy import fixed_point
 from federation.results import Exactness, Result, Row, Table
-from federation.schema import Schema
-from strategies import admissible
+from federation.schema import Field, Schema
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.epidemiology import rates
 from strategies.epidemiology.rates import Plan
@@ -32,7 +35,7 @@ from strategies.protocol import Noise, Prepared, Task, Total, Traits
 COUNTS = 0.05  # share of the budget for the number of people
 TIME = 0.3  # share of the budget for person-time; events take the rest
 SURE = 5.0  # a sum is used as a divisor above this many standard deviations of noise
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(rates.Options):
@@ -62,7 +65,7 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    counted = rates.count(cohort, task)
+    counted = rates.count(_exact(cohort, task), task)
     sums = {
         "events": counted.events,
         "time": counted.time,
@@ -70,6 +73,20 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     }
     people = {"people": counting.tally_sensitivity(task.rows_per_person)}
     return Part(sums, {}, rates.sensitivity(task) | people)
+
+
+def _exact(cohort: Cohort, task: Task[Options, Plan]) -> Cohort:
+    """With events and times whose sums are exact."""
+    bounds = {field.name: field.interval[1] for field in (task.plan.events, task.plan.time)}
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        columns = cohort.fetch(asked)
+        return {
+            name: fixed_point.values_cut(column, bounds[name]) if name in bounds else column
+            for name, column in columns.items()
+        }
+
+    return replace(cohort, fetch=fetch)
 
 
 def combine(total: Total, task: Task[Options, Plan], state: State) -> State | Result:

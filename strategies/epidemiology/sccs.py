@@ -21,6 +21,7 @@ from federation.expression import ExpressionError
 from federation.formula import Model
 from federation.lazy_scipy import special
 from federation.messages import Part, State
+from federation.privacy import fixed_point
 from federation.results import Result, Table
 from federation.schema import Field, Schema
 from strategies import admissible, protocol
@@ -145,7 +146,7 @@ class Expected:
 
 
 def expect(rows: Rows, beta: Floats) -> Expected:
-    eta = rows.X @ beta + rows.offset
+    eta = fixed_point.predictor(rows.X, beta) + rows.offset
     highest = rows.spread(np.maximum.reduceat(eta, rows.first)) if len(rows.first) else eta
     e = np.exp(eta - highest)
     whole = np.add.reduceat(e, rows.first) if len(rows.first) else np.empty(0)

@@ -16,11 +16,13 @@ from federation.arrays import Floats
 from federation.cohort import Cohort, Key
 from federation.lazy_scipy import special
 from federation.messages import Part, State
+from federation.privacy import fixed_point
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
+from strategies import protocol
 from strategies.admissible import Limits
 from strategies.epidemiology import sccs
-from strategies.epidemiology.sccs import Plan
+from strategies.epidemiology.sccs import Plan, Rows
 from strategies.numerics import counting, newton, newton_dp
 from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 
@@ -30,7 +32,7 @@ CUT = (
     "about {share:.0f} % of the people were clipped: more events than `max_events`,"
     " values moved into the contract's ranges, or rows beyond rows_per_person"
 )
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(sccs.Options):
@@ -62,20 +64,41 @@ def shares(task: Task[Options, Plan], state: State) -> dict[str, float]:
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(Key("private sccs", task.name), lambda: sccs.rows_of(cohort, task))
-    expected = sccs.expect(rows, state["beta"])
     weight = np.minimum(1.0, task.options.max_events / np.maximum(rows.totals, 1e-300))
-    totals = rows.totals * weight
-    expected_events = rows.spread(totals) * expected.share
-    score = rows.X.T @ (rows.events * rows.spread(weight) - expected_events)
-    between = newton.gram(expected.mean, totals)
-    information = newton.gram(rows.X, expected_events) - between
+    score, information = _of_people(rows, state["beta"], weight)
+    sensitivity = _sensitivity(task)
     keep, clipped = np.zeros(cohort.rows, np.bool_), np.zeros(cohort.rows, np.bool_)
     keep[rows.place] = True
     clipped[rows.place[rows.spread(weight) < 1]] = True
-    packed = newton_dp.pack(information, newton_dp.everywhere(len(information)))
-    people = counting.tally(cohort, keep, clipped)
-    sums = {"score": score, "information": packed, "people": people}
-    return Part(sums, {}, _sensitivity(task))
+    sums = {
+        "score": fixed_point.total(score, sensitivity["score"]),
+        "information": fixed_point.total(information, sensitivity["information"]),
+        "people": counting.tally(cohort, keep, clipped),
+    }
+    return Part(sums, {}, sensitivity)
+
+
+def _of_people(rows: Rows, beta: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """(p, n_people) and (p (p + 1) / 2, n_people): each person's score, and the upper triangle of
+    their information. `weight` (n_people,): of the person."""
+    p, n_people = rows.X.shape[1], len(rows.totals)
+    if not n_people:
+        return np.zeros((p, 0)), np.zeros((p * (p + 1) // 2, 0))
+    expected, totals = sccs.expect(rows, beta), rows.totals * weight
+    share = rows.spread(totals) * expected.share
+    residual = rows.events * rows.spread(weight) - share
+
+    def by_person(values: Floats) -> Floats:
+        return np.asarray(np.add.reduceat(values, rows.first))
+
+    columns, mean = rows.X.T, expected.mean.T
+    score = [by_person(column * residual) for column in columns]
+    information = [
+        by_person(columns[i] * columns[j] * share) - mean[i] * mean[j] * totals
+        for i in range(p)
+        for j in range(i, p)
+    ]
+    return np.stack(score), np.stack(information)
 
 
 def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:

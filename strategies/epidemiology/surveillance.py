@@ -23,7 +23,7 @@ from federation.expression import ExpressionError, Piece
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.epidemiology import outbreak_limits
 from strategies.epidemiology.outbreak_limits import Ears, Farrington, Limits
 from strategies.grids import Grid
@@ -31,7 +31,7 @@ from strategies.numerics import counting, grouping
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_WEEKS, MAX_CELLS = 2000, 5_000_000
-TRAITS = Traits(only_counts=True)
+TRAITS = Traits(only_counts=True, over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -16,7 +16,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.epidemiology import surveillance
 from strategies.epidemiology.surveillance import Plan
@@ -24,7 +24,7 @@ from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
 
 COUNTS = 0.05  # share of the budget for the number of people
-TRAITS = Traits(only_counts=True)
+TRAITS = Traits(only_counts=True, over_people=protocol.always_over_people)
 
 
 class Options(surveillance.Options):

@@ -24,9 +24,11 @@ from federation.cohort import Cohort, Key
 from federation.expression import ExpressionError
 from federation.lazy_scipy import special
 from federation.messages import Part, State
+from federation.privacy import fixed_point
+from federation.privacy.fixed_point import ExactSum
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton, newton_dp
 from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
@@ -36,7 +38,7 @@ from strategies.regression.glm import Plan
 COUNTS = 0.05  # of the budget goes to the number of people
 START = 0.05  # goes to the mean with which a Poisson model begins
 INFORMATION = 0.25  # of a round goes to the information, the rest to the score
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(glm.Shared):
@@ -154,7 +156,7 @@ def _moments(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[
     p = Z.shape[1]
     max_length = task.rows_per_person * task.options.clip * newton_dp.triangle_norm(p)
     cut, factor = _factor(length, rows, max_length)
-    return {"moments": newton_dp.pack(newton.gram(Z, factor), newton_dp.everywhere(p))}, cut
+    return _packed(fixed_point.gram(Z, factor, 1.0)).named("moments"), cut
 
 
 def _response_scale(plan: Plan) -> tuple[float, float]:
@@ -172,7 +174,7 @@ def _mean(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str
         np.ones(len(rows.y)) if rows.offset is None else np.exp(rows.offset - _top(task.plan))
     )
     max_count = task.plan.model.response[0].interval[1]
-    return {"mean": np.array([rows.y.sum() / max_count, exposure.sum()])}, None
+    return {"mean": fixed_point.total(np.stack([rows.y / max_count, exposure]), 1.0)}, None
 
 
 def _top(plan: Plan) -> float:
@@ -180,7 +182,7 @@ def _top(plan: Plan) -> float:
 
 
 def _newton(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[str, Any], Any]:
-    eta = rows.X @ state["beta"]
+    eta = fixed_point.predictor(rows.X, state["beta"])
     if rows.offset is not None:
         eta = eta + rows.offset
     mu, variance = _mean_and_variance(task, eta)
@@ -192,11 +194,15 @@ def _newton(rows: Rows, task: Task[Options, Plan], state: State) -> tuple[dict[s
     cut, score_factor = _factor(length, rows, max_rows * score_sensitivity)
     length = variance * np.sqrt((squares.sum(1) ** 2 + (squares**2).sum(1)) / 2)
     _, information_factor = _factor(length, rows, max_rows * information_sensitivity)
-    information = newton.gram(rows.X, variance * information_factor)
-    return {
-        "score": rows.X.T @ (residual * score_factor),
-        "information": newton_dp.pack(information, newton_dp.everywhere(len(information))),
-    }, cut
+    max_residual, max_variance = _largest(task)
+    score = fixed_point.product(rows.X, residual * score_factor, max_residual)
+    information = fixed_point.gram(rows.X, variance * information_factor, max_variance)
+    return {**score.named("score"), **_packed(information).named("information")}, cut
+
+
+def _packed(information: ExactSum) -> ExactSum:
+    support = newton_dp.everywhere(len(information.coarse))
+    return information.map(lambda matrix: newton_dp.pack(matrix, support))
 
 
 def _mean_and_variance(task: Task[Options, Plan], eta: Floats) -> tuple[Floats, Floats]:
@@ -231,10 +237,16 @@ _STEPS: Mapping[str, RowStep] = {
 
 def _row_sensitivity(task: Task[Options, Plan]) -> tuple[float, float]:
     """The largest L2 norms of one row's score and information, without clipping."""
-    p, is_binomial = len(task.plan.names), task.options.family == "binomial"
-    max_residual = 1.0 if is_binomial else task.plan.model.response[0].interval[1]
-    max_variance = 0.25 if is_binomial else max_residual
+    p, (max_residual, max_variance) = len(task.plan.names), _largest(task)
     return max_residual * math.sqrt(p), max_variance * newton_dp.triangle_norm(p)
+
+
+def _largest(task: Task[Options, Plan]) -> tuple[float, float]:
+    """The largest residual and variance of a row."""
+    if task.options.family == "binomial":
+        return 1.0, 0.25
+    max_count = task.plan.model.response[0].interval[1]
+    return max_count, max_count
 
 
 def _sensitivity(task: Task[Options, Plan], state: State) -> dict[str, float]:

@@ -29,7 +29,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton, trust_region
 from strategies.numerics.counting import Mask
@@ -40,7 +40,7 @@ from strategies.protocol import Prepared, Roles, Task, Total, Traits
 MAX_EFFECTS = 3
 MAX_STEPS = 60
 MAX_FACTOR = 1e6  # of a standard deviation between persons over the residual's
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

@@ -22,7 +22,7 @@ from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
@@ -32,7 +32,7 @@ from strategies.survival.cumulative_incidence import Estimate, Plan
 COUNTS = 0.05  # share of the budget spent on the number of people
 SURE = kaplan_meier_dp.SURE
 MIN_AT_RISK = kaplan_meier_dp.MIN_AT_RISK
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(cumulative_incidence.Options):

@@ -24,7 +24,7 @@ from federation.messages import Part, State
 from federation.privacy import cumulative
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.protocol import Noise, Prepared, Task, Total, Traits
@@ -36,7 +36,7 @@ COUNTS = 0.05  # share of the budget spent on the number of people
 MAX_TIMES = 1500  # the noise covariance is a square matrix of this size
 SURE = 5.0  # a number at risk is used as a divisor above this many standard deviations of noise
 MIN_AT_RISK = 1.5  # and above this: two rows, and not one, however the noise falls
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(kaplan_meier.Options):

@@ -198,6 +198,12 @@ class Rows:
     index: Any
     cells: dict[str, Any]
 
+    def some(self, block: slice) -> Rows:
+        """With the times of some rows only."""
+        return replace(
+            self, start=self.start[block], stop=self.stop[block], event=self.event[block]
+        )
+
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(Key("piecewise", task.name), lambda: read(cohort, task))
@@ -244,38 +250,27 @@ def person_time(rows: Rows, plan: Plan) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class Sums:
-    """score (p,), information (p, p) and log-likelihood at given coefficients (p,); cut (n_rows,):
-    True for a row whose follow-up was ended early."""
+    """score (p,), information (p, p) and log-likelihood at given coefficients (p,)."""
 
     score: Floats
     information: Floats
     log_lik: float
-    cut: Mask
 
 
-def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) -> Sums:
-    """The sums at coefficients `beta` (p,). A row's follow-up ends when its cumulative hazard at
-    `beta` reaches `max_hazard`. This time depends on the row's covariates only, so the score still
-    has mean 0 at the true coefficients (optional stopping), and a row moves it by at most
-    `max_hazard` or one event."""
+def sums_of(rows: Rows, plan: Plan, beta: Floats) -> Sums:
+    """The sums at coefficients `beta` (p,)."""
     K, n = plan.intervals, len(rows.stop)
     by_interval, n_dense, log_lik = np.zeros((2, K)), len(rows.X.at), 0.0
     score, squares = np.zeros(n_dense), np.zeros((n_dense, n_dense))
     crossed = np.zeros((K, 1 + n_dense))
     coded = [np.zeros((K, len(factor.at) + 1)) for factor in rows.X.factors]
-    residuals, hazards, cut = np.empty(n), np.empty(n), np.zeros(n, np.bool_)
+    residuals, hazards = np.empty(n), np.empty(n)
     for block in newton.blocks(n):
         X = rows.X.dense[block]
-        part = replace(
-            rows, start=rows.start[block], stop=rows.stop[block], event=rows.event[block]
-        )
-        exposure, events = person_time(part, plan)
+        exposure, events = person_time(rows.some(block), plan)
         # (n_intervals, n_rows)
         eta = np.minimum(beta[:K, None] + rows.X.predictor(beta[K:], block), MAX_ETA)
         hazard = np.exp(eta) * exposure
-        if math.isfinite(max_hazard):
-            hazard, cut[block] = capped_hazard(hazard, max_hazard)
-            events = events * ~cut[block]
         residual = events - hazard
         residuals[block], hazards[block] = residual.sum(0), hazard.sum(0)
         by_interval[0] += residual.sum(1)
@@ -294,7 +289,6 @@ def sums_of(rows: Rows, plan: Plan, beta: Floats, max_hazard: float = math.inf) 
             rows.X.with_gram(squares, hazards),
         ),
         log_lik,
-        cut,
     )
 
 

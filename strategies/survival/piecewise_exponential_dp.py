@@ -2,9 +2,8 @@
 
 Node: events and time at risk by interval, then score and information at the hub's coefficients over
 a few rounds. A row's follow-up ends when its cumulative hazard at these coefficients reaches
-MAX_HAZARD: this bounds the sensitivity and leaves the score unbiased (see
-piecewise_exponential.sums_of). Hub: noisy Newton steps, with intervals that include the noise.
-Noised.
+MAX_HAZARD: this bounds the sensitivity and leaves the score unbiased (see `_at`). Hub: noisy Newton
+steps, with intervals that include the noise. Noised.
 """
 
 from __future__ import annotations
@@ -16,18 +15,21 @@ import numpy as np
 import pydantic
 
 from federation import errors
+from federation.arrays import Floats, Sum
 from federation.cohort import Cohort, Key
 from federation.lazy_scipy import special
 from federation.messages import Part, State
-from federation.privacy import cumulative
+from federation.privacy import cumulative, fixed_point
+from federation.privacy.fixed_point import ExactSum
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible
+from strategies import admissible, protocol
 from strategies.admissible import Limits, Step
 from strategies.numerics import counting, newton, newton_dp
+from strategies.numerics.counting import Mask
 from strategies.protocol import HubState, Noise, Prepared, Task, Total, Traits
 from strategies.survival import piecewise_exponential
-from strategies.survival.piecewise_exponential import Plan
+from strategies.survival.piecewise_exponential import Plan, Rows
 
 COUNTS = 0.05  # share of the budget for the number of people
 START = 0.1  # share of the budget for the first round: events and time at risk
@@ -39,7 +41,7 @@ CUT = (
 )
 MAX_HAZARD = 1.0  # at 1, a row without the event moves the score no more than a row with it
 CLEAR = 4.0  # an interval's events must exceed this many standard deviations of their noise
-TRAITS = Traits()
+TRAITS = Traits(over_people=protocol.always_over_people)
 
 
 class Options(piecewise_exponential.Options):
@@ -79,22 +81,64 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     plan: Plan = task.plan
     sensitivity = _sensitivity(task)
     if state.step == "life":
-        exposure, events = piecewise_exponential.person_time(rows, plan)
-        sums = {
-            "events": cumulative.encode(events.sum(1).astype(np.int64)),
-            "time": exposure.sum(1) / np.diff(plan.edges),
-        }
-        return Part(sums, {}, sensitivity)
+        return Part(_life(rows, plan), {}, sensitivity)
     plan = piecewise_exponential.joined(plan, state["cuts"])
-    at_beta = piecewise_exponential.sums_of(rows, plan, state["beta"], MAX_HAZARD)
+    sums, cut = _at(rows, plan, state["beta"])
     clipped = np.zeros(cohort.rows, np.bool_)
-    clipped[rows.index[at_beta.cut]] = True
-    sums = {
-        "score": at_beta.score,
-        "information": newton_dp.pack(at_beta.information, plan.support),
-        "people": counting.tally(cohort, rows.keep, clipped),
-    }
+    clipped[rows.index[cut]] = True
+    sums["people"] = counting.tally(cohort, rows.keep, clipped)
     return Part(sums, {}, sensitivity)
+
+
+def _life(rows: Rows, plan: Plan) -> dict[str, Sum]:
+    """Events, and the time at risk as a share of each interval."""
+    events, time = np.zeros(plan.intervals, np.int64), np.zeros(plan.intervals)
+    widths = np.diff(plan.edges)[:, None]
+    for block in newton.blocks(len(rows.stop)):
+        exposure, died = piecewise_exponential.person_time(rows.some(block), plan)
+        events += died.sum(1).astype(np.int64)
+        time += fixed_point.total(exposure / widths, 1.0)
+    return {"events": cumulative.encode(events), "time": time}
+
+
+def _at(rows: Rows, plan: Plan, beta: Floats) -> tuple[dict[str, Sum], Mask]:
+    """Score and information at coefficients `beta` (p,), and (n_rows,) whether a row's follow-up
+    was ended early. Its time depends on the row's covariates only, so the score still has mean 0 at
+    the true coefficients (optional stopping)."""
+    K, terms, cut = plan.intervals, len(plan.model.terms), np.zeros(len(rows.stop), np.bool_)
+    by_interval = np.zeros((2, K))
+    score, crossed, squares = (
+        fixed_point.nothing(shape) for shape in ((terms,), (K, terms), (terms, terms))
+    )
+    for block in newton.blocks(len(rows.stop)):
+        X = rows.X.dense[block]
+        exposure, events = piecewise_exponential.person_time(rows.some(block), plan)
+        at_risk = fixed_point.predictor(X, beta[K:])
+        eta = np.minimum(beta[:K, None] + at_risk, piecewise_exponential.MAX_ETA)
+        hazard, cut[block] = piecewise_exponential.capped_hazard(np.exp(eta) * exposure, MAX_HAZARD)
+        residual = events * ~cut[block] - hazard
+        by_interval += fixed_point.total(np.stack([residual, hazard]), 1.0)
+        score += fixed_point.product(X, residual.sum(0), 1.0)
+        crossed += fixed_point.product(X, hazard, 1.0)
+        squares += fixed_point.gram(X, hazard.sum(0), 1.0)
+    information = _information(by_interval[1], crossed, squares)
+    packed = information.map(lambda matrix: newton_dp.pack(matrix, plan.support))
+    exact = score.map(lambda of_terms: np.r_[np.zeros(K), of_terms])
+    exact.coarse[:K] = by_interval[0]
+    return {**exact.named("score"), **packed.named("information")}, cut
+
+
+def _information(intervals: Floats, crossed: ExactSum, squares: ExactSum) -> ExactSum:
+    """(p, p), from the blocks of the intervals (n_intervals,), of both (n_intervals,
+    n_covariates), and of the covariates."""
+
+    def whole(intervals: Floats, crossed: Floats, squares: Floats) -> Floats:
+        return np.block([[np.diag(intervals), crossed], [crossed.T, squares]])
+
+    return ExactSum(
+        whole(intervals, crossed.coarse, squares.coarse),
+        whole(np.zeros(len(intervals)), crossed.rest, squares.rest),
+    )
 
 
 def _sensitivity(task: Task[Options, Plan]) -> dict[str, float]:

@@ -37,19 +37,22 @@ from scipy import stats
 
 from aggregator import rounds, secure_sum
 from federation import schema as schemas
+from federation.arrays import Floats, Sum
 from federation.contract import Contract
 from federation.messages import NoisedAnswer, Part, Query, Reply, State, TaskId
-from federation.privacy import accounting, noise
+from federation.privacy import accounting, fixed_point, noise
 from federation.privacy.accounting import Cost
+from federation.privacy.fixed_point import ExactSum
 from federation.privacy.noise import Entropy
 from federation.study import Study
-from nodes import cohorts, contract_sql, row_limit
+from nodes import cohort_blocks, cohorts, contract_sql, noised_answer, row_limit
+from nodes.cohort_blocks import Stretch
 from nodes.session import NodeContext, StudySession
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
 from strategies import budget, registry
 from strategies.protocol import AnyTask
-from strategies.survival import piecewise_exponential, piecewise_exponential_dp
+from strategies.survival import piecewise_exponential
 from tests import federations
 
 LONGER = 8
@@ -72,6 +75,7 @@ columns:
   event: {type: boolean}
 """)
 OTHERS = 400
+BLOCKS = 3000  # values in memory, so that everyone is in about eight blocks
 
 
 def others(people: int = OTHERS) -> pandas.DataFrame:
@@ -116,6 +120,7 @@ class Case:
     rows: int = 2
     soon: bool = False  # everyone else has the event, and soon
     people: int = OTHERS  # besides the target
+    in_blocks: bool = False  # of few people each
     # in what the person's last row differs from the first
     other: Mapping[str, Any] = field(default_factory=dict)
 
@@ -227,7 +232,10 @@ def audit(
         {**TARGET, **case.target, **case.other}
     ]
     table = pandas.concat([rest, pandas.DataFrame(person)], ignore_index=True)
-    here = [cohort_of(some, task, folder) for some in (table, table[table["id"] != "target"])]
+    here = [
+        cohort_of(some, task, folder, in_blocks=case.in_blocks)
+        for some in (table, table[table["id"] != "target"])
+    ]
     return attack(case.name, study, task, CONTRACT, here, runs, entropy)
 
 
@@ -271,7 +279,7 @@ def remembering(task: AnyTask) -> AnyTask:
     same state in each run, and the part has no noise yet. A training's part depends on the coins of
     its release, which are others in each run."""
     sound = task.analysis
-    parts: dict[object, Part] = {}
+    parts: dict[object, tuple[Part, Any]] = {}
 
     class Remembering:
         def __getattr__(self, name: str) -> Any:
@@ -281,38 +289,47 @@ def remembering(task: AnyTask) -> AnyTask:
             arrays = sorted((name, array.tobytes()) for name, array in state.values.items())
             coins = cohort.release if task.training is not None else b""
             key = (id(cohort.cache), coins, state.step, *arrays)
-            if key not in parts:
-                parts[key] = sound.local(cohort, task, state)
-            return parts[key]
+            if key not in parts:  # a cache that is let go could have the number of another
+                parts[key] = sound.local(cohort, task, state), cohort.cache
+            return parts[key][0]
 
     return replace(task, analysis=Remembering())
 
 
-def cohort_of(table: pandas.DataFrame, task: AnyTask, folder: Path) -> Any:
+def cohort_of(
+    table: pandas.DataFrame, task: AnyTask, folder: Path, *, in_blocks: bool = False
+) -> Any:
     path = folder / "audited.csv"
     table.to_csv(path, index=False)
     only_counts = task.analysis.TRAITS.only_counts
     return cohorts.open_clipped(
         Dataset(CONTRACT, str(path)),
-        Storage(),
+        Storage(max_values=BLOCKS) if in_blocks else Storage(),
         schemas.build(CONTRACT, {}),
         task.fields,
         None,
         "salt",
         only_counts=only_counts,
+        in_blocks=in_blocks,
     ).cohort
 
 
-def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Part]]:
-    """The parts of both cohorts at a state;
-    a state that returns in another run is not computed again."""
-    parts: dict[tuple[object, ...], list[Part]] = {}
+Sums = Mapping[str, Sum]
 
-    def at(state: State) -> list[Part]:
+
+def _without_noise(task: AnyTask, both: Sequence[Any]) -> Callable[[State], list[Sums]]:
+    """The sums of both cohorts at a state;
+    a state that returns in another run is not computed again."""
+    parts: dict[tuple[object, ...], list[Sums]] = {}
+
+    def at(state: State) -> list[Sums]:
         arrays = sorted((name, array.tobytes()) for name, array in state.values.items())
         key = (state.step, *arrays)
         if key not in parts:
-            parts[key] = [task.analysis.local(cohort, task, state) for cohort in both]
+            parts[key] = [
+                fixed_point.folded(noised_answer.part_of(task, state, cohort).sums)
+                for cohort in both
+            ]
         return parts[key]
 
     return at
@@ -324,7 +341,7 @@ def _ratio(
     contract: Contract,
     cohort: Any,
     both: Sequence[Any],
-    without_noise: Callable[[State], list[Part]],
+    without_noise: Callable[[State], list[Sums]],
     entropy: Entropy,
 ) -> float:
     """The logarithm of how much likelier what left the node is with the person than without."""
@@ -352,8 +369,8 @@ def _ratio(
             continue
         for name, steps in answer.steps.items():
             off = [
-                (steps - np.rint(part.sums[name] / answer.units[name])).astype(float)
-                for part in without_noise(state)
+                (steps - np.rint(sums[name] / answer.units[name])).astype(float)
+                for sums in without_noise(state)
             ]
             total += float((off[1] ** 2).sum() - (off[0] ** 2).sum()) / (2 * answer.variances[name])
     return total
@@ -450,10 +467,29 @@ def half_the_noise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def sums_of_floats() -> Iterator[None]:
+    """Exact sums hold each factor within its bound once more, which hides faults before them."""
+
+    def whole(sums: Floats) -> ExactSum:
+        return ExactSum(sums, np.zeros_like(sums))
+
+    with mock.patch.multiple(
+        fixed_point,
+        gram=lambda X, weights, bound: whole((X * weights[:, None]).T @ X),
+        product=lambda X, values, bound: whole(values @ X),
+        total=lambda values, bound: values.sum(-1),
+    ):
+        yield
+
+
+@contextlib.contextmanager
 def values_not_clipped() -> Iterator[None]:
     sound = contract_sql.typed
-    with mock.patch.object(
-        contract_sql, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})
+    with (
+        sums_of_floats(),
+        mock.patch.object(
+            contract_sql, "typed", lambda *given, **more: sound(*given, **{**more, "clamp": False})
+        ),
     ):
         yield
 
@@ -469,12 +505,22 @@ def rows_not_limited() -> Iterator[None]:
 
 @contextlib.contextmanager
 def follow_up_not_ended() -> Iterator[None]:
-    sound = piecewise_exponential.sums_of
-    with mock.patch.object(
-        piecewise_exponential_dp.piecewise_exponential,
-        "sums_of",
-        lambda rows, plan, beta, most: sound(rows, plan, beta),
+    with (
+        sums_of_floats(),
+        mock.patch.object(
+            piecewise_exponential,
+            "capped_hazard",
+            lambda hazard, most: (hazard, np.zeros(hazard.shape[1], np.bool_)),
+        ),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def people_cut_apart() -> Iterator[None]:
+    """Blocks by the number of a row: the limit on a person's rows holds in each of them."""
+    thirds = [Stretch(f"rowid % 3 = {third}", "rowid + 1", 0) for third in range(3)]
+    with mock.patch.object(cohort_blocks, "_by_hash", return_value=thirds):
         yield
 
 
@@ -511,6 +557,16 @@ FAULTS: Mapping[str, tuple[Case, Callable[[], Any], Callable[[AnyTask], AnyTask]
     "follow-up not ended": (
         replace(CASES[7], target={"time": 60, "event": 0}, soon=True),
         follow_up_not_ended,
+        lambda task: task,
+    ),
+    "half the noise, in blocks": (
+        replace(CASES[0], in_blocks=True),
+        half_the_noise,
+        lambda task: task,
+    ),
+    "people cut apart by blocks": (
+        Case("describe", CASES[0].analysis, {"x": -3}, rows=6, in_blocks=True),
+        people_cut_apart,
         lambda task: task,
     ),
     "half the sensitivity": (CASES[1], contextlib.nullcontext, halved_bounds),

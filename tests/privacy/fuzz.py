@@ -24,6 +24,7 @@ from federation.arrays import Floats
 from federation.cohort import Cohort, Values, within_contract
 from federation.contract import Contract
 from federation.messages import State
+from federation.privacy import fixed_point
 from federation.schema import Field
 from strategies import admissible, budget, registry
 from strategies.learning import networks
@@ -89,11 +90,11 @@ def moves(task: AnyTask, state: State, people: list[Rows], contract: Contract) -
     """By array, the move that the first of `people` makes over the sensitivity."""
     sensitivity, ratios = budget.zero(task, state).sensitivity, {}
     parts = [
-        task.analysis.local(cohort_of(table, contract), task, state)
+        fixed_point.folded(task.analysis.local(cohort_of(table, contract), task, state).sums)
         for table in (people, people[1:])
     ]
     for name in budget.private(task).shares(task, state):
-        with_person, without = (np.asarray(part.sums[name], np.float64) for part in parts)
+        with_person, without = (np.asarray(sums[name], np.float64) for sums in parts)
         ratio = float(np.linalg.norm(with_person - without)) / sensitivity[name]
         ratios[name] = ratio if math.isfinite(ratio) else math.inf
     return ratios

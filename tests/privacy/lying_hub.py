@@ -39,6 +39,7 @@ from federation.messages import (
     State,
     TaskId,
 )
+from federation.privacy import fixed_point
 from federation.privacy.calibration import Grid
 from federation.privacy.noise import Entropy
 from federation.study import Study
@@ -140,7 +141,11 @@ def any_state_and_charged_after() -> Iterator[None]:
             return Refusal("overflow", "a sum is too large for its grid")
         return charge_first(name, study, grids, zero, lambda: part, access, **more)
 
-    with any_state(), mock.patch.object(noised_answer, "release", release):
+    with (
+        any_state(),
+        audit.sums_of_floats(),
+        mock.patch.object(noised_answer, "release", release),
+    ):
         yield
 
 
@@ -226,12 +231,17 @@ def attack(case: Case, runs: int, folder: Path, *, entropy: Entropy) -> audit.At
     table = pandas.concat([audit.others(case.people), pandas.DataFrame(person)], ignore_index=True)
     both = [audit.cohort_of(rows, task, folder) for rows in (table, table[table["id"] != "target"])]
     states = worst_states(task, both)
-    parts = [[task.analysis.local(cohort, task, state) for cohort in both] for state in states]
+    parts = [[_part(cohort, task, state) for cohort in both] for state in states]
     ratios = [
         np.array([_ratio(study, task, cohort, states, parts, entropy) for _ in range(runs)])
         for cohort in both
     ]
     return audit.result_of(case.name, study, ratios)
+
+
+def _part(cohort: Any, task: AnyTask, state: State) -> Part:
+    part = task.analysis.local(cohort, task, state)
+    return replace(part, sums=fixed_point.folded(part.sums))
 
 
 def worst_states(task: AnyTask, both: Sequence[Any], tries: int = 40) -> list[State]:
@@ -247,7 +257,7 @@ def worst_states(task: AnyTask, both: Sequence[Any], tries: int = 40) -> list[St
 def _move(task: AnyTask, state: State, both: Sequence[Any]) -> float:
     """The squared move over the squared sensitivity, weighted by each array's share of the
     budget."""
-    with_person, without = (task.analysis.local(cohort, task, state).sums for cohort in both)
+    with_person, without = (_part(cohort, task, state).sums for cohort in both)
     sensitivity = budget.zero(task, state).sensitivity
     return sum(
         share * float(np.linalg.norm(with_person[name] - without[name]) / sensitivity[name]) ** 2
@@ -303,7 +313,10 @@ def cap_lost_in_rounding() -> Iterator[None]:
         capped = np.maximum(np.minimum(gathered, max_hazard) - before, 0.0)
         return capped, gathered[-1] > max_hazard
 
-    with mock.patch.object(piecewise_exponential, "capped_hazard", lost):
+    with (
+        audit.sums_of_floats(),
+        mock.patch.object(piecewise_exponential, "capped_hazard", lost),
+    ):
         yield
 
 

@@ -45,7 +45,10 @@ def test_a_cap_that_is_lost_in_rounding_is_found() -> None:
         capped = np.maximum(np.minimum(gathered, max_hazard) - before, 0.0)
         return capped, gathered[-1] > max_hazard
 
-    with mock.patch.object(piecewise_exponential, "capped_hazard", lost):
+    with (
+        audit.sums_of_floats(),
+        mock.patch.object(piecewise_exponential, "capped_hazard", lost),
+    ):
         worst = fuzz.search(fuzz.MORE["piecewise_exponential, many cuts"], audit.CONTRACT, 50, 1)
     assert worst["score"].ratio > 1.5
 

@@ -33,7 +33,7 @@ from tests.property.test_used_rows import cohort_of
 STREAMED = {
     "describe", "crosstab", "glm", "cox", "kaplan_meier", "piecewise_exponential", "rates",
     "anova", "cumulative_incidence", "disproportionality", "fine_gray", "inequality", "k_means",
-    "mantel_haenszel", "pca", "propensity", "sccs", "wilcoxon",
+    "mantel_haenszel", "mixed_model", "pca", "propensity", "sccs", "surveillance", "wilcoxon",
 }  # fmt: skip
 HELD, IN_BLOCKS = Storage(), Storage(max_values=299)
 
@@ -60,6 +60,7 @@ def cut(cohort: Cohort, people: int) -> Cohort:
             numbered=person[rows] - first,
             people=len(np.unique(person[rows])),
             fetch=lambda asked: {n: v[rows] for n, v in cohort.columns(asked).items()},
+            clipped=None if cohort.clipped is None else cohort.clipped[rows],
             cache=Cache(),
         )
 
@@ -174,8 +175,8 @@ def studies() -> list[Any]:
     parameters, seen = [], set[str]()
     for name, options in [*CASES, *(("cox", some) for some in WITHIN)]:
         for source in SOURCES:
-            if name == "sccs" and source != "table":
-                continue  # it compares several rows of a person
+            if name in ("sccs", "mixed_model") and source != "table":
+                continue  # they compare several rows of a person
             is_first = name not in seen and (source == "table" or name in ("glm", "kaplan_meier"))
             marks = () if is_first else (pytest.mark.slow,)
             parameters.append(pytest.param(name, options, source, marks=marks))
@@ -218,9 +219,40 @@ def test_rows_without_a_person_stay_where_they_are(opened: list[int], tmp_path: 
 
 
 def test_a_study_with_another_analysis_holds_its_rows(opened: list[int], tmp_path: Path) -> None:
-    options = {"run": "mixed_model", "model": "score ~ dose + sex", "random": "1"}
+    options = {"run": "boosted_trees", "model": "died ~ dose + sex", "trees": 2}
     fitted(options, csv(tmp_path), laws.CONTRACT, IN_BLOCKS)
     assert not opened
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            {"run": "boosted_trees", "model": "died ~ dose + sex", "trees": 2},
+            "a must have all rows",
+        ),
+        ({"run": "glm", "model": "score ~ dose + age"}, "the rows must be sorted by person"),
+    ],
+)
+def test_rows_beyond_the_memory_are_refused_with_the_limit_and_the_remedy(
+    options: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    path, columns = parquet(tmp_path), "CAST(range AS VARCHAR) AS person, * EXCLUDE (person, range)"
+    rows = f"SELECT {columns} FROM '{path}' CROSS JOIN range(3000)"
+    duckdb.sql(f"COPY ({rows}) TO '{tmp_path}/many.parquet' (FORMAT parquet)")
+    contract = federations.contract_of(
+        laws.TEXT.replace(", within_node: true", "").replace(
+            "rows_per_person: 2", "rows_per_person: 500"
+        )
+    )
+    storage = Storage(memory_limit="40MB", max_temp_directory_size="0KB")
+    datasets = {contract.dataset: Dataset(contract, str(tmp_path / "many.parquet"))}
+    site = Site("n0", datasets, federations.OPEN, storage)
+    study = federations.study_of({"a": options})
+    outcome = federations.run(study, contract, [site])
+    (refused,) = next(iter(outcome.runs.values())).refusals.values()
+    assert refused.rule == "memory" and refused.remedy.startswith(named)
+    assert "`storage.memory_limit`" in refused.remedy and "producer" in refused.remedy
 
 
 @pytest.mark.parametrize("size", [1.0, 10.0, 100.0])

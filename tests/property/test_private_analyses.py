@@ -18,6 +18,7 @@ import pytest
 
 from federation import schema as schemas
 from federation.messages import Part, State
+from federation.privacy import fixed_point
 from federation.results import Result
 from federation.study import Study
 from nodes import cohorts
@@ -158,7 +159,7 @@ def without_noise(parts: Sequence[Part], task: AnyTask, state: State) -> Total:
     return protocol.add(
         [
             Total(
-                {name: part.sums[name].astype(float) for name in names},
+                {name: fixed_point.folded(part.sums)[name].astype(float) for name in names},
                 {},
                 part.sensitivity,
                 noise=dict.fromkeys(names, 1e-12),
@@ -461,14 +462,14 @@ def test_no_person_moves_an_array_by_more_than_its_sensitivity_and_some_person_c
 
 def largest_ratio(task: AnyTask, state: State, part: Part, other: Part) -> float:
     """The largest distance between the arrays of two neighbours, over its sensitivity."""
-    ratios = []
+    ratios, sums, others = [], fixed_point.folded(part.sums), fixed_point.folded(other.sums)
     for array in budget.private(task).shares(task, state):
-        moved = float(np.linalg.norm(part.sums[array] - other.sums[array]))
+        moved = float(np.linalg.norm(sums[array] - others[array]))
         sensitivity = part.sensitivity[array]
         assert np.isfinite(sensitivity) and sensitivity == other.sensitivity[array], (
             "a sensitivity must not depend on the rows"
         )
-        rounding = 1e-9 * sensitivity + 1e-9  # of sums of floats
+        rounding = 1e-12 * sensitivity  # of the difference and its norm: the sums are exact
         assert moved <= sensitivity + rounding, (
             f"{array} moved by {moved}, and its sensitivity is {sensitivity}"
         )

@@ -187,8 +187,10 @@ def test_a_file_with_a_duplicate_person_breaks_its_contract(
 
 
 def test_a_block_holds_a_fifth_of_what_may_be_held() -> None:
+    """Of each row its columns, and three values for its person."""
     storage = Storage(max_values=1_000)
-    assert cohort_blocks.is_large(501, ["x", "y"], storage)
-    assert not cohort_blocks.is_large(500, ["x", "y"], storage)
-    assert cohort_blocks.rows_of_block(["x", "y"], storage) == 100
+    assert cohort_blocks.is_large(201, ["x", "y"], storage)
+    assert not cohort_blocks.is_large(200, ["x", "y"], storage)
+    assert cohort_blocks.rows_of_block(["x", "y"], storage) == 40
+    assert cohort_blocks.rows_of_block([], Storage(max_values=10**9)) == 500_000
     assert Storage().max_values < kept_cohorts.MAX_VALUES
