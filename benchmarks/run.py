@@ -19,6 +19,7 @@ PARTS = (
     "levels",
     "trees",
     "memory",
+    "workers",
     "private",
     "secure_sum",
     "coverage",

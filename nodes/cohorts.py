@@ -19,6 +19,7 @@ from federation.contract import Contract
 from federation.expression import quote_name
 from federation.schema import Field, Schema
 from nodes import (
+    block_workers,
     buckets,
     cohort_blocks,
     cohort_table,
@@ -293,6 +294,8 @@ def _open_in_files(
 ) -> Opened | None:
     """A cohort that is read in blocks from files where they lie; None if they cannot stay there."""
     contract, version = dataset.contract, kept_cohorts.files_of(dataset.source)
+    if isinstance(storage.workers, int):
+        block_workers.start(storage.workers)
     counts, findings = _examine(connection, contract, used, rows)
     if findings:
         return Opened(_no_one(contract), findings)
