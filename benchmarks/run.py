@@ -20,6 +20,7 @@ PARTS = (
     "levels",
     "trees",
     "memory",
+    "workers",
     "private",
     "secure_sum",
     "coverage",

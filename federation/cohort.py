@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ COLUMNS_AT_ONCE = 20  # of one query
 Values = NDArray[Any]
 Words = NDArray[np.uint64]
 Fetch = Callable[[Iterable[Field]], Mapping[str, Values]]
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -68,17 +69,43 @@ class Cache:
         self._values[key] = value
 
 
+class Apart(Protocol):
+    """Other processes that read the blocks."""
+
+    def __call__(
+        self,
+        compute: Callable[[Cohort, Any], T],
+        given: Mapping[int, Any] = ...,
+        first: int = ...,
+    ) -> Iterator[T]:
+        """What `compute` makes of each block, and of what is `given` for its number (or None), in
+        the order of the blocks and from the number `first`. All of it can be pickled."""
+
+
+@dataclass(frozen=True)
+class Then(Generic[S, T]):
+    """One function after another, as other processes can call it."""
+
+    first: Callable[..., S]
+    second: Callable[[S], T]
+
+    def __call__(self, *given: Any) -> T:
+        return self.second(self.first(*given))
+
+
 @dataclass(frozen=True)
 class Blocks:
     """How a cohort that is too large to hold is read: in blocks, each a cohort of some people with
     all of their rows. `rows`: in all blocks. `read`: gives every block once, in a fixed order.
-    `apart(compute)`: what `compute` gives of each block, in the same order, if other processes can
-    read the blocks; `compute` and its values can be pickled. `have_changed`: whether files that are
-    read where they lie are others than when the cohort was opened."""
+    `apart`: what is computed of each block by other processes, if these can read the blocks, of
+    which the sums of an analysis may be asked; `at_node`: by processes of this machine, of which
+    anything may be. `have_changed`: whether files that are read where they lie are others than when
+    the cohort was opened."""
 
     rows: int
     read: Callable[[], Iterator[Cohort]]
-    apart: Callable[[Callable[[Cohort], Any]], Iterator[Any]] | None = None
+    apart: Apart | None = None
+    at_node: Apart | None = None
     have_changed: Callable[[], bool] = lambda: False
 
 

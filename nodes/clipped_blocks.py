@@ -11,7 +11,8 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -23,6 +24,7 @@ from nodes.cohort_blocks import Clip, Files
 from nodes.connectors import FILE
 from nodes.site import Dataset, Storage
 
+T = TypeVar("T")
 AT_ONCE = 10_000_000  # people who are told apart in one pass over the rows: 80 MB
 
 
@@ -134,13 +136,19 @@ def _chained(mine: Blocks, theirs: Blocks) -> Blocks:
     def read() -> Iterator[Cohort]:
         return itertools.chain(mine.read(), theirs.read())
 
-    def apart(compute: Callable[[Cohort], Any]) -> Iterator[Any]:
-        assert mine.apart is not None
-        return itertools.chain(mine.apart(compute), map(compute, theirs.read()))
+    def apart(
+        compute: Callable[[Cohort, Any], T],
+        given: Mapping[int, Any] = MappingProxyType({}),
+        first: int = 0,
+    ) -> Iterator[T]:
+        assert mine.apart is not None and not given and first == 0, "sums are asked of all blocks"
+        here = (compute(block, None) for block in theirs.read())
+        return itertools.chain(mine.apart(compute), here)
 
     return replace(
         mine,
         rows=mine.rows + theirs.rows,
         read=read,
         apart=None if mine.apart is None else apart,
+        at_node=None,
     )

@@ -22,11 +22,19 @@ from numpy.typing import NDArray
 
 from federation import errors
 from federation.arrays import Ints
-from federation.cohort import Blocks, Cohort, Fetch, Values, Words, unread, within_contract
+from federation.cohort import Apart, Blocks, Cohort, Fetch, Values, Words, unread, within_contract
 from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.schema import Field
-from nodes import block_workers, cohort_table, column_arrays, connectors, kept_cohorts, row_limit
+from nodes import (
+    block_workers,
+    cohort_table,
+    column_arrays,
+    connectors,
+    kept_cohorts,
+    ray_cluster,
+    row_limit,
+)
 from nodes.cohort_table import MOVED, PERSON, PERSON_AGAIN
 from nodes.connectors import FILE, PLACE, formats
 from nodes.row_limit import Limited
@@ -190,8 +198,12 @@ def _of_files(
     if files.storage.workers == 1:
         return replace(cohort, in_blocks=in_blocks)
     asked = Asked(replace(files, connection=None), tuple(stretches), condition, in_dataset)
-    apart = partial(block_workers.results, files.storage.workers, asked)
-    return replace(cohort, in_blocks=replace(in_blocks, apart=apart))
+    workers = files.storage.workers
+    if isinstance(workers, str):
+        on_cluster: Apart = partial(ray_cluster.results, workers, asked)
+        return replace(cohort, in_blocks=replace(in_blocks, apart=on_cluster))
+    apart: Apart = partial(block_workers.results, workers, asked)
+    return replace(cohort, in_blocks=replace(in_blocks, apart=apart, at_node=apart))
 
 
 @dataclass(frozen=True)
@@ -203,13 +215,15 @@ class Asked:
     condition: str | None
     in_dataset: int
 
-    def open(self) -> Callable[[int], Cohort]:
-        """Opens the files here, and gives a block by its number."""
+    def open(self, *, is_alone: bool) -> Callable[[int], Cohort]:
+        """Opens the files here, and gives a block by its number. `is_alone`: as in
+        block_workers."""
         dataset, storage = self.files.dataset, self.files.storage
         person = dataset.contract.person
         names = [*([] if person is None else [person]), *self.files.columns]
         connection = connectors.connect_to(dataset, storage)
-        connection.execute("SET threads = 1")
+        if is_alone:
+            connection.execute("SET threads = 1")  # of this process's engine
         connectors.open_rows(connection, dataset, list(dict.fromkeys(names)), with_places=True)
         here = replace(self.files, connection=connection)
         if here.clip is not None:

@@ -22,6 +22,7 @@ from federation.contract import Contract
 from federation.expression import quote_name
 from federation.schema import Field, Schema
 from nodes import (
+    block_workers,
     buckets,
     checked_versions,
     clipped_blocks,
@@ -408,6 +409,8 @@ def _open_in_files(
     """A cohort that is read in blocks from files where they lie; None if they cannot stay there."""
     dataset, storage, used = opening.dataset, opening.storage, opening.used
     contract, version = dataset.contract, kept_cohorts.files_of(dataset.source)
+    if isinstance(storage.workers, int):
+        block_workers.start(storage.workers)
     counts, findings = _examined(connection, opening, rows)
     if findings:
         return Opened(no_one(contract), findings)

@@ -14,8 +14,9 @@ import hashlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from federation.arrays import Ints
 from federation.cohort import Cohort
 from federation.contract import Contract
 from federation.disclosure.rules import Rules
+from federation.expression import Piece
 from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
@@ -150,75 +152,100 @@ def _groups(
 ) -> list[Group]:
     """The people of the cohort, those behind each sum, and those for whom each condition holds."""
     chosen_by = _chosen_by(memory)
-    prints = Prints(memory)
     if support.roles_of(task).apart:
         columns = [field for field in task.fields if not field.shape]
-        for block in blocks():
-            prints.add("", block, np.ones(block.cohort.rows, np.bool_))
-            for field in columns:
-                prints.add(field.name, block, support.is_known(block.of(field)))
-        behind = {field.name: memory.columns_behind([field.name]) for field in columns}
+        prints = _added(blocks.each(partial(_prints_of_known, columns, _Hashes.of(memory))))
+        behind = [memory.columns_behind([field.name]) for field in columns]
         return [
-            Group(prints.of(""), COHORT, chosen_by),
-            *(Group(prints.of(name), names) for name, names in behind.items()),
+            Group(prints[0], COHORT, chosen_by),
+            *(Group(print_, names) for print_, names in zip(prints[1:], behind, strict=True)),
         ]
     names = memory.columns_behind(field.name for field in task.fields)
     pieces = support.pieces(task)
     levels = support.second_levels(pieces, blocks)
     dividing = [piece for piece in pieces if piece.kind != "number" or levels[piece] is not None]
-    sides = {piece: np.zeros(2, np.int64) for piece in dividing}
-    used = support.roles_of(task).used  # some of these are chosen by a condition below
-    for block in blocks():
-        prints.add("", block, np.ones(block.cohort.rows, np.bool_))
-        prints.add(
-            "complete", block, block.rows.is_used if used is None else used(block.cohort, task)
-        )
-        chosen = support.chosen_rows(dividing, levels, block) if dividing else []
-        for piece, mask in zip(dividing, chosen, strict=True):
-            prints.add(f"piece {piece.sql}", block, mask)
-            sides[piece] += support.people_on_sides(mask, block)
+    has_own_rows = support.roles_of(task).used is not None  # a condition below chooses some
+    asked = partial(_prints_of_chosen, task, dividing, levels, _Hashes.of(memory))
+    several = list(blocks.each(asked))
+    prints = _added(prints for prints, _ in several)
+    sides = sum((people for _, people in several), np.zeros((len(dividing), 2), np.int64))
     groups = [
-        Group(prints.of(""), COHORT, chosen_by),
-        Group(prints.of("complete"), names, None if used is not None else chosen_by),
+        Group(prints[0], COHORT, chosen_by),
+        Group(prints[1], names, None if has_own_rows else chosen_by),
         *_reached(memory, cohort, task),
     ]
-    for piece in dividing:
-        if rules.compares_narrow or sides[piece].min() >= rules.thin:
+    for piece, print_, people in zip(dividing, prints[2:], sides, strict=True):
+        if rules.compares_narrow or people.min() >= rules.thin:
             by = None if piece.kind == "influence" else _chosen_by(memory, piece.sql)
-            groups.append(Group(prints.of(f"piece {piece.sql}"), names, by))
+            groups.append(Group(print_, names, by))
     return groups
 
 
-class Prints:
-    """Fingerprints of groups of people, each the sum of those of its blocks."""
+@dataclass(frozen=True)
+class _Hashes:
+    """What the fingerprints of a block are made with: the salt; of a cohort that is held, the
+    hashes of its people, and the fingerprint of all of them."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._sums: dict[str, Words] = {}
-        self._block: Cohort | None = None
-        self._hashes = np.empty(0, np.uint64)
+    salt: bytes
+    held: Words | None
+    of_all: bytes | None
 
-    def add(self, name: str, block: Block, mask: Mask) -> None:
-        """The people of a block's rows in `mask` (n_rows,)."""
-        if self._block is not block.cohort:
-            self._block, self._hashes = block.cohort, _hashes_of(self._memory, block.cohort)
-        if mask.all():
-            print_ = self._memory.print_of_all(self._hashes)
-        else:
-            print_ = fingerprints.fingerprint(self._hashes[mask], self._memory.salt)
-        added = np.frombuffer(print_, np.uint64)
-        self._sums[name] = self._sums[name] + added if name in self._sums else added
+    @classmethod
+    def of(cls, memory: Memory) -> _Hashes:
+        held = memory.hashes
+        return cls(memory.salt, held, None if held is None else memory.print_of_all(held))
 
-    def of(self, name: str) -> Words:
-        return self._sums[name]
+    def prints(self, block: Block, masks: Iterable[Mask]) -> list[Words]:
+        """Of the people of a block's rows in each mask (n_rows,)."""
+        hashes = _hashes_of(self.held, block.cohort)
+        return [np.frombuffer(self._print(hashes, mask), np.uint64) for mask in masks]
+
+    def _print(self, hashes: Words, mask: Mask) -> bytes:
+        if not mask.all():
+            return fingerprints.fingerprint(hashes[mask], self.salt)
+        if hashes is self.held and self.of_all is not None:
+            return self.of_all
+        return fingerprints.fingerprint(hashes, self.salt)
 
 
-def _hashes_of(memory: Memory, block: Cohort) -> Words:
+def _prints_of_known(columns: Sequence[Field], hashes: _Hashes, block: Block) -> list[Words]:
+    """Those of the people of a block, and of those with a value of each column."""
+    with_values = (support.is_known(block.of(field)) for field in columns)
+    everyone = np.ones(block.cohort.rows, np.bool_)
+    return hashes.prints(block, itertools.chain([everyone], with_values))
+
+
+def _prints_of_chosen(
+    task: AnyTask,
+    dividing: Sequence[Piece],
+    levels: Mapping[Piece, float | None],
+    hashes: _Hashes,
+    block: Block,
+) -> tuple[list[Words], Ints]:
+    """Those of the people of a block, of its complete rows, and of the rows that each piece
+    chooses; and the people on the sides of each (n_pieces, 2)."""
+    used = support.roles_of(task).used
+    complete = block.rows.is_used if used is None else used(block.cohort, task)
+    chosen = support.chosen_rows(dividing, levels, block) if dividing else []
+    people = [support.people_on_sides(mask, block) for mask in chosen]
+    prints = hashes.prints(block, [np.ones(block.cohort.rows, np.bool_), complete, *chosen])
+    return prints, np.array(people, np.int64).reshape(-1, 2)
+
+
+def _added(several: Iterable[Sequence[Words]]) -> list[Words]:
+    """The sums of the fingerprints of blocks."""
+    total: list[Words] = []
+    for prints in several:
+        total = [a + b for a, b in zip(total, prints, strict=True)] if total else list(prints)
+    return total
+
+
+def _hashes_of(held: Words | None, block: Cohort) -> Words:
     """(n_rows,) the hash of the person of each row."""
     if block.hashes is not None:
         return block.hashes()
-    assert memory.hashes is not None, "rows that are held have hashes"
-    return memory.hashes
+    assert held is not None, "rows that are held have hashes"
+    return held
 
 
 def _reached(memory: Memory, cohort: Cohort, task: AnyTask) -> Iterator[Group]:
@@ -226,7 +253,7 @@ def _reached(memory: Memory, cohort: Cohort, task: AnyTask) -> Iterator[Group]:
     reached = support.roles_of(task).reached
     for some in () if reached is None else reached(cohort, task):
         chosen = _chosen_by(memory, some.choice)
-        people = _hashes_of(memory, cohort)[some.mask]
+        people = _hashes_of(memory.hashes, cohort)[some.mask]
         print_ = np.frombuffer(fingerprints.fingerprint(people, memory.salt), np.uint64)
         yield Group(print_, frozenset([some.of]), chosen)
 
@@ -330,13 +357,19 @@ def _truths(everyone: Cohort, conditions: Sequence[Field]) -> tuple[Truths, Ints
         held = np.stack([columns[field.name].astype(np.int8) for field in conditions])
         return held, None
     seen, rows = np.empty((0, len(conditions)), np.int8), np.empty(0, np.int64)
-    for block in everyone.blocks():
-        columns = block.columns(conditions)
-        truths = np.stack([columns[field.name].astype(np.int8) for field in conditions], axis=1)
-        weights = np.r_[rows, np.ones(len(truths), np.int64)]
+    blocks = support.all_blocks(everyone)
+    for truths, times in blocks.each(partial(_truths_together, conditions)):
+        weights = np.r_[rows, times]
         seen, place = np.unique(np.vstack([seen, truths]), axis=0, return_inverse=True)
         rows = np.bincount(place.reshape(-1), weights, len(seen)).astype(np.int64)
     return seen.T, rows
+
+
+def _truths_together(conditions: Sequence[Field], block: Block) -> tuple[Truths, Ints]:
+    """(n, n_conditions): what holds together in a block, and (n,): for how many rows."""
+    columns = block.cohort.columns(conditions)
+    truths = np.stack([columns[field.name].astype(np.int8) for field in conditions], axis=1)
+    return np.unique(truths, axis=0, return_counts=True)
 
 
 def _apart(cells: Ints) -> int:

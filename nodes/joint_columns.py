@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
 from strategies import support
 from strategies.protocol import AnyTask
-from strategies.support import Mask
+from strategies.support import Block, Mask
 
 KIND = "column"
 MAX_EARLIER = 200  # columns of earlier studies that are read: the latest
@@ -166,11 +167,12 @@ def _stand_out_in_blocks(
 ) -> bool:
     """With all of these columns, since no block holds many values."""
 
-    def design() -> Iterator[DesignPiece]:
-        for block in cohort.blocks():
-            yield DesignPiece(_matrix(written, block, contract), block.numbered)
+    columns = support.all_blocks(cohort).pieces(partial(_piece, written, contract))
+    return support_in_blocks.stands_out(columns, cohort.rows_per_person, rules)
 
-    return support_in_blocks.stands_out(design, cohort.rows_per_person, rules)
+
+def _piece(written: Sequence[WrittenColumn], contract: Contract, block: Block) -> DesignPiece:
+    return DesignPiece(_matrix(written, block.cohort, contract), block.cohort.numbered)
 
 
 def _matrix(written: Sequence[WrittenColumn], cohort: Cohort, contract: Contract) -> Floats:

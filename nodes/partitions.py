@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from nodes.ledger import Account, Ledger
 from strategies import support
 from strategies.grids import Grid
 from strategies.protocol import AnyTask, Chosen
-from strategies.support import Blocks, Mask, Rows
+from strategies.support import Block, Blocks, Mask, Rows
 
 KIND = "condition"
 NEARLY = Refusal(
@@ -272,16 +273,25 @@ def _compared(left: Partition, other: Partition, blocks: Blocks) -> Compared:
     """Of several blocks, one row stands for all that lie alike in both partitions."""
     tables: list[Compared] = []
     people = 0
-    for block in blocks():
-        cohort, read = block.cohort, _read(left, other, block.cohort)
-        have_both = support.is_known(read["one"]) & support.is_known(read["other"])
-        whole = Compared(read, block.rows.is_used & have_both, cohort.numbered)
-        if cohort.hashes is None:  # the only block of a cohort that is held
-            return whole
-        person = None if cohort.numbered is None else cohort.numbered + people
-        people += cohort.people
-        tables.append(_thinned(left, other, replace(whole, person=person)))
+    if blocks.cohort.in_blocks is None:
+        (block,) = blocks()
+        return _compared_in(left, other, block)
+    for table, people_ in blocks.each(partial(_thinned_in, left, other)):
+        person = None if table.person is None else table.person + people
+        people += people_
+        tables.append(replace(table, person=person))
     return _thinned(left, other, _stacked(tables))
+
+
+def _compared_in(left: Partition, other: Partition, block: Block) -> Compared:
+    read = _read(left, other, block.cohort)
+    have_both = support.is_known(read["one"]) & support.is_known(read["other"])
+    return Compared(read, block.rows.is_used & have_both, block.cohort.numbered)
+
+
+def _thinned_in(left: Partition, other: Partition, block: Block) -> tuple[Compared, int]:
+    """One of the rows of a block that lie alike; and its people."""
+    return _thinned(left, other, _compared_in(left, other, block)), block.cohort.people
 
 
 def _stacked(tables: Sequence[Compared]) -> Compared:

@@ -17,13 +17,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from federation import cohort as cohorts
 from federation.arrays import Ints
-from federation.cohort import Blocks, Cohort, unread
+from federation.cohort import Apart, Blocks, Cohort, unread
 from federation.contract import Contract
 from federation.disclosure import node_door, partitions
 from federation.disclosure.rules import Rules, is_small
@@ -38,8 +40,9 @@ from nodes.session import StudySession
 from strategies import support
 from strategies.grids import Grid
 from strategies.protocol import AnyTask, Roles
-from strategies.support import Mask
+from strategies.support import Block, Mask
 
+T = TypeVar("T")
 KIND = "rows"
 MAX_EARLIER = 60  # ways of choosing rows that are compared with those of a new answer: the latest
 MAX_TOGETHER = 8  # among which three are combined: the latest
@@ -359,29 +362,73 @@ class Masks:
         everyone = self._everyone
         if everyone.in_blocks is None:
             return cohorts.of_rows(everyone, self._is_between(combined, everyone))
-        blocks = everyone.in_blocks
-
-        def read() -> Iterator[Cohort]:
-            for block in blocks.read():
-                yield cohorts.of_rows(block, self._is_between(combined, block))
-
-        sizes = [(block.people, block.rows) for block in read()]
+        between, blocks = _Between(tuple(combined)), everyone.in_blocks
+        sizes = list(support.all_blocks(everyone).each(partial(_size_between, between)))
         people, rows = (sum(size) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
-        rows_per_person = everyone.rows_per_person
-        return Cohort(None, people, people, rows_per_person, unread, in_blocks=Blocks(rows, read))
+        of_blocks = Blocks(
+            rows,
+            lambda: map(between, blocks.read()),
+            _apart(between, blocks.apart),
+            _apart(between, blocks.at_node),
+        )
+        return Cohort(None, people, people, everyone.rows_per_person, unread, in_blocks=of_blocks)
 
     def _is_between(self, combined: Combined, cohort: Cohort) -> Mask:
-        times = np.zeros(cohort.rows, np.int64)
-        for choice, sign in combined:
-            times += sign * self._is_chosen(choice, cohort)
-        return np.asarray(times != 0)
+        return _are_between([(self._is_chosen(c, cohort), sign) for c, sign in combined])
 
     def _is_chosen(self, choice: Choice, cohort: Cohort) -> Mask:
-        if cohort is not self._everyone:
-            return _is_chosen(choice, cohort)
         if choice.key not in self._held:
             self._held[choice.key] = _is_chosen(choice, cohort)
         return self._held[choice.key]
+
+
+@dataclass(frozen=True)
+class _Between:
+    """Of a block, the people whom a combination of some answers is about."""
+
+    combined: tuple[tuple[Choice, int], ...]
+
+    def __call__(self, block: Cohort) -> Cohort:
+        chosen = [(_is_chosen(choice, block), sign) for choice, sign in self.combined]
+        return cohorts.of_rows(block, _are_between(chosen))
+
+
+def _are_between(chosen: Iterable[tuple[Mask, int]]) -> Mask:
+    """(n_rows,) the rows that are left over where rows are added or subtracted by their signs."""
+    times = sum(sign * mask.astype(np.int64) for mask, sign in chosen)
+    return np.asarray(times != 0)
+
+
+def _size_between(between: _Between, block: Block) -> tuple[int, int]:
+    """The people and the rows of a block."""
+    some = between(block.cohort)
+    return some.people, some.rows
+
+
+def _apart(between: _Between, apart: Apart | None) -> Apart | None:
+    """As `apart`, of the people between instead of the blocks."""
+    return None if apart is None else partial(_between_apart, apart, between)
+
+
+def _between_apart(
+    apart: Apart,
+    between: _Between,
+    compute: Callable[[Cohort, Any], T],
+    given: Mapping[int, Any] = MappingProxyType({}),
+    first: int = 0,
+) -> Iterator[T]:
+    return apart(_Of(between, compute), given, first)
+
+
+@dataclass(frozen=True)
+class _Of(Generic[T]):
+    """What is computed of the people between, and of what is given for their block."""
+
+    between: _Between
+    compute: Callable[[Cohort, Any], T]
+
+    def __call__(self, block: Cohort, given: Any) -> T:
+        return self.compute(self.between(block), given)
 
 
 def _is_chosen(choice: Choice, cohort: Cohort) -> Mask:
@@ -450,34 +497,44 @@ def _has_small_steps(grid: Grid, task: AnyTask, people: Cohort, k: int) -> bool:
     roles = support.roles_of(task)
     groups = [f for f in roles.groups if f.kind in ("boolean", "category") and not roles.apart]
     totals: Counter[tuple[int, ...]] = Counter()
-    for block in people.blocks():  # nobody is in two of them
-        columns = block.columns([grid.field, *groups])
-        has_all = np.logical_and.reduce([support.is_known(column) for column in columns.values()])
-        if not has_all.any():
-            continue
-        values = columns[grid.field.name][has_all].astype(np.float64)
-        steps = values if grid.side == "levels" else partitions.cells(grid.cuts, values)
-        codes = np.stack([steps, *(columns[f.name][has_all] for f in groups)]).astype(np.int64)
-        cells, place = np.unique(codes, axis=1, return_inverse=True)
-        person = None if block.numbered is None else block.numbered[has_all]
-        counts = support.level_people(place.reshape(-1), cells.shape[1], person)
-        totals.update(dict(zip(map(tuple, cells.T.tolist()), counts.tolist(), strict=True)))
+    blocks = support.all_blocks(people, is_shared=support.is_built_in(task))
+    for counts in blocks.each(partial(_people_by_step, grid, groups)):  # nobody is in two of them
+        totals.update(counts)
     return bool(is_small(np.array([*totals.values()], np.int64), k).any())
+
+
+def _people_by_step(
+    grid: Grid, groups: Sequence[Field], block: Block
+) -> dict[tuple[int, ...], int]:
+    cohort = block.cohort
+    columns = cohort.columns([grid.field, *groups])
+    has_all = np.logical_and.reduce([support.is_known(column) for column in columns.values()])
+    if not has_all.any():
+        return {}
+    values = columns[grid.field.name][has_all].astype(np.float64)
+    steps = values if grid.side == "levels" else partitions.cells(grid.cuts, values)
+    codes = np.stack([steps, *(columns[f.name][has_all] for f in groups)]).astype(np.int64)
+    cells, place = np.unique(codes, axis=1, return_inverse=True)
+    person = None if cohort.numbered is None else cohort.numbered[has_all]
+    counts = support.level_people(place.reshape(-1), cells.shape[1], person)
+    return dict(zip(map(tuple, cells.T.tolist()), counts.tolist(), strict=True))
 
 
 def _cells(fields: Sequence[Field], people: Cohort) -> Ints:
     """(n_cells,) the people with each combination of levels that somebody has."""
     shape = tuple(len(field.groups) for field in fields)
     cells = np.zeros(int(np.prod(shape)), np.int64)
-    for block in people.blocks():
-        columns = block.columns(fields)
-        values = [columns[field.name] for field in fields]
-        has_all = np.logical_and.reduce([support.is_known(column) for column in values])
-        codes = tuple(column[has_all].astype(np.int64) for column in values)
-        person = None if block.numbered is None else block.numbered[has_all]
-        place = np.ravel_multi_index(codes, shape)
-        cells += support.level_people(place, len(cells), person)
-    return cells
+    return sum(support.all_blocks(people).each(partial(_cells_of, fields, shape)), cells)
+
+
+def _cells_of(fields: Sequence[Field], shape: tuple[int, ...], block: Block) -> Ints:
+    """(n_cells,) of a block."""
+    cohort, columns = block.cohort, block.cohort.columns(fields)
+    values = [columns[field.name] for field in fields]
+    has_all = np.logical_and.reduce([support.is_known(column) for column in values])
+    codes = tuple(column[has_all].astype(np.int64) for column in values)
+    person = None if cohort.numbered is None else cohort.numbered[has_all]
+    return support.level_people(np.ravel_multi_index(codes, shape), int(np.prod(shape)), person)
 
 
 def _are_few_in_place(combined: Combined, task: AnyTask, everyone: Cohort, rules: Rules) -> bool:

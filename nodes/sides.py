@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from federation import schema as schemas
+from federation.arrays import Ints
 from federation.cohort import Cohort
 from federation.disclosure import in_blocks
 from federation.disclosure import support as rules_of
@@ -18,6 +20,7 @@ from federation.study import Study
 from nodes import cohorts
 from nodes.site import Site
 from strategies import registry, study_expressions, support
+from strategies.support import Block
 
 
 @dataclass(frozen=True)
@@ -81,21 +84,33 @@ def _sides_in_blocks(place: str, text: str, field: Field, cohort: Cohort) -> Sid
     """Of a number, at least so many people as a few blocks show, if these are many."""
     blocks, names = support.all_blocks(cohort), (*field.groups, "missing")
     if field.kind != "number":
-        people = np.zeros(len(names), np.int64)
-        for block in blocks():
-            column, rows = block.of(field), block.rows
-            people[:-1] += support.level_people(column, len(field.groups), rows.person)
-            people[-1] += rows.people(~support.is_known(column))
+        people = sum(blocks.each(partial(_people_by_level, field)), np.zeros(len(names), np.int64))
         counts = dict(zip(names, people.tolist(), strict=True))
         return Sides(place, text, {k: n for k, n in counts.items() if n or k != "missing"})
     counted, missing = OffMode(), 0
-    for block in blocks():
-        column = block.of(field)
-        counted.add(column, block.rows.person)
-        missing += block.rows.people(~support.is_known(column))
-    share = in_blocks.share(lambda: (Piece(b.of(field), b.rows.person) for b in blocks()))
+    for of_block, absent in blocks.each(partial(_people_off_mode, field)):
+        counted.join(of_block)
+        missing += absent
+    share = in_blocks.share(blocks.pieces(partial(_piece, field)))
     if counted.is_settled:
         sides = {"at others, at least": counted.least}
     else:
         sides = {"at the most frequent value": counted.at_mode, "at others": counted.away}
     return Sides(place, text, sides | ({"missing": missing} if missing else {}), share)
+
+
+def _people_by_level(field: Field, block: Block) -> Ints:
+    """(n_levels + 1,) of a block; at last those without a value."""
+    column, rows = block.of(field), block.rows
+    people = support.level_people(column, len(field.groups), rows.person)
+    return np.append(people, rows.people(~support.is_known(column)))
+
+
+def _people_off_mode(field: Field, block: Block) -> tuple[OffMode, int]:
+    """Of a block; and the people without a value."""
+    column, rows = block.of(field), block.rows
+    return OffMode.of(column, rows.person), rows.people(~support.is_known(column))
+
+
+def _piece(field: Field, block: Block) -> Piece:
+    return Piece(block.of(field), block.rows.person)

@@ -162,12 +162,24 @@ def all_columns(tasks: Sequence[AnyTask], cohort: Cohort, schema: Schema) -> lis
 def means_of(pieces: Iterable[Floats]) -> Floats:
     """(n_columns,) the mean of each column over blocks of rows (n_rows, n_columns), without missing
     values; 0 for a column that has no others."""
+    return means_from(map(sums_of_values, pieces))
+
+
+SumsOfValues = tuple[Floats, Ints]  # (n_columns,) each: the sum of the values, and their number
+
+
+def sums_of_values(X: Floats) -> SumsOfValues:
+    return np.nansum(X, axis=0), np.count_nonzero(~np.isnan(X), axis=0)
+
+
+def means_from(several: Iterable[SumsOfValues]) -> Floats:
+    """(n_columns,) as `means_of`, from the sums of each block."""
     total, present = np.zeros(0), np.zeros(0)
-    for X in pieces:
+    for sums, counts in several:
         if not len(total):
-            total, present = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-        total += np.nansum(X, axis=0)
-        present += np.count_nonzero(~np.isnan(X), axis=0)
+            total, present = np.zeros(len(sums)), np.zeros(len(sums))
+        total += sums
+        present += counts
     means: Floats = total / np.maximum(present, 1)
     return means
 

@@ -4,7 +4,7 @@ passes over the blocks."""
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -73,8 +73,7 @@ def _added_up(task: AnyTask, state: State, cohort: Cohort) -> tuple[Part, list[W
 def _parts(compute: BlockPart, cohort: Cohort, weights: Weights) -> Iterator[Part]:
     blocks = cohort.in_blocks
     assert blocks is not None
-    is_ours = registry.is_named(str(getattr(compute.task.analysis, "__name__", "")))
-    apart = blocks.apart if is_ours else None  # a site's analysis is computed in this process
+    apart = blocks.apart if support.is_built_in(compute.task) else None
     computed = map(compute, blocks.read()) if apart is None else apart(compute)
     for of_block, weighed in computed:
         weights.add(weighed)
@@ -99,7 +98,7 @@ class BlockPart:
     task: AnyTask
     state: State
 
-    def __call__(self, block: Cohort) -> tuple[Part, Weighed | None]:
+    def __call__(self, block: Cohort, _: object = None) -> tuple[Part, Weighed | None]:
         weighed = self._weighed(block)  # first, since both prepare the same rows
         return self.task.analysis.local(block, self.task, self.state), weighed
 
@@ -180,7 +179,11 @@ def _product(term: Term, block: Block) -> Floats:
 
 
 def _column(blocks: Blocks, read: Reader) -> Column:
-    return lambda: (Piece(read(block), block.rows.person) for block in blocks())
+    return blocks.pieces(partial(_piece, read))
+
+
+def _piece(read: Reader, block: Block) -> Piece:
+    return Piece(read(block), block.rows.person)
 
 
 def _dominated(task: AnyTask, blocks: Blocks, rows_per_person: int, thin: int) -> bool:
@@ -215,11 +218,15 @@ def _dominates_made(column: Column, rows_per_person: int, thin: int) -> bool:
 
 def _has_support(column: Column, people: int) -> bool:
     counted = OffMode(max(ENOUGH, people))
-    for values, person in column():
-        counted.add(values, person)
+    for of_block in in_blocks.each(column, partial(_off_mode, counted.enough)):
+        counted.join(of_block)
         if counted.is_settled:
             break
     return counted.support >= people
+
+
+def _off_mode(enough: int, piece: Piece) -> OffMode:
+    return OffMode.of(piece.values, piece.person, enough)
 
 
 # -- leverage
@@ -239,9 +246,7 @@ def _singled_out(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rul
     if not few and not crossed:
         return in_blocks.exceeds_leverage(_design(wide, blocks), limit, rows_per_person, widths)
 
-    def merged(rows: Rows) -> Rows:
-        return support_columns.merged(rows, few, most)
-
+    merged = partial(_merged, few, most)
     if in_blocks.exceeds_leverage(_design(wide, blocks, merged), limit, rows_per_person, widths):
         return True
     unjudged = support_columns.unjudged_codes(few, wide)
@@ -257,66 +262,90 @@ def _few(
     fields = support_columns.level_fields(terms)
     people = {field: np.zeros(len(field.groups), np.int64) for field in fields}
     rows = {field: np.zeros(len(field.groups), np.int64) for field in fields}
-    modes = {term: OffMode(max(ENOUGH, thin)) for term in terms if len(term.factors) > 1}
-    for block in blocks() if fields or modes else ():
-        for field in fields:
-            column, size = block.of(field), len(field.groups)
-            people[field] += support.level_people(column, size, block.rows.person)
-            rows[field] += support_columns.level_rows(column, size)
-        for term, counted in modes.items():
-            if not counted.is_settled:
-                counted.add(support.product(term, block.rows), block.rows.person)
+    enough = max(ENOUGH, thin)
+    modes = {term: OffMode(enough) for term in terms if len(term.factors) > 1}
+    counted = partial(_of_levels_and_products, fields, tuple(modes), enough)
+    for levels, products in blocks.each(counted) if fields or modes else ():
+        for field, (people_, rows_) in zip(fields, levels, strict=True):
+            people[field] += people_
+            rows[field] += rows_
+        for off_mode, of_block in zip(modes.values(), products, strict=True):
+            off_mode.join(of_block)
     few = support_columns.few_of(people, thin)
-    crossed = [term for term, counted in modes.items() if 0 < counted.away < thin]
+    crossed = [term for term, counted_ in modes.items() if 0 < counted_.away < thin]
     return few, {field: int(rows[field].argmax()) for field in few}, crossed
 
 
+def _of_levels_and_products(
+    fields: Sequence[Field], products: Sequence[Term], enough: int, block: Block
+) -> tuple[list[tuple[Ints, Ints]], list[OffMode]]:
+    """Of a block: the people and rows of each level of the fields, and the people off the mode of
+    each product."""
+    levels, person = [], block.rows.person
+    for field in fields:
+        column, size = block.of(field), len(field.groups)
+        people = support.level_people(column, size, person)
+        levels.append((people, support_columns.level_rows(column, size)))
+    columns = (support.product(term, block.rows) for term in products)
+    return levels, [OffMode.of(column, person, enough) for column in columns]
+
+
+def _merged(few: support_columns.Few, most: Mapping[Field, int], rows: Rows) -> Rows:
+    return support_columns.merged(rows, few, most)
+
+
 def _design(terms: Sequence[Term], blocks: Blocks, changed: Change | None = None) -> Design:
-    dense = support_columns.dense_terms(terms)
+    return blocks.pieces(partial(_design_piece, terms, changed))
 
-    def design() -> Iterator[DesignPiece]:
-        for block in blocks():
-            rows = block.rows if changed is None else changed(block.rows)
-            X = support_columns.columns_of(dense, rows)
-            yield DesignPiece(X, rows.person, support_columns.codes_of(terms, rows))
 
-    return design
+def _design_piece(terms: Sequence[Term], changed: Change | None, block: Block) -> DesignPiece:
+    rows = block.rows if changed is None else changed(block.rows)
+    X = support_columns.columns_of(support_columns.dense_terms(terms), rows)
+    return DesignPiece(X, rows.person, support_columns.codes_of(terms, rows))
 
 
 def _design_beside(
     few: support_columns.Few, crossed: Sequence[Term], terms: Sequence[Term], blocks: Blocks
 ) -> Design:
     """With the columns in which few people stand out."""
+    return blocks.pieces(partial(_piece_beside, few, crossed, terms))
 
-    def design() -> Iterator[DesignPiece]:
-        pieces = _design(terms, blocks)()
-        for block, piece in zip(blocks(), pieces, strict=True):
-            apart = support_columns.apart_of(few, crossed, terms, block.rows)
-            yield piece._replace(X=np.hstack([apart, piece.X]), n_apart=apart.shape[1])
 
-    return design
+def _piece_beside(
+    few: support_columns.Few, crossed: Sequence[Term], terms: Sequence[Term], block: Block
+) -> DesignPiece:
+    piece = _design_piece(terms, None, block)
+    apart = support_columns.apart_of(few, crossed, terms, block.rows)
+    return piece._replace(X=np.hstack([apart, piece.X]), n_apart=apart.shape[1])
 
 
 def _stands_out_within(task: AnyTask, blocks: Blocks, rows_per_person: int, rules: Rules) -> bool:
     roles = support.roles_of(task)
     are_people = roles.within is protocol.by_person
-    levels = np.empty(0, np.int64)
-    for block in () if are_people else blocks():
-        levels = np.union1d(levels, _levels_of(task, block))
-
-    def design() -> Iterator[DesignPiece]:
-        for block in blocks():
-            X, codes = support_columns.columns_of(roles.terms, block.rows), _levels_of(task, block)
-            codes = codes if are_people else np.searchsorted(levels, codes)
-            yield DesignPiece(X, block.rows.person, codes, 0, are_people)
-
-    n_levels = None if are_people else len(levels)
+    levels: Ints | None = None
+    if not are_people:
+        several = [np.empty(0, np.int64), *blocks.each(partial(_distinct_levels, task))]
+        levels = np.unique(np.concatenate(several))
+    design = blocks.pieces(partial(_piece_within, task, levels))
+    n_levels = None if levels is None else len(levels)
     people = _people_off_modes(design, len(roles.terms), n_levels, rows_per_person, rules.min_cell)
     few = (people > 0) & (people < (rules.thin if rules.hub_sees_cells else rules.min_cell))
     if few.any() and not rules.hub_sees_cells:
         return True
     limit = rules_of.MAX_LEVERAGE
     return in_blocks.exceeds_leverage(_beside(design, few), limit, rows_per_person, None, None)
+
+
+def _distinct_levels(task: AnyTask, block: Block) -> Ints:
+    return np.unique(_levels_of(task, block))
+
+
+def _piece_within(task: AnyTask, levels: Ints | None, block: Block) -> DesignPiece:
+    """`levels`: of all blocks; None if no level is in two of them."""
+    X = support_columns.columns_of(support.roles_of(task).terms, block.rows)
+    codes = _levels_of(task, block)
+    codes = codes if levels is None else np.searchsorted(levels, codes)
+    return DesignPiece(X, block.rows.person, codes, 0, levels is None)
 
 
 def _levels_of(task: AnyTask, block: Block) -> Ints:
@@ -327,22 +356,48 @@ def _levels_of(task: AnyTask, block: Block) -> Ints:
 
 
 def _people_off_modes(
-    design: Design, n_columns: int, n_levels: int | None, rows_per_person: int, k: int
+    design: support.Pieces[DesignPiece],
+    n_columns: int,
+    n_levels: int | None,
+    rows_per_person: int,
+    k: int,
 ) -> Ints:
     """(n_columns,) people with a row whose value is not the most frequent one of its level; at
     least so many, where these are more than `k`. `n_levels`: None if no level is in two blocks."""
     counted = [Pairs(rows_per_person, max(ENOUGH, k)) for _ in range(n_columns)]
-    for X, _, codes, *_ in () if n_levels is None else design():
-        assert codes is not None
-        for column, pairs in zip(X.T, counted, strict=True):
-            pairs.add(column, codes)
+    pairs_of = partial(_pairs, rows_per_person, max(ENOUGH, k))
+    for of_block in () if n_levels is None else design.each(pairs_of):
+        for pairs, added in zip(counted, of_block, strict=True):
+            pairs.join(added)
     modes = {j: c.most(n_levels or 0) for j, c in enumerate(counted) if not c.is_settled}
     people = np.array([pairs.least if pairs.is_settled else 0 for pairs in counted], np.int64)
-    for X, person, codes, *_ in design() if modes else ():
-        assert codes is not None
-        for j in modes:
-            most = modes[j] if n_levels is not None else _modes_of(X[:, j], codes, rows_per_person)
-            people[j] += support.count_people(X[:, j] != most[codes], person)
+    columns, of_all = list(modes), None if n_levels is None else modes
+    for off in design.each(partial(_off_modes, columns, of_all, rows_per_person)) if modes else ():
+        people[columns] += off
+    return people
+
+
+def _pairs(rows_per_person: int, enough: int, piece: DesignPiece) -> list[Pairs]:
+    assert piece.codes is not None
+    several = [Pairs(rows_per_person, enough) for _ in piece.X.T]
+    for column, pairs in zip(piece.X.T, several, strict=True):
+        pairs.add(column, piece.codes)
+    return several
+
+
+def _off_modes(
+    columns: Sequence[int],
+    modes: Mapping[int, Floats] | None,
+    rows_per_person: int,
+    piece: DesignPiece,
+) -> list[int]:
+    """By column, the people of a block off the modes; None for those of its own levels."""
+    X, person, codes, *_ = piece
+    assert codes is not None
+    people = []
+    for j in columns:
+        most = _modes_of(X[:, j], codes, rows_per_person) if modes is None else modes[j]
+        people.append(support.count_people(X[:, j] != most[codes], person))
     return people
 
 
@@ -353,15 +408,14 @@ def _modes_of(column: Floats, codes: Ints, rows_per_person: int) -> Floats:
     return pairs.most(int(codes.max(initial=-1)) + 1)
 
 
-def _beside(design: Design, few: Mask) -> Design:
+def _beside(design: support.Pieces[DesignPiece], few: Mask) -> Design:
     """With the columns in which few people differ as those that are judged elsewhere."""
+    return design.then(partial(_few_first, few))
+
+
+def _few_first(few: Mask, piece: DesignPiece) -> DesignPiece:
     order = np.r_[np.flatnonzero(few), np.flatnonzero(~few)]
-
-    def ordered() -> Iterator[DesignPiece]:
-        for piece in design():
-            yield piece._replace(X=piece.X[:, order], n_apart=int(few.sum()))
-
-    return ordered
+    return piece._replace(X=piece.X[:, order], n_apart=int(few.sum()))
 
 
 # -- conditions that are nearly the same
@@ -375,19 +429,21 @@ def are_alike(
     levels = support.second_levels(some, blocks)
     dividing = [piece for piece in some if piece.kind != "number" or levels[piece] is not None]
 
-    def masks() -> Iterator[MaskPiece]:
-        for block in blocks():
-            chosen = support.chosen_rows(dividing, levels, block)
-            holds = np.stack(chosen, axis=1) if chosen else np.zeros((block.cohort.rows, 0), bool)
-            yield MaskPiece(holds, block.rows.is_used, block.cohort.numbered)
-
     return in_blocks.are_alike(
-        masks,
+        blocks.pieces(partial(_masks, dividing, levels)),
         len(dividing),
         rules.min_cell,
         rows_per_person,
         wide=0 if rules.compares_narrow else rules.thin,
     )
+
+
+def _masks(
+    dividing: Sequence[Written], levels: Mapping[Written, float | None], block: Block
+) -> MaskPiece:
+    chosen = support.chosen_rows(dividing, levels, block)
+    holds = np.stack(chosen, axis=1) if chosen else np.zeros((block.cohort.rows, 0), np.bool_)
+    return MaskPiece(holds, block.rows.is_used, block.cohort.numbered)
 
 
 # -- all that a study writes together
@@ -402,34 +458,47 @@ def is_joined(
     if are_alike(conditions, support.all_blocks(cohort), cohort.rows_per_person, rules):
         return True
 
-    def design() -> Iterator[DesignPiece]:
-        for block in cohort.blocks():
-            X = np.stack(support_columns.all_columns(tasks, block, schema), axis=1)
-            yield DesignPiece(X, block.numbered)
-
-    return stands_out(design, cohort.rows_per_person, rules)
+    are_built_in = all(map(support.is_built_in, tasks))
+    blocks = support.all_blocks(cohort, is_shared=are_built_in)
+    columns = blocks.pieces(partial(_all_columns, tasks, schema))
+    return stands_out(columns, cohort.rows_per_person, rules)
 
 
-def stands_out(columns: Design, rows_per_person: int, rules: Rules) -> bool:
+def _all_columns(tasks: Sequence[AnyTask], schema: Schema, block: Block) -> DesignPiece:
+    X = np.stack(support_columns.all_columns(tasks, block.cohort, schema), axis=1)
+    return DesignPiece(X, block.cohort.numbered)
+
+
+def stands_out(columns: support.Pieces[DesignPiece], rows_per_person: int, rules: Rules) -> bool:
     """As `joint_columns.stands_out`."""
-    means = support_columns.means_of(piece.X for piece in columns())
-
-    def design() -> Iterator[DesignPiece]:
-        return (piece._replace(X=support_columns.filled(piece.X, means)) for piece in columns())
-
+    means = support_columns.means_from(columns.each(_sums_of_values))
+    design = columns.then(partial(_filled, means))
     limit, counted = rules_of.MAX_JOINT_LEVERAGE, list[OffMode]()
-    for X, person, *_ in design():
-        counted = counted or [OffMode(max(ENOUGH, rules.thin)) for _ in range(X.shape[1])]
-        for column, off_mode in zip(X.T, counted, strict=True):
-            off_mode.add(column, person)
+    enough = max(ENOUGH, rules.thin)
+    for of_block in design.each(partial(_off_modes_of_columns, enough)):
+        counted = counted or [OffMode(enough) for _ in of_block]
+        for off_mode, added in zip(counted, of_block, strict=True):
+            off_mode.join(added)
     thin = np.array([off_mode.away < rules.thin for off_mode in counted], np.bool_)
     thin &= rules.hub_sees_cells
-
-    def without_thin() -> Iterator[DesignPiece]:
-        return (piece._replace(X=piece.X[:, ~thin]) for piece in design())
-
-    if in_blocks.exceeds_leverage(without_thin, limit, rows_per_person):
+    if in_blocks.exceeds_leverage(design.then(partial(_without, thin)), limit, rows_per_person):
         return True
     return bool(thin.any()) and in_blocks.exceeds_leverage(
         _beside(design, thin), limit, rows_per_person
     )
+
+
+def _sums_of_values(piece: DesignPiece) -> support_columns.SumsOfValues:
+    return support_columns.sums_of_values(piece.X)
+
+
+def _filled(means: Floats, piece: DesignPiece) -> DesignPiece:
+    return piece._replace(X=support_columns.filled(piece.X, means))
+
+
+def _off_modes_of_columns(enough: int, piece: DesignPiece) -> list[OffMode]:
+    return [OffMode.of(column, piece.person, enough) for column in piece.X.T]
+
+
+def _without(thin: Mask, piece: DesignPiece) -> DesignPiece:
+    return piece._replace(X=piece.X[:, ~thin])

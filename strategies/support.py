@@ -10,17 +10,19 @@ answered.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federation import cohort as cohorts
 from federation.arrays import Floats, Ints
-from federation.cohort import Cohort, Key, Values
+from federation.cohort import Apart, Cohort, Key, Values
+from federation.disclosure import in_blocks
 from federation.disclosure.in_blocks import OffMode
 from federation.disclosure.support import Side
 from federation.expression import Piece
@@ -32,6 +34,8 @@ from strategies.protocol import AnyTask, Roles
 CELLS = "support"  # the name of the counts among the cells of a Part
 FIRST_ROWS, ENOUGH = 8192, 1024  # rows in which most columns show so many people on either side
 Mask = NDArray[np.bool_]
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,128 @@ class Block:
         return column
 
 
-Blocks = Callable[[], Iterator[Block]]  # reads them anew
+Bits = NDArray[np.uint8]  # which rows of a block are used
+
+
+@dataclass(frozen=True)
+class AllRows:
+    """Of a block."""
+
+    def __call__(self, cohort: Cohort, bits: Bits | None) -> tuple[Block, Bits | None]:
+        is_used = np.ones(cohort.rows, np.bool_)
+        return Block(cohort, Rows(Columns(cohort, ()), is_used, cohort.numbered)), bits
+
+
+@dataclass(frozen=True)
+class UsedRows:
+    """The rows of a block that a task uses: those of `rows_of`, or if `is_added_up` of `added_up`.
+    Bits tell which these are, so that only the first reading needs all columns."""
+
+    task: AnyTask
+    is_added_up: bool
+
+    def __call__(self, cohort: Cohort, bits: Bits | None) -> tuple[Block, Bits | None]:
+        columns = Columns(cohort, self.task.fields)
+        if bits is None:
+            columns.read(self.task.fields)
+            bits = np.packbits(self._mask(cohort, columns))
+        is_used = np.unpackbits(bits, count=cohort.rows).astype(np.bool_)
+        return Block(cohort, _rows_in(is_used, columns, cohort)), bits
+
+    def _mask(self, cohort: Cohort, columns: Columns) -> Mask:
+        used = roles_of(self.task).used
+        if self.is_added_up and used is not None:
+            return np.asarray(used(cohort, self.task))
+        return _complete(cohort, self.task, columns)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The only block of a cohort that is held."""
+
+    rows: Rows
+
+    def __call__(self, cohort: Cohort, bits: Bits | None) -> tuple[Block, Bits | None]:
+        return Block(cohort, self.rows), bits
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks of a cohort, which a call reads anew. `opened`: finds the rows of a block that
+    count; `bits`: by the number of a block, which these are, once it was read. `is_shared`: whether
+    other processes have the code that is called."""
+
+    cohort: Cohort
+    opened: AllRows | UsedRows | Held
+    bits: dict[int, Bits | None]
+    is_shared: bool = True
+
+    def __call__(self) -> Iterator[Block]:
+        for number, cohort in enumerate(self.cohort.blocks()):
+            block, self.bits[number] = self.opened(cohort, self.bits.get(number))
+            yield block
+
+    def each(self, compute: Callable[[Block], T]) -> Iterator[T]:
+        """What `compute` gives of each block, in order. The first one, which often is enough, is
+        read here; the others where they can be read at the same time."""
+        if self._apart is None:
+            yield from map(compute, self())
+            return
+        yield from map(compute, itertools.islice(self(), 1))
+        yield from self.after_first(compute)
+
+    def after_first(self, compute: Callable[[Block], T]) -> Iterator[T]:
+        apart = self._apart
+        if apart is None:
+            yield from map(compute, itertools.islice(self(), 1, None))
+            return
+        computed = apart(_Computed(self.opened, compute), self.bits, 1)
+        for number, (bits, value) in enumerate(computed, 1):
+            if self.bits.get(number) is None:
+                self.bits[number] = bits
+            yield value
+
+    @property
+    def _apart(self) -> Apart | None:
+        blocks = self.cohort.in_blocks
+        return blocks.at_node if blocks is not None and self.is_shared else None
+
+    def pieces(self, read: Callable[[Block], T]) -> Pieces[T]:
+        return Pieces(self, read)
+
+
+@dataclass(frozen=True)
+class _Computed(Generic[T]):
+    """What is computed of a block, and its bits if these were not known."""
+
+    opened: AllRows | UsedRows | Held
+    compute: Callable[[Block], T]
+
+    def __call__(self, cohort: Cohort, bits: Bits | None) -> tuple[Bits | None, T]:
+        block, used = self.opened(cohort, bits)
+        return used if bits is None else None, self.compute(block)
+
+
+@dataclass(frozen=True)
+class Pieces(in_blocks.Shared[T]):
+    """What the rules look at in each block."""
+
+    blocks: Blocks
+    read: Callable[[Block], T]
+
+    def __call__(self) -> Iterator[T]:
+        return map(self.read, self.blocks())
+
+    def each(self, compute: Callable[[T], S]) -> Iterator[S]:
+        return self.blocks.each(cohorts.Then(self.read, compute))
+
+    def then(self, change: Callable[[T], S]) -> Pieces[S]:
+        return Pieces(self.blocks, cohorts.Then(self.read, change))
+
+
+def is_built_in(task: AnyTask) -> bool:
+    """Whether other processes have its analysis, which a site's own may not be."""
+    return str(getattr(task.analysis, "__name__", "")).startswith("strategies.")
 
 
 def count_people(mask: Mask, person: Ints | None) -> int:
@@ -229,49 +354,25 @@ def blocks_of(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Blocks
     """The rows of `rows_of`. A cohort that is held is one block, with `rows` if these were read
     already."""
     if cohort.in_blocks is None:
-        return lambda: iter([Block(cohort, rows or rows_of(cohort, task))])
-    return _blocks_in(
-        cohort, task, "rows-complete", lambda block, columns: _complete(block, task, columns)
-    )
+        return Blocks(cohort, Held(rows or rows_of(cohort, task)), {})
+    return _blocks_in(cohort, task, is_added_up=False)
 
 
 def blocks_added_up(cohort: Cohort, task: AnyTask) -> Blocks | None:
     """The rows of `added_up` of a cohort in blocks. A person's rows are used or not, whoever else
     is in a block."""
-    used = roles_of(task).used
-    if used is None:
-        return None
-    return _blocks_in(cohort, task, "rows-added-up", lambda block, columns: used(block, task))
+    return None if roles_of(task).used is None else _blocks_in(cohort, task, is_added_up=True)
 
 
-def _blocks_in(
-    cohort: Cohort, task: AnyTask, kind: str, mask_of: Callable[[Cohort, Columns], Mask]
-) -> Blocks:
-    """Which rows of a cohort in blocks are used is kept as bits, so that only the first reading
-    needs all columns."""
-    bits = cohort.once(Key[dict[int, Any]](kind, task.name), dict)
-
-    def read() -> Iterator[Block]:
-        for number, block in enumerate(cohort.blocks()):
-            columns = Columns(block, task.fields)
-            if number not in bits:
-                columns.read(task.fields)
-                bits[number] = np.packbits(mask_of(block, columns))
-            is_used = np.unpackbits(bits[number], count=block.rows).astype(np.bool_)
-            yield Block(block, _rows_in(is_used, columns, block))
-
-    return read
+def _blocks_in(cohort: Cohort, task: AnyTask, *, is_added_up: bool) -> Blocks:
+    key = Key[dict[int, Any]]("used-rows", task.name, is_added_up)
+    bits = cohort.once(key, dict)
+    return Blocks(cohort, UsedRows(task, is_added_up), bits, is_built_in(task))
 
 
-def all_blocks(cohort: Cohort) -> Blocks:
+def all_blocks(cohort: Cohort, *, is_shared: bool = True) -> Blocks:
     """All rows of a cohort in blocks."""
-
-    def read() -> Iterator[Block]:
-        for block in cohort.blocks():
-            is_used = np.ones(block.rows, np.bool_)
-            yield Block(block, Rows(Columns(block, ()), is_used, block.numbered))
-
-    return read
+    return Blocks(cohort, AllRows(), {}, is_shared)
 
 
 def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
@@ -340,14 +441,19 @@ class SideTally:
     def is_settled(self) -> bool:
         return self.off_mode is not None and self.off_mode.is_settled
 
-    def add(self, block: Block) -> None:
-        if self.is_settled:
-            return
+    def of(self, block: Block) -> OffMode | Ints:
+        """Of one block."""
         column = block.of(self.fields[0]) if self.term is None else product(self.term, block.rows)
-        if self.off_mode is not None:
-            self.off_mode.add(column, block.rows.person)
-        elif self.sides is not None:
-            self.people = self.people + np.asarray(self.sides(column, block.rows), np.int64)
+        if self.sides is None:
+            return OffMode.of(column, block.rows.person)
+        return np.asarray(self.sides(column, block.rows), np.int64)
+
+    def add(self, of_block: OffMode | Ints) -> None:
+        if isinstance(of_block, OffMode):
+            assert self.off_mode is not None
+            self.off_mode.join(of_block)
+        else:
+            self.people = self.people + of_block
 
     @property
     def counts(self) -> list[int]:
@@ -360,26 +466,39 @@ class SideTally:
 def _of_piece(piece: Piece) -> SideTally:
     if piece.kind == "number":
         return SideTally((as_field(piece),), OffMode())
-    return SideTally((as_field(piece),), sides=lambda values, rows: _sides_of(piece, values, rows))
+    return SideTally((as_field(piece),), sides=partial(_sides_of, piece))
 
 
 def _of_levels(field: Field) -> SideTally:
     if field.kind == "number":
         return SideTally((field,), OffMode())
-    size = len(field.groups)
-    return SideTally((field,), sides=lambda column, rows: level_people(column, size, rows.person))
+    return SideTally((field,), sides=partial(_people_by_level, len(field.groups)))
+
+
+def _people_by_level(n_levels: int, column: Values, rows: Rows) -> Ints:
+    return level_people(column, n_levels, rows.person)
 
 
 def _tallied(tallies: list[SideTally], blocks: Blocks) -> list[int]:
-    for block in blocks() if tallies else ():
-        waiting = [tally for tally in tallies if not tally.is_settled]
-        if not waiting:
+    """The first block settles most of the numbers, and the others count what is left."""
+    for block in itertools.islice(blocks(), 1) if tallies else ():
+        for tally, of_block in zip(tallies, _of_all(tallies, block), strict=True):
+            tally.add(of_block)
+    waiting = [tally for tally in tallies if not tally.is_settled]
+    asked = [replace(tally, off_mode=None, people=0) for tally in waiting]
+    for of_tallies in blocks.after_first(partial(_of_all, asked)) if waiting else ():
+        for tally, of_block in zip(waiting, of_tallies, strict=True):
+            tally.add(of_block)
+        if all(tally.is_settled for tally in waiting):
             break
-        if isinstance(block.rows.columns, Columns):
-            block.rows.columns.read(field for tally in waiting for field in tally.fields)
-        for tally in waiting:
-            tally.add(block)
     return [n for tally in tallies for n in tally.counts]
+
+
+def _of_all(tallies: Sequence[SideTally], block: Block) -> list[OffMode | Ints]:
+    """What each tally counts in a block."""
+    if isinstance(block.rows.columns, Columns):
+        block.rows.columns.read(field for tally in tallies for field in tally.fields)
+    return [tally.of(block) for tally in tallies]
 
 
 def _piece_counts(pieces: Iterable[Piece], cohort: Cohort, rows: Rows | None) -> list[int]:
@@ -460,18 +579,26 @@ def set_apart(piece: Piece, values: Floats, rows: Rows) -> Mask | None:
 def second_levels(pieces: Iterable[Piece], blocks: Blocks) -> dict[Piece, float | None]:
     """The larger value of each number of two values, over all used rows; None for other numbers."""
     seen = {piece: np.empty(0) for piece in pieces if piece.kind == "number"}
-    for block in blocks() if seen else ():
-        some = [piece for piece, levels in seen.items() if len(levels) <= 2]
-        if not some:
-            break
-        columns = block.cohort.columns(map(as_field, some))
-        for piece in some:
-            values = columns[piece.sql][block.rows.is_used]
-            levels = np.unique(values[~np.isnan(values)][:FIRST_ROWS])
-            if len(levels) <= 2:
-                levels = np.unique(values[~np.isnan(values)])
+    for block in itertools.islice(blocks(), 1) if seen else ():
+        seen = dict(zip(seen, _few_values(list(seen), block), strict=True))
+    some = [piece for piece, levels in seen.items() if len(levels) <= 2]
+    for of_block in blocks.after_first(partial(_few_values, some)) if some else ():
+        for piece, levels in zip(some, of_block, strict=True):
             seen[piece] = np.union1d(seen[piece], levels)
+        if all(len(seen[piece]) > 2 for piece in some):
+            break
     return {p: float(levels[1]) if len(levels) == 2 else None for p, levels in seen.items()}
+
+
+def _few_values(pieces: Sequence[Piece], block: Block) -> list[Floats]:
+    """All values of each number in a block; some of them, where these are more than two."""
+    columns, several = block.cohort.columns(map(as_field, pieces)), list[Floats]()
+    for piece in pieces:
+        values = columns[piece.sql][block.rows.is_used]
+        there = values[~np.isnan(values)]
+        first = np.unique(there[:FIRST_ROWS])
+        several.append(first if len(first) > 2 else np.unique(there)[:3])
+    return several
 
 
 def chosen_rows(

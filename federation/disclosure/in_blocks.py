@@ -8,9 +8,11 @@ reading where it suffices, and where none does, further passes compute the quant
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from federation.arrays import Floats, Ints
 from federation.disclosure.support import REPEATED, SAMPLE, shows_no_share
 
 FIRST_ROWS, ENOUGH = 8192, 1024  # rows in which most columns show so many people on either side
+INF = math.inf
 DIGIT = 16  # bits of a number that one pass of a selection settles
 Mask = NDArray[np.bool_]
 
@@ -29,6 +32,28 @@ class Piece(NamedTuple):
 
     values: Floats
     person: Ints | None
+
+
+P = TypeVar("P", covariant=True)
+Q = TypeVar("Q")
+T = TypeVar("T")
+
+
+class Shared(ABC, Generic[P]):
+    """Pieces, one for each block, which a call reads anew, and which other processes may read at
+    the same time."""
+
+    @abstractmethod
+    def __call__(self) -> Iterator[P]: ...
+
+    @abstractmethod
+    def each(self, compute: Callable[[P], T]) -> Iterator[T]:
+        """What `compute`, which can be pickled, gives of each piece, in order."""
+
+
+def each(pieces: Callable[[], Iterable[Q]], compute: Callable[[Q], T]) -> Iterator[T]:
+    """What `compute` gives of each piece, in order."""
+    return pieces.each(compute) if isinstance(pieces, Shared) else map(compute, pieces())
 
 
 Column = Callable[[], Iterable[Piece]]  # reads the blocks anew
@@ -56,22 +81,31 @@ class OffMode:
     def is_settled(self) -> bool:
         return self.least >= self.enough
 
-    def add(self, values: Floats, person: Ints | None) -> None:
-        if self.is_settled:
-            return
+    @classmethod
+    def of(cls, values: Floats, person: Ints | None, enough: int = ENOUGH) -> OffMode:
+        """Of one block."""
         if person is None and len(values) > FIRST_ROWS:
-            some = OffMode(self.enough)
-            some.add(values[:FIRST_ROWS], None)
+            some = cls.of(values[:FIRST_ROWS], None, enough)
             if some.is_settled:
-                self.least += some.least
-                return
+                return cls(enough, least=some.least)
         there = ~np.isnan(values)
         present, person = values[there], None if person is None else person[there]
         seen, place, rows = np.unique(present, return_inverse=True, return_counts=True)
         people, alone, everyone = _people_by_value(place, rows, person)
-        self.everyone += everyone
-        self.least += everyone - int(alone.max(initial=0))
-        self._merge(seen, rows, people, alone)
+        least = everyone - int(alone.max(initial=0))
+        return cls(enough, seen, rows, people, alone, everyone, least)
+
+    def add(self, values: Floats, person: Ints | None) -> None:
+        if not self.is_settled:
+            self.join(OffMode.of(values, person, self.enough))
+
+    def join(self, other: OffMode) -> None:
+        """With the people of another block."""
+        if self.is_settled:
+            return
+        self.everyone += other.everyone
+        self.least += other.least
+        self._merge(other.values, other.rows, other.people, other.alone)
 
     def _merge(self, values: Floats, *counts: Ints) -> None:
         merged, place = np.unique(np.r_[self.values, values], return_inverse=True)
@@ -143,9 +177,18 @@ class Pairs:
         level, value, rows = _by_pair(levels, values, np.ones(len(values), np.int64))
         most = np.zeros(int(level.max(initial=-1)) + 1, np.int64)
         np.maximum.at(most, level, rows)
-        self.least += -(int(most.sum() - rows.sum()) // self.rows_per_person)
+        least = -(int(most.sum() - rows.sum()) // self.rows_per_person)
+        self.join(Pairs(self.rows_per_person, self.enough, level, value, rows, least))
+
+    def join(self, other: Pairs) -> None:
+        """With the rows of another block."""
+        if self.is_settled:
+            return
+        self.least += other.least
         self.level, self.value, self.rows = _by_pair(
-            np.r_[self.level, level], np.r_[self.value, value], np.r_[self.rows, rows]
+            np.r_[self.level, other.level],
+            np.r_[self.value, other.value],
+            np.r_[self.rows, other.rows],
         )
 
     def most(self, n_levels: int) -> Floats:
@@ -185,36 +228,53 @@ def shows_no_large_share(
 
 def _width(column: Column) -> float:
     low, high = math.inf, -math.inf
-    for values, _ in column():
-        low = min(low, float(np.fmin.reduce(values, initial=math.inf)))
-        high = max(high, float(np.fmax.reduce(values, initial=-math.inf)))
+    for least, most in each(column, _ends):
+        low, high = min(low, least), max(high, most)
     return max(high - low, 0.0) if high > -math.inf else 0.0
+
+
+def _ends(piece: Piece) -> tuple[float, float]:
+    low, high = (f.reduce(piece.values, initial=i) for f, i in ((np.fmin, INF), (np.fmax, -INF)))
+    return float(low), float(high)
 
 
 def share(column: Column, centre: float | None = None) -> float:
     """As `support.share`, of the values that are not missing."""
     middle = median(column) if centre is None else centre
     total, most = 0.0, 0.0
-    for values, person in column():
-        there = ~np.isnan(values)
-        away = np.abs(values[there] - middle)
-        total += float(away.sum())
-        by_person = away if person is None else np.bincount(person[there], away)
-        most = max(most, float(by_person.max(initial=0.0)))
+    for of_block, of_person in each(column, partial(_distances, middle)):
+        total, most = total + of_block, max(most, of_person)
     return most / total if total > 0 else 0.0
 
 
+def _distances(middle: float, piece: Piece) -> tuple[float, float]:
+    """The sum of distances from `middle`, and the most of one person."""
+    values, person = piece
+    there = ~np.isnan(values)
+    away = np.abs(values[there] - middle)
+    by_person = away if person is None else np.bincount(person[there], away)
+    return float(away.sum()), float(by_person.max(initial=0.0))
+
+
 def is_binary(column: Column) -> bool:
-    return all(bool(((values == 0) | (values == 1)).all()) for values, _ in column())
+    return all(each(column, _has_two_values))
+
+
+def _has_two_values(piece: Piece) -> bool:
+    return bool(((piece.values == 0) | (piece.values == 1)).all())
 
 
 def median(column: Column) -> float:
     """The median of the values that are not missing; 0 without any."""
-    n = sum(int(np.count_nonzero(~np.isnan(values))) for values, _ in column())
+    n = sum(each(column, _present))
     if not n:
         return 0.0
     low, high = _order_statistics(column, ((n - 1) // 2, n // 2))
     return (low + high) / 2 if low != high else low
+
+
+def _present(piece: Piece) -> int:
+    return int(np.count_nonzero(~np.isnan(piece.values)))
 
 
 def _order_statistics(column: Column, ranks: Sequence[int]) -> list[float]:
@@ -222,19 +282,28 @@ def _order_statistics(column: Column, ranks: Sequence[int]) -> list[float]:
     the order of their bits."""
     prefixes, left = [0] * len(ranks), list(ranks)
     for shift in range(64 - DIGIT, -1, -DIGIT):
-        counts = {prefix: np.zeros(2**DIGIT, np.int64) for prefix in prefixes}
-        for values, _ in column():
-            keys = _sortable(values[~np.isnan(values)])
-            for prefix, counted in counts.items():
-                some = keys if shift + DIGIT == 64 else keys[keys >> (shift + DIGIT) == prefix]
-                digits = (some >> shift).astype(np.int64) & (2**DIGIT - 1)
-                counted += np.bincount(digits, minlength=2**DIGIT)
+        several = list(dict.fromkeys(prefixes))
+        added = np.zeros((len(several), 2**DIGIT), np.int64)
+        for counted in each(column, partial(_digits, several, shift)):
+            added += counted
+        counts = dict(zip(several, added, strict=True))
         for i, prefix in enumerate(prefixes):
             below = np.cumsum(counts[prefix])
             digit = int(np.searchsorted(below, left[i], side="right"))
             left[i] -= int(below[digit - 1]) if digit else 0
             prefixes[i] = (prefix << DIGIT) | digit
     return [_float_of(key) for key in prefixes]
+
+
+def _digits(prefixes: Sequence[int], shift: int, piece: Piece) -> Ints:
+    """(n_prefixes, 2**DIGIT): how many values with the bits of each prefix have each digit after
+    them."""
+    keys, counts = _sortable(piece.values[~np.isnan(piece.values)]), []
+    for prefix in prefixes:
+        some = keys if shift + DIGIT == 64 else keys[keys >> (shift + DIGIT) == prefix]
+        digits = (some >> shift).astype(np.int64) & (2**DIGIT - 1)
+        counts.append(np.bincount(digits, minlength=2**DIGIT))
+    return np.stack(counts)
 
 
 SIGN = np.uint64(2**63)
@@ -285,13 +354,14 @@ def exceeds_leverage(
     if np.isnan(means.overall).any():
         return True
     transform = _orthonormal(design, means)
-    for piece in design():
-        Q = means.within(piece) @ transform
-        hat = np.einsum("ij,ij->i", Q, Q) + means.alone(piece)
-        by_person = hat if piece.person is None else np.bincount(piece.person, hat)
-        if float(by_person.max(initial=0.0)) > limit:
-            return True
-    return False
+    return any(most > limit for most in each(design, partial(_largest_hat, means, transform)))
+
+
+def _largest_hat(means: _Means, transform: Floats, piece: DesignPiece) -> float:
+    Q = means.within(piece) @ transform
+    hat = np.einsum("ij,ij->i", Q, Q) + means.alone(piece)
+    by_person = hat if piece.person is None else np.bincount(piece.person, hat)
+    return float(by_person.max(initial=0.0))
 
 
 def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widths: Floats) -> bool:
@@ -300,18 +370,28 @@ def _shows_low_leverage(design: Design, limit: float, rows_per_person: int, widt
     if not np.isfinite(widths).all() or not (widths > 0).all():
         return False
     scatter, n = np.zeros((len(widths), len(widths))), 0
-    for X, _, codes, n_apart, _ in design():
-        if codes is not None or n_apart:
+    for of_block, rows in each(design, partial(_scatter, widths)):
+        if of_block is None:
             return False  # a level may have few rows, all in later blocks
-        if not len(X):
+        if not rows:
             continue
-        centred = (X - X.mean(0)) / widths
-        scatter += centred.T @ centred
-        n += len(X)
+        scatter += of_block
+        n += rows
         least = float(np.linalg.eigvalsh(scatter)[0]) if len(widths) else math.inf
         if least > 0 and rows_per_person * (len(widths) / least + 1 / n) <= limit:
             return True
     return False
+
+
+def _scatter(widths: Floats, piece: DesignPiece) -> tuple[Floats | None, int]:
+    """(n_columns, n_columns) of the rows of a block about their means; None where there are
+    levels."""
+    if piece.codes is not None or piece.n_apart:
+        return None, 0
+    if not len(piece.X):
+        return np.zeros((len(widths), len(widths))), 0
+    centred = (piece.X - piece.X.mean(0)) / widths
+    return centred.T @ centred, len(piece.X)
 
 
 @dataclass(frozen=True)
@@ -334,19 +414,18 @@ class _Means:
     def of(cls, design: Design, unjudged: Sequence[int] | None) -> _Means:
         n, n_apart, is_coded, sums, largest = 0, 0, False, np.zeros(0), np.zeros(0)
         by_level, counts = None, np.zeros(0)
-        for X, _, codes, n_apart, levels_end in design():  # noqa: B007 (the same in all blocks)
-            is_coded = codes is not None
+        for added in each(design, _Sums.of):
+            n_apart, is_coded = added.n_apart, added.is_coded  # the same in all blocks
             if not n and not sums.size:
-                sums, largest = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-            n += len(X)
-            sums = sums + X.sum(0)
-            largest = np.maximum(largest, np.abs(X).max(0, initial=0.0))
-            if codes is not None and not levels_end:
-                width = max(len(counts), int(codes.max(initial=-1)) + 1)
-                counts = _widened(counts, width) + np.bincount(codes, minlength=width)
-                added = [np.bincount(codes, column, width) for column in X.T]
-                before = np.zeros((0, X.shape[1])) if by_level is None else by_level
-                by_level = _widened(before, width) + np.array(added).reshape(-1, width).T
+                sums, largest = np.zeros(len(added.sums)), np.zeros(len(added.sums))
+            n += added.n
+            sums = sums + added.sums
+            largest = np.maximum(largest, added.largest)
+            if added.by_level is not None and added.counts is not None:
+                width = max(len(counts), len(added.counts))
+                counts = _widened(counts, width) + _widened(added.counts, width)
+                before = np.zeros((0, len(sums))) if by_level is None else by_level
+                by_level = _widened(before, width) + _widened(added.by_level, width)
         overall = sums / max(n, 1)
         overall[:n_apart] *= 0.0  # a missing value stays one
         has_constant = n_apart > 0 and not is_coded
@@ -393,6 +472,32 @@ class _Means:
         return shares[codes]
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """Those of a block of which `_Means` are made."""
+
+    n: int
+    sums: Floats
+    largest: Floats
+    by_level: Floats | None
+    counts: Floats | None
+    n_apart: int
+    is_coded: bool
+
+    @classmethod
+    def of(cls, piece: DesignPiece) -> _Sums:
+        X, _, codes, n_apart, levels_end = piece
+        by_level: Floats | None = None
+        counts: Floats | None = None
+        if codes is not None and not levels_end:
+            width = int(codes.max(initial=-1)) + 1
+            counts = np.bincount(codes, minlength=width).astype(np.float64)
+            added = [np.bincount(codes, column, width) for column in X.T]
+            by_level = np.array(added, np.float64).reshape(X.shape[1], width).T
+        largest = np.abs(X).max(0, initial=0.0)
+        return cls(len(X), X.sum(0), largest, by_level, counts, n_apart, codes is not None)
+
+
 def _widened(array: Floats, rows: int) -> Floats:
     more = np.zeros((rows - len(array), *array.shape[1:]))
     return np.concatenate([array, more])
@@ -407,10 +512,9 @@ def _orthonormal(design: Design, means: _Means) -> Floats:
     largest = means.sizes()
     p = len(largest)
     triangle, squares = np.zeros((0, p)), np.zeros(p)
-    for piece in design():
-        squares += np.square(means.about(piece.X)).sum(0)
-        stacked = np.vstack([triangle, means.within(piece)])
-        triangle = np.asarray(np.linalg.qr(stacked, mode="r"))
+    for of_block, added in each(design, partial(_triangle, means)):
+        squares += added
+        triangle = np.asarray(np.linalg.qr(np.vstack([triangle, of_block]), mode="r"))
     lengths = np.sqrt(squares)
     Q, combinations, rank, n_beside = np.zeros((len(triangle), p)), np.zeros((p, p)), 0, 0
     for j in range(p):
@@ -429,6 +533,12 @@ def _orthonormal(design: Design, means: _Means) -> Floats:
             Q[:, rank], combinations[:, rank] = column / rest, combination / rest
             rank += 1
     return combinations[:, n_beside if p > means.n_apart else rank : rank]
+
+
+def _triangle(means: _Means, piece: DesignPiece) -> tuple[Floats, Floats]:
+    """Of a block: the triangular factor (n, n_columns), and the squares of the columns, summed."""
+    squares = np.square(means.about(piece.X)).sum(0)
+    return np.asarray(np.linalg.qr(means.within(piece), mode="r")), squares
 
 
 # -- conditions that hold for nearly the same people
@@ -454,20 +564,34 @@ def are_alike(masks: Masks, n: int, k: int, rows_per_person: int, *, wide: int =
     if n < 2:
         return False
     both, sides = np.zeros((n, n)), np.zeros((n, 2), np.int64)
-    for holds, used, person in masks():
-        B = holds.astype(np.float32)  # a block has fewer rows than a float32 counts
-        both += B.T @ B
-        if wide:
-            sides += [
-                [count_people(some & used, person) for some in (holds[:, i], ~holds[:, i])]
-                for i in range(n)
-            ]
+    for of_block, people_ in each(masks, partial(_counted_together, bool(wide))):
+        both += of_block
+        sides += people_
     compared = sides.min(1) >= wide
     held = np.diag(both)
     apart = held[:, None] + held[None, :] - 2 * both
     near = np.triu(apart < k * rows_per_person, 1) & compared[:, None] & compared[None, :]
     pairs = np.argwhere(near).tolist()
     people = np.zeros(len(pairs), np.int64)
-    for holds, _, person in masks() if pairs else ():
-        people += [count_people(holds[:, i] != holds[:, j], person) for i, j in pairs]
+    for between in each(masks, partial(_between, pairs)) if pairs else ():
+        people += between
     return bool((people < k).any())
+
+
+def _counted_together(with_sides: bool, piece: MaskPiece) -> tuple[Floats, Ints]:
+    """(n, n): the rows in which two conditions hold; (n, 2): the people on the sides of each."""
+    holds, used, person = piece
+    n, B = holds.shape[1], holds.astype(np.float32)  # fewer rows than a float32 counts
+    sides = np.zeros((n, 2), np.int64)
+    for i in range(n) if with_sides else ():
+        column = holds[:, i]
+        sides[i] = [count_people(some & used, person) for some in (column, ~column)]
+    together: Floats = (B.T @ B).astype(np.float64)
+    return together, sides
+
+
+def _between(pairs: Sequence[Sequence[int]], piece: MaskPiece) -> Ints:
+    """(n_pairs,) the people for whom two conditions differ."""
+    holds, person = piece.holds, piece.person
+    between = [count_people(holds[:, i] != holds[:, j], person) for i, j in pairs]
+    return np.array(between, np.int64)

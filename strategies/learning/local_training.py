@@ -20,19 +20,21 @@ import numpy as np
 from federation import cohort as cohorts
 from federation.arrays import Floats, Ints
 from federation.cohort import Cohort
-from strategies.learning import networks, outcomes, splits
+from strategies.learning import inputs, networks, outcomes, splits
+from strategies.learning.inputs import Inputs
 from strategies.numerics import counting
 from strategies.protocol import AnyTask
 
 Tensor = Any  # torch.Tensor; torch is imported in the functions that use it
 
 AT_ONCE = 256  # people whose scores are computed together
+EVERYONE = 2**62
 
 
 @dataclass(frozen=True)
 class People:
-    """X (n_rows, *shape): the inputs as read, uint8, float32 or float64. index (n_people,
-    n_places): the rows of each person, -1 in an empty place. answers (n_rows, ...): of
+    """X (n_rows, *shape): an array as read, uint8 or float32, or the Inputs of terms. index
+    (n_people, n_places): the rows of each person, -1 in an empty place. answers (n_rows, ...): of
     `outcomes.answers`. trains (n_people,): True for training, False for validation. cells: for the
     disclosure rules."""
 
@@ -68,9 +70,7 @@ def people(cohort: Cohort, task: AnyTask, *, fixed: bool = False) -> People:
     if plan.array is not None:
         X = columns[plan.array.name][complete]
     else:
-        X = cohorts.design(
-            plan.terms, columns, complete, centre=plan.scaling.centre, scale=plan.scaling.scale
-        )
+        X = inputs.of(plan.terms, columns, complete, plan.scaling)
     index = _index(numbers, cohort.rows_per_person, fixed)
     coin = splits.coins(len(index), cohort.seed or task.options.seed)
     return People(X, index, answers, coin >= task.options.validation, counting.people(cohort, keep))
@@ -120,11 +120,18 @@ def batch(
         X = (X - plan.middle) / plan.half
     if scale is not None:
         X = (X - torch.from_numpy(scale[0]).float()) / torch.from_numpy(scale[1]).float()
-    chosen_answers = persons.answers[rows].reshape(*index.shape, *persons.answers.shape[1:])
-    answers = torch.from_numpy(chosen_answers.astype(np.float32))
-    return Batch(
-        networks.entry(plan.network, X), torch.from_numpy((index >= 0).astype(np.float32)), answers
-    )
+    return replace(_without_rows(persons, chosen), rows=networks.entry(plan.network, X))
+
+
+def _without_rows(persons: People, chosen: Ints) -> Batch:
+    """The answers of the chosen people."""
+    import torch
+
+    index = persons.index[chosen]
+    rows = np.maximum(index, 0).ravel()
+    answers = persons.answers[rows].reshape(*index.shape, *persons.answers.shape[1:])
+    there = torch.from_numpy((index >= 0).astype(np.float32))
+    return Batch(None, there, torch.from_numpy(answers.astype(np.float32)))
 
 
 def pooled(out: Tensor, inputs: Batch, views: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,9 +188,7 @@ def descend(
     speed = [torch.zeros_like(parameter) for parameter in everything] if options.momentum else []
     steps, total, seen = 0, 0.0, 0
     for chosen in orders(len(persons.training), task, round_):
-        inputs = batch(persons, persons.training[chosen], task, scale)
-        loss = losses(networks.numbers(net(inputs.rows)), inputs, task).mean()
-        slopes = list(torch.autograd.grad(loss, everything))
+        loss, slopes = _slopes(net, persons, persons.training[chosen], task, scale, everything)
         with torch.no_grad():
             if options.weight_decay:
                 torch._foreach_add_(slopes, everything, alpha=options.weight_decay)
@@ -194,8 +199,48 @@ def descend(
                 slopes = speed
             torch._foreach_add_(everything, slopes, alpha=-options.learning_rate)
         steps, seen = steps + 1, seen + len(chosen)
-        total += float(loss.detach()) * len(chosen)
+        total += loss * len(chosen)
     return steps, total / max(seen, 1)
+
+
+def _slopes(
+    net: Any,
+    persons: People,
+    chosen: Ints,
+    task: AnyTask,
+    scale: tuple[Floats, Floats] | None,
+    parameters: list[Any],
+) -> tuple[float, list[Tensor]]:
+    """The mean loss of the chosen people, and its slopes. Where the inputs of all of them would
+    be more than are written out at once, some of them are at a time: once for their numbers, with
+    which the loss is computed, and once for its slopes."""
+    import torch
+
+    size = _people_at_once(persons)
+    if len(chosen) <= size:
+        given = batch(persons, chosen, task, scale)
+        loss = losses(networks.numbers(net(given.rows)), given, task).mean()
+        return float(loss.detach()), list(torch.autograd.grad(loss, parameters))
+    pieces = list(_blocks(chosen, size))
+    with torch.no_grad():
+        outs = [networks.numbers(net(batch(persons, p, task, scale).rows)) for p in pieces]
+    out = torch.cat(outs).requires_grad_()
+    loss = losses(out, _without_rows(persons, chosen), task).mean()
+    (of_out,) = torch.autograd.grad(loss, out)
+    slopes = [torch.zeros_like(parameter) for parameter in parameters]
+    for piece, share in zip(pieces, of_out.split([len(each) for each in outs]), strict=True):
+        numbers = networks.numbers(net(batch(persons, piece, task, scale).rows))
+        torch._foreach_add_(slopes, list(torch.autograd.grad(numbers, parameters, share)))
+    return float(loss.detach()), slopes
+
+
+def _people_at_once(persons: People) -> int:
+    """How many people are in a step without pieces, which the study and the contract decide alone.
+    Images and series are held anyway."""
+    if not isinstance(persons.X, Inputs):
+        return EVERYONE
+    values: int = persons.X.shape[1] * persons.index.shape[1]
+    return max(1, inputs.AT_ONCE // values)
 
 
 def _pulling(parameters: list[Any], pull: Pull) -> Callable[[list[Any]], None]:
@@ -248,9 +293,9 @@ def slope(net: Any, persons: People, task: AnyTask) -> Floats:
     for parameter in parameters:
         parameter.requires_grad_(True)
     total = np.zeros(sum(parameter.numel() for parameter in parameters))
-    for chosen in _blocks(persons.training):
-        inputs = batch(persons, chosen, task)
-        loss = losses(networks.numbers(net(inputs.rows)), inputs, task).sum()
+    for chosen in _blocks(persons.training, min(AT_ONCE, _people_at_once(persons))):
+        given = batch(persons, chosen, task)
+        loss = losses(networks.numbers(net(given.rows)), given, task).sum()
         total += np.concatenate(
             [piece.numpy().ravel() for piece in torch.autograd.grad(loss, parameters)]
         )
@@ -300,15 +345,16 @@ def score(
     outputs = () if plan.outcome.outputs == 1 else (plan.outcome.outputs,)
     outs, answers, loss = [np.empty((0, *outputs))], [_no_answers(persons)], 0.0
     with torch.no_grad():
-        for chosen in _blocks(subset):
-            inputs = batch(persons, padded(chosen, AT_ONCE) if fixed else chosen, task, scale)
-            out = networks.numbers(net(inputs.rows))
-            each, answered, weights = pooled(out, inputs, views)
+        size = min(AT_ONCE, _people_at_once(persons))
+        for chosen in _blocks(subset, size):
+            given = batch(persons, padded(chosen, size) if fixed else chosen, task, scale)
+            out = networks.numbers(net(given.rows))
+            each, answered, weights = pooled(out, given, views)
             there = (weights.numpy() > 0) & (np.arange(len(weights))[:, None] < len(chosen))
             outs.append(each.numpy()[there].astype(np.float64))
             answers.append(answered.numpy()[there].astype(np.float64))
             if plan.outcome.kind != "cox":
-                loss += float(losses(out, inputs, task)[: len(chosen)].double().sum())
+                loss += float(losses(out, given, task)[: len(chosen)].double().sum())
     scored = Scored(np.concatenate(outs), np.concatenate(answers), loss)
     return replace(scored, loss=_cox_loss(scored)) if plan.outcome.kind == "cox" else scored
 
@@ -333,8 +379,8 @@ def padded(chosen: Ints, size: int) -> Ints:
     return np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
 
 
-def _blocks(people: Ints) -> Iterator[Ints]:
-    return (people[first : first + AT_ONCE] for first in range(0, len(people), AT_ONCE))
+def _blocks(people: Ints, size: int = AT_ONCE) -> Iterator[Ints]:
+    return (people[first : first + size] for first in range(0, len(people), size))
 
 
 # -- arrays that stay at a node
@@ -345,6 +391,9 @@ def own_scale(persons: People, task: AnyTask) -> tuple[Floats, Floats] | None:
     if task.options.scale != "node" or not len(persons.training):
         return None
     rows = persons.index[persons.training].ravel()
+    if isinstance(persons.X, Inputs):
+        mean, sd = persons.X.moments(rows[rows >= 0])
+        return mean, np.where(sd > 1e-6, sd, 1.0)
     X = persons.X[rows[rows >= 0]].astype(np.float64)
     if plan.array is not None:
         X = (X - plan.middle) / plan.half

@@ -58,6 +58,13 @@ class Levels:
     def rows(self, some: Any) -> Levels:
         return replace(self, codes=self.codes[some])
 
+    def write_into(self, X: Floats) -> None:
+        """Its columns of a design X (n_rows, n_columns), as `cohort.design` computes them."""
+        off, on = ((value - self.centre) * (1 / self.scale) for value in (0.0, 1.0))
+        X[:, self.at] = off
+        rows = np.flatnonzero(self.codes < len(self.at))
+        X[rows, self.at[self.codes[rows]]] = on
+
     def counts_by(self, weights: Floats) -> Floats:
         """(m, n_levels + 1): the sums of each of m sets of weights (m, n_rows) by level."""
         width = len(self.at) + 1
@@ -113,6 +120,14 @@ class Design:
         """Some of the rows."""
         factors = (factor.rows(some) for factor in self.factors)
         return Design(self.dense[some], self.at, tuple(factors))
+
+    def written_out(self) -> Floats:
+        """(n_rows, n_columns): X."""
+        X = np.empty((len(self), self.n_columns))
+        X[:, self.at] = self.dense
+        for factor in self.factors:
+            factor.write_into(X)
+        return X
 
     def predictor(self, beta: Floats, some: Any = slice(None)) -> Floats:
         """(n,): X beta of some rows, for beta (n_columns,)."""

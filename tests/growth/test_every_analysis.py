@@ -19,6 +19,7 @@ from federation.contract import Contract
 from federation.messages import Part, Query, Reply, State
 from federation.schema import Field
 from strategies import protocol, registry
+from strategies.learning import inputs
 from strategies.numerics import designs, firth
 from strategies.protocol import AnyTask
 from tests import federations
@@ -29,7 +30,6 @@ from tests.property import test_every_analysis as laws
 TABLE = laws.TABLE[laws.TABLE["age"] != ""]
 LEVELS = {"model": "died ~ age + arm", "family": "binomial"}
 MAX_EXPONENT = 1.1
-DENSE = ("train",)  # a level is a column of zeros and ones in their designs
 MAX_RATIO = 2  # a round that passes from mostly rows to mostly coefficients holds other copies
 ARM = "levels: [a, b, c]"
 ONE_CATEGORY = ("kaplan_meier", "cumulative_incidence")  # is all that their formula can name
@@ -163,17 +163,15 @@ def test_a_round_grows_as_its_rows(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), federations.first_of_each(laws.CASES))
-def test_a_round_grows_as_the_levels_and_groups(name: str, options: dict[str, Any]) -> None:
+def test_a_round_grows_as_the_levels_and_groups(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "AT_ONCE", 3_000)  # of a network, as if these tables were large
     # pathways counts triples of levels, and a network learns at most 100 classes
     levels = [6, 18, 54] if name in ("pathways", "train") else [12, 36, 108]
     tasks = [task_of(name, options, contract_of(n)) for n in levels]
     work = [work_of(task, Rows(task, 4, n)) for task, n in zip(tasks, levels, strict=True)]
     check_counts(levels, work)
-    if name in DENSE and "arm" in str(options):
-        work = [
-            replace(each, needed=each.needed + 8 * n * 4 * len(TABLE))
-            for each, n in zip(work, levels, strict=True)
-        ]
     check_held(work)
 
 
@@ -198,6 +196,23 @@ def test_a_factor_of_many_levels_is_not_held_as_columns_of_zeros_and_ones(
     monkeypatch.setattr(designs, "MANY", 1000)
     with pytest.raises(AssertionError, match="held"):
         check_held(glm_by_levels(), most=1.5)  # 20, 39, 32
+
+
+def training_by_levels(model: str, batch: int) -> list[Work]:
+    options = {"model": model, "network": "mlp", "widths": [4], "rounds": 2, "batch": batch}
+    tasks = [(task_of("train", options, contract_of(n)), n) for n in (20, 120)]
+    return [work_of(task, Rows(task, 6, n)) for task, n in tasks]
+
+
+@pytest.mark.parametrize(("model", "batch"), [("died ~ age + arm", 16), ("died ~ age * arm", 0)])
+def test_a_training_holds_no_columns_of_zeros_and_ones_either(
+    model: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "AT_ONCE", 3_000)
+    check_held(training_by_levels(model, batch))
+    monkeypatch.setattr(designs, "MANY", 1000)
+    with pytest.raises(AssertionError, match="held"):
+        check_held(training_by_levels(model, batch))
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 40])

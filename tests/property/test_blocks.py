@@ -4,7 +4,7 @@ analysis that says so, and a study has the same result."""
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,13 @@ def test_the_analyses_that_read_blocks_are_known() -> None:
     assert {name for name, _ in CASES} == STREAMED
 
 
-def cut(cohort: Cohort, people: int) -> Cohort:
-    """The same rows in blocks of so many people."""
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 (our own)
+
+
+def cut(cohort: Cohort, people: int, *, apart: bool = False) -> Cohort:
+    """The same rows in blocks of so many people; `apart`: all but the first are computed as other
+    processes do it, with what they get and give pickled."""
     person = cohort.person
 
     def block(first: int) -> Cohort:
@@ -67,9 +72,16 @@ def cut(cohort: Cohort, people: int) -> Cohort:
     def read() -> Iterator[Cohort]:
         return (block(first) for first in range(0, cohort.people, people))
 
-    return replace(
-        cohort, numbered=None, fetch=unread, cache=Cache(), in_blocks=Blocks(cohort.rows, read)
-    )
+    def computed(
+        compute: Callable[[Cohort, Any], Any], given: Mapping[int, Any], start: int
+    ) -> Iterator[Any]:
+        compute, given = pickled((compute, dict(given)))
+        for number, block in enumerate(read()):
+            if number >= start:
+                yield pickled(compute(block, given.get(number)))
+
+    in_blocks = Blocks(cohort.rows, read, at_node=computed if apart else None)
+    return replace(cohort, numbered=None, fetch=unread, cache=Cache(), in_blocks=in_blocks)
 
 
 WITHIN = [
@@ -104,9 +116,8 @@ def test_parts_of_people_add_up_to_the_part_of_all(
 
 
 # -- whole studies
-ONE_ROW = federations.contract_of(
-    laws.TEXT.replace(", within_node: true", "").replace("rows_per_person: 2\n", "")
-)
+ONE_ROW_TEXT = laws.TEXT.replace(", within_node: true", "").replace("rows_per_person: 2\n", "")
+ONE_ROW = federations.contract_of(ONE_ROW_TEXT)
 FIRST_ROWS = laws.TABLE.drop_duplicates("person").reset_index(drop=True)
 
 
@@ -297,7 +308,7 @@ def test_other_processes_can_read_what_is_asked_of_a_block(
 ) -> None:
     task = task_of(name, options)
     asked = support_in_blocks.BlockPart(task, State("newton", {}))
-    assert pickle.loads(pickle.dumps(asked)).task.analysis is task.analysis  # noqa: S301 (our own)
+    assert pickled(asked).task.analysis is task.analysis
 
 
 def few_people(seed: int) -> pandas.DataFrame:
@@ -321,13 +332,14 @@ def test_people_stand_out_in_blocks_as_in_the_whole(
     name: str, options: dict[str, Any], hub_sees_cells: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the rows that have all columns, and in those that are added up; with a factor as columns
-    and as codes."""
+    and as codes; in this process and in others."""
     rules = Rules(min_cell=11, hub_sees_cells=hub_sees_cells, thin=5)
     task = task_of(name, options)
     verdicts = set()
     for seed in range(12):
         monkeypatch.setattr(designs, "MANY", 2 if seed % 2 else 16)
-        whole, parts = cohort_of(few_people(seed)), cut(cohort_of(few_people(seed)), 17)
+        whole = cohort_of(few_people(seed))
+        parts = cut(cohort_of(few_people(seed)), 17, apart=seed % 3 > 0)
         session = StudySession({"a": task}, whole, rules, None)
         np.testing.assert_array_equal(
             support_of.counts(whole, task), support_of.counts(parts, task)
