@@ -48,6 +48,7 @@ def _ended() -> Iterator[None]:
 
 def test_any_number_of_processes_gives_the_same_numbers(tmp_path: Path) -> None:
     path = parquet(tmp_path)
+    block_workers.close()  # those of other tests
     alone = tables(path, 1)
     assert not block_workers._PROCESSES
     assert tables(path, 2) == alone
