@@ -9,14 +9,13 @@ next round starts others.
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
@@ -76,15 +75,15 @@ class Processes:
         self.lock = threading.Lock()
         path = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
         for _ in range(count):
-            here, there = multiprocessing.Pipe()
+            here, there = socket.socketpair()
             process = subprocess.Popen(
-                [spawn.get_executable(), "-m", __name__, str(there.fileno())],
+                [sys.executable, "-m", __name__, str(there.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[there.fileno()],
                 env=os.environ | {"PYTHONPATH": path},
             )
             there.close()
-            self.pipes.append(here)
+            self.pipes.append(Connection(here.detach()))
             self.processes.append(process)
 
     def take(self, place: int) -> tuple[Any, str]:
