@@ -10,7 +10,6 @@ run.result().table("coefficients")
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from federation import credentials, datasets, errors, limits
 from federation import study as studies
 from federation.contract import Contract
 from federation.credentials import Credentials
+from federation.own_folder import home
 from federation.study import Study
 from federation.study_result import StudyResult
 from federation.tickets import REHEARSAL, RunTicket, ticket
@@ -36,12 +36,6 @@ PLANNED_S = 120.0  # for a call that plans: its turn at the hub, then the plan, 
 CLOCK_S = 300.0  # by which two clocks may differ
 GivenContract = Contract | Mapping[str, Contract] | Path | str | None
 MessageT = TypeVar("MessageT")
-LOCAL = "local"  # the coordinator of a study that names none
-
-
-def home() -> Path:
-    """The folder of a coordinator's keys: HDH_HOME, or ~/.hdh."""
-    return Path(os.environ.get("HDH_HOME") or Path.home() / ".hdh")
 
 
 def _as_it_is(study: Study) -> Study:
@@ -287,7 +281,7 @@ class Hub:
             path = Path(study)
             study, folder = studies.load(path)[0], path.parent
         studies.check_authorisation(study, datetime.now(UTC).date())
-        if study.coordinator == LOCAL:
+        if study.coordinator == studies.LOCAL:
             study = study.model_copy(update={"coordinator": self.party.name})
         study = self.completed(study)
         if study.datasets:

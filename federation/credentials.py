@@ -130,10 +130,6 @@ def _unusable(path: Path, why: str = "is missing or cannot be read") -> errors.S
     return errors.SetupError(f"{path}: {why}; enrol again with a new invitation")
 
 
-def are_there(folder: Path) -> bool:
-    return (folder / "hub.json").exists()
-
-
 def enrol(folder: Path, hub: str, token: str, identity: bytes | None, version: str) -> Credentials:
     """Creates a key in `folder` and lets the hub at HOST:PORT certify it. If the hub refuses,
     nothing is left behind.

@@ -18,6 +18,7 @@ from federation.contract import Day, Frozen, Name, Slug
 from federation.privacy import accounting
 from federation.yaml_source import Source
 
+LOCAL = "local"  # the coordinator of a study that names none
 PURPOSES = (
     "quality-of-care",
     "research",
@@ -253,7 +254,7 @@ class Study(Frozen):
     dataset: Slug
     datasets: Mapping[Slug, DatasetEntry] = {}
     link: Link | None = None
-    coordinator: Label = "local"
+    coordinator: Label = LOCAL
     min_nodes: int = pydantic.Field(3, ge=1)
     cohort: CohortRule = CohortRule()
     privacy: Privacy = Privacy()

@@ -66,7 +66,7 @@ class AtHub:
 
         checked, _ = study.checked()
         given = self._contract(checked)
-        if checked.coordinator == client.LOCAL:
+        if checked.coordinator == studies.LOCAL:
             checked = checked.model_copy(update={"coordinator": self.hub.party.name})
         nodes = [planning.node_at_hub(state) for state in self.hub.plan(checked, given)]
         loaded = given if isinstance(given, Mapping) else {checked.dataset: contract_of(given)}

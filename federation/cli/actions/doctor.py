@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from rich.text import Text
 
-from federation import __version__, addresses, audit, credentials, errors
+from federation import __version__, addresses, audit, credentials, errors, own_folder
 from federation.cli import screen
 from federation.cli.actions import tables
 from federation.cli.screen import Console
@@ -132,7 +132,7 @@ def _node(path: Path) -> Iterator[Check]:
     yield _check("ledger", lambda: _intact(ledger.verify(state_folder.open_ledger(state)).seq))
     yield _audit_log(state / state_folder.AUDIT)
     yield _process(bool(daemon.status(state)["running"]), "hdh node run")
-    if credentials.are_there(state / state_folder.HUB):
+    if own_folder.is_enrolled(state / state_folder.HUB):
         enrolment = _check("enrolment", lambda: credentials.load(state / state_folder.HUB).name)
         yield enrolment
         if enrolment.level == "ok":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from federation import __version__, audit, credentials, errors
+from federation import __version__, audit, credentials, errors, own_folder
 from federation.cli import screen
 from federation.cli.actions import channels, node_data, tables
 from federation.cli.screen import print
@@ -43,7 +43,7 @@ def init(folder: Path, name: str) -> None:
 def enrol(path: Path, hub: str, token: str) -> None:
     site, state = site_and_state(path)
     folder = state / state_folder.HUB
-    was_enrolled = credentials.are_there(folder)
+    was_enrolled = own_folder.is_enrolled(folder)
     party = credentials.enrol(folder, hub, token, state_folder.identity(state), __version__)
     audit.write(
         state / state_folder.AUDIT, "enrolled", hub=hub, name=party.name, renewed=was_enrolled
@@ -183,7 +183,7 @@ def show_status(path: Path, output: str) -> None:
     waiting = [
         study for study in approvals(state).all() if study.verdict == "waiting" and not study.over
     ]
-    enrolled = credentials.are_there(state / state_folder.HUB)
+    enrolled = own_folder.is_enrolled(state / state_folder.HUB)
     if output == "json":
         hashes = [study.study_hash for study in waiting]
         document = status | {"node": site.name, "enrolled": enrolled, "waiting": hashes}

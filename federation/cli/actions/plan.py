@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from federation import client, credentials, datasets
+from federation import client, credentials, datasets, own_folder
+from federation import study as studies
 from federation.cli import screen
 from federation.cli.actions import plan_tables, study_files
 from federation.cli.screen import Console
@@ -27,8 +28,8 @@ def plan(
     """Prints the plan. `sizes`: nodes as NAME=N. `at_hub`: also the nodes that the hub knows."""
     study, contract, source = study_files.load(path, contract_path)
     loaded = datasets.load(study, path.parent, source, contract_path)
-    if at_hub and study.coordinator == client.LOCAL:  # as it would be submitted
-        name = credentials.load(keys or client.home()).name
+    if at_hub and study.coordinator == studies.LOCAL:  # as it would be submitted
+        name = credentials.load(keys or own_folder.home()).name
         study = study.model_copy(update={"coordinator": name})
     tasks = registry.plan(study, contract, source)
     nodes = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from federation import audit, client, credentials, errors, receipts
+from federation import audit, errors, own_folder, receipts
 from federation.cli.screen import print
 from federation.privacy.accounting import PICO
 from nodes import site as sites
@@ -66,8 +66,8 @@ def _beyond(
 
 
 def _own_authority() -> Path | None:
-    home = client.home()
-    return home / "ca.crt" if credentials.are_there(home) else None
+    home = own_folder.home()
+    return home / "ca.crt" if own_folder.is_enrolled(home) else None
 
 
 def _show(path: Path, document: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from federation import client, credentials, datasets, influence
+from federation import datasets, influence, own_folder
 from federation import study as studies
 from federation.cli import screen
 from federation.cli.screen import Console
@@ -65,10 +65,12 @@ def _hash(study: Study) -> str:
     from strategies import installed
 
     study = installed.signed(study)
-    if study.coordinator == client.LOCAL:
-        home = client.home()
-        if not credentials.are_there(home):
+    if study.coordinator == studies.LOCAL:
+        home = own_folder.home()
+        if not own_folder.is_enrolled(home):
             return f"hash {study.hash[:12]}, which changes with your name once you are enrolled"
+        from federation import credentials
+
         name = credentials.load(home).name
         study = study.model_copy(update={"coordinator": name})
     return f"hash {study.hash[:12]}"

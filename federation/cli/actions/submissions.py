@@ -12,7 +12,7 @@ from rich.table import Table
 
 from aggregator import document as released
 from aggregator import report
-from federation import __version__, client, credentials, errors
+from federation import __version__, client, credentials, errors, own_folder
 from federation.cli import screen
 from federation.cli.actions import document as documents
 from federation.cli.actions import progress, study_files, tables
@@ -23,8 +23,8 @@ SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def enrol(hub: str, token: str, keys: Path | None) -> None:
-    folder = keys or client.home()
-    if credentials.are_there(folder):
+    folder = keys or own_folder.home()
+    if own_folder.is_enrolled(folder):
         print(f"{folder} is enrolled already; the new key replaces the old one")
     party = credentials.enrol(folder, hub, token, None, __version__)
     print(f"{party.role} {party.name} is enrolled at {party.api}.")
@@ -35,7 +35,7 @@ def enrol(hub: str, token: str, keys: Path | None) -> None:
 def print_identity(keys: Path | None) -> None:
     from cryptography import x509
 
-    party = credentials.load(keys or client.home())
+    party = credentials.load(keys or own_folder.home())
     print(f"{party.name}: {credentials.key_id(x509.load_pem_x509_certificate(party.certificate))}")
 
 
