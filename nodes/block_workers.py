@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from federation import errors
 from federation.cohort import Cohort
+from nodes import memory
 
 DIED = (
     "a process that computes blocks of rows has died, perhaps for want of memory: use fewer workers"
@@ -174,6 +175,7 @@ def work(pipe: Connection) -> None:
     """What a process does until its pipe is closed."""
     from strategies import registry  # noqa: F401 (loaded before the first request)
 
+    memory.keep_blocks(memory.OF_ROWS)
     work = Work()
     try:
         while True:

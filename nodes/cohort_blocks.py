@@ -32,6 +32,7 @@ from nodes import (
     column_arrays,
     connectors,
     kept_cohorts,
+    memory,
     ray_cluster,
     row_limit,
 )
@@ -352,6 +353,7 @@ def _range(start: int, end: int) -> Stretch:
 
 # -- both
 def _in_blocks(contract: Contract, people: int, in_dataset: int, rows: int, read: Read) -> Cohort:
+    memory.keep_blocks(memory.OF_ROWS)
     return Cohort(
         None,
         people,

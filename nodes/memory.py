@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Iterable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt, glibc
-LARGEST = 2**30
+LARGEST, OF_ROWS = 2**30, 2**28
 
 
 def ready(analyses: Iterable[str]) -> None:
@@ -19,13 +19,14 @@ def ready(analyses: Iterable[str]) -> None:
             import torch  # noqa: F401
 
 
-def keep_blocks() -> None:
-    """Lets the allocator keep freed blocks. Each training step needs blocks of the same sizes, and
-    mapping and clearing new ones takes a third of a step. Has no effect without glibc."""
+def keep_blocks(largest: int = LARGEST) -> None:
+    """Lets the allocator keep freed blocks of up to `largest` bytes, and as many bytes in all. Each
+    training step needs blocks of the same sizes, as does each block of rows, and mapping and
+    clearing new ones takes a third of it. Has no effect without glibc."""
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, LARGEST)
-        library.mallopt(M_TRIM_THRESHOLD, LARGEST)
+        library.mallopt(M_MMAP_THRESHOLD, largest)
+        library.mallopt(M_TRIM_THRESHOLD, largest)
 
 
 def give_back() -> None:
