@@ -19,26 +19,11 @@ from nodes.kept_cohorts import KeptCohorts
 from nodes.site import Site
 from simulations import local
 from tests import federations
+from tests.counted import Counted
 from tests.growth.test_results import exponent
 
 MAX_EXPONENT = 1.1
 N_COLUMNS = 80
-
-
-class Counted:
-    """A connection that counts its queries."""
-
-    queries = 0
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-
-    def execute(self, *arguments: Any) -> Any:
-        Counted.queries += 1
-        return self.connection.execute(*arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.connection, name)
 
 
 @pytest.fixture(autouse=True)

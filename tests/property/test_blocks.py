@@ -19,7 +19,7 @@ from federation.contract import Contract
 from federation.disclosure.rules import Rules
 from federation.messages import Part, State
 from federation.results import Result
-from nodes import cohort_blocks, support, support_in_blocks
+from nodes import support, support_in_blocks
 from nodes.session import StudySession
 from nodes.site import Dataset, Site, Storage
 from strategies import protocol, registry
@@ -163,22 +163,6 @@ def fitted(
     datasets = {contract.dataset: Dataset(contract, str(path))}
     site = Site("n0", datasets, federations.OPEN, storage)
     return federations.result(federations.run(study, contract, [site]))
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of blocks of the cohorts that were opened in blocks."""
-    blocks: list[int] = []
-    make = cohort_blocks._in_blocks
-
-    def counted(*args: Any) -> Cohort:
-        cohort = make(*args)
-        blocks.append(sum(1 for _ in cohort.blocks()))
-        return cohort
-
-    monkeypatch.setattr(cohort_blocks, "_in_blocks", counted)
-    monkeypatch.setattr(cohort_blocks, "SHARE", 1)
-    return blocks
 
 
 def studies() -> list[Any]:

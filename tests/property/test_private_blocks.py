@@ -23,7 +23,6 @@ from federation.messages import NoisedAnswer, Part, Refusal, Reply
 from federation.privacy import cumulative, fixed_point, noise
 from federation.privacy.noise import Entropy
 from federation.study import Study
-from nodes import cohort_blocks
 from nodes.session import NodeContext
 from nodes.site import Dataset, Site, Storage
 from simulations import local
@@ -198,22 +197,6 @@ def released(
 
     rounds.run(study, contract, ask, ["n0"])
     return sent
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of blocks of the cohorts that were opened in blocks."""
-    blocks: list[int] = []
-    make = cohort_blocks._in_blocks
-
-    def counted(*args: Any) -> Cohort:
-        cohort = make(*args)
-        blocks.append(sum(1 for _ in cohort.blocks()))
-        return cohort
-
-    monkeypatch.setattr(cohort_blocks, "_in_blocks", counted)
-    monkeypatch.setattr(cohort_blocks, "SHARE", 1)
-    return blocks
 
 
 def studies() -> list[Any]:

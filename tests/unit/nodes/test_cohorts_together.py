@@ -19,6 +19,7 @@ from nodes.cohorts_together import CohortsTogether
 from nodes.kept_cohorts import KeptCohorts
 from nodes.site import Dataset, Storage
 from tests import federations
+from tests.counted import Counted
 
 COLUMNS = """
   age: {type: number, range: [0, 120]}
@@ -129,28 +130,6 @@ def test_the_columns_of_every_node_are_those_of_its_file(tmp_path: Path) -> None
     for dataset in held.values():
         names = connectors.column_names(dataset, Storage())
         assert together.column_names(dataset, Storage()) == names
-
-
-class Counted:
-    """A connection that counts its queries."""
-
-    queries = 0
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-
-    def execute(self, *arguments: Any) -> Any:
-        Counted.queries += 1
-        return self.connection.execute(*arguments)
-
-    def __enter__(self) -> Counted:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.connection, name)
 
 
 @pytest.fixture
