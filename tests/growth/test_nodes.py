@@ -4,13 +4,14 @@ the same public bytes is computed once in a process."""
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from federation.secagg import aggregation, keys, participant, terms
+from federation.secagg import aggregation, keys, participant, shares, terms
 from federation.secagg.errors import SecaggError
 from nodes import secure_sum
 from tests.growth.test_results import exponent
@@ -80,6 +81,23 @@ def test_a_secure_sum_verifies_parses_and_agrees_as_often_a_node_whatever_their_
     for name in ("signatures verified", "keys parsed", "secrets agreed"):
         assert exponent(SIZES, [each[name] for each in counted]) < 1.1, name
     assert counted[-1]["signatures verified"] <= 2 * SIZES[-1]  # of keys, and of survivors
+
+
+def test_a_share_of_a_node_that_holds_none_does_not_spoil_a_secret() -> None:
+    """The first name of the roster, whose share would be taken first, is no holder."""
+    agreed = terms.agreed("growth shares", roster_of(40), 38, 0, 3)
+    first = min(agreed.roster)
+    name = next(each for each in agreed.roster if first not in agreed.holders_of(each))
+    points = {holder: agreed.point(holder) for holder in agreed.holders_of(name)}
+    seed = identity("seed")
+    split = shares.split(seed, list(points.values()), agreed.shares_needed, os.urandom)
+    openings = {
+        holder: participant.Opening({name: split[point]}, {}) for holder, point in points.items()
+    }
+    openings[first] = participant.Opening({name: bytes(len(split[points[name]]))}, {})
+    advert = terms.Advert(b"", b"", participant.seed_hash(agreed, name, seed), b"")
+    opened = aggregation._seed_key(agreed, name, advert, openings)
+    assert opened == participant.seed_key(agreed, seed)
 
 
 @pytest.mark.parametrize("change", ["signature", "content", "public", "length"])
