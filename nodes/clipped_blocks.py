@@ -73,7 +73,7 @@ def opened(source: Source) -> Cohort:
         source.dataset,
         source.storage,
         kept_cohorts.files_of(source.dataset.source),
-        source.columns,
+        cohort_table.coded(source.connection, source.dataset.contract, source.columns),
         source.key,
         source.size,
         Clip(source.moved, several),

@@ -82,7 +82,7 @@ class Clip:
 class Files:
     """Rows in Parquet files, which satisfy their contract unless `clip` is set. `version`: the
     files before they were checked, as in kept_cohorts. `columns`: the SQL of each column over the
-    raw ones; `key`: that of the person. `size`: rows of a block."""
+    raw ones, coded; `key`: that of the person. `size`: rows of a block."""
 
     connection: Any  # of DuckDB; None where the files are not open
     dataset: Dataset
@@ -95,11 +95,7 @@ class Files:
 
     def relation(self, stretch: Stretch, condition: str | None) -> str:
         """The typed columns of a stretch, with the hash of each row's person."""
-        contract = self.dataset.contract
-        listed = [
-            f"{cohort_table.narrow(contract, name, sql)} AS {quote_name(name)}"
-            for name, sql in self.columns.items()
-        ]
+        listed = [f"{sql} AS {quote_name(name)}" for name, sql in self.columns.items()]
         listed.append(f"hash({self.key or stretch.number}) AS {PERSON}")
         where = [stretch.where]
         if self.clip is not None:

@@ -57,7 +57,9 @@ def examine(
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
     counts, findings = _examine(connection, dataset.contract, columns, _rows(connection))
-    explained = spellings.explain(connection, dataset.contract, source_types(connection), findings)
+    explained = spellings.explain(
+        connection, dataset.contract, cohort_table.source_types(connection), findings
+    )
     return counts, explained
 
 
@@ -97,7 +99,7 @@ def _counts(
     *,
     without_people: bool,
 ) -> dict[tuple[str, str], int]:
-    raw_types = source_types(connection)
+    raw_types = cohort_table.source_types(connection)
     listed = [
         check
         for check in checks_of_typed(contract, columns, raw_types)
@@ -172,7 +174,9 @@ def _count_values(
 def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:
     """The number of people, some of them at a time: the engine holds all whom it counts."""
     person = str(contract.person)
-    key = contract_sql.typed(person, contract.columns[person], source_types(connection)[person])
+    key = contract_sql.typed(
+        person, contract.columns[person], cohort_table.source_types(connection)[person]
+    )
     people = 0
     for number in range(passes):
         ((n,),) = connection.execute(
@@ -188,7 +192,7 @@ def _examine_grouped(
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
     """The same for a source made by `tallies.group`:
     each value of each column, as often as it occurs."""
-    raw_types = source_types(connection)
+    raw_types = cohort_table.source_types(connection)
     counts: dict[tuple[str, str], int] = {}
     for name in ["", *columns]:
         counts |= _count_values(connection, contract, name, raw_types, f"sum({tallies.ROWS})")
@@ -197,10 +201,6 @@ def _examine_grouped(
 
 def people_in(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
     return counts["", "rows"] if contract.person is None else counts[contract.person, "people"]
-
-
-def source_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    return {str(row[0]): str(row[1]) for row in connection.execute("DESCRIBE source").fetchall()}
 
 
 def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
@@ -226,7 +226,7 @@ def _count(
 
 def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> int:
     """The largest number of rows of a person."""
-    raw_type = source_types(connection)[person]
+    raw_type = cohort_table.source_types(connection)[person]
     key = contract_sql.typed(person, contract.columns[person], raw_type)
     rows = connection.execute(
         f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) "
@@ -369,7 +369,7 @@ def _open_rows(opening: Opening) -> Opened:
     connection, is_fixed = _connect(dataset, storage, used, with_places=opening.in_blocks)
     rows = _rows(connection) if opening.counted is None else opening.counted.rows
     is_large = opening.in_blocks and cohort_blocks.is_large(rows, used, storage)
-    if is_large and FILE in map(quote_name, source_types(connection)):
+    if is_large and FILE in map(quote_name, cohort_table.source_types(connection)):
         opened = _open_in_files(connection, opening, rows)
         if opened is not None:
             return opened
@@ -422,7 +422,7 @@ def _open_in_files(
         dataset,
         storage,
         version,
-        {name: read[name] for name in used},
+        cohort_table.coded(connection, contract, {name: read[name] for name in used}),
         None if contract.person is None else read[contract.person],
         cohort_blocks.rows_of_block(used, storage),
     )
@@ -484,7 +484,7 @@ def checked_sql(
     counts: Mapping[tuple[str, str], int],
 ) -> dict[str, str]:
     """The SQL of each column, without a search for missing codes where the check counted none."""
-    raw_types = source_types(connection)
+    raw_types = cohort_table.source_types(connection)
     whole = {name for name in used if not counts[name, "missing"]}
     return {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
@@ -622,7 +622,7 @@ def keys(
     contract = dataset.contract
     used = _used(schema, fields, where)
     connection, is_fixed = _connect(dataset, storage, used)
-    raw_types, names = source_types(connection), needed(contract, used)
+    raw_types, names = cohort_table.source_types(connection), needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name]) for name in names
     }
@@ -685,7 +685,7 @@ def open_clipped(
     bucketed = only_counts and buckets.are_whole(dataset)
     with_places = in_blocks and not only_counts
     connection, is_fixed = _connect(dataset, storage, used, bucketed, with_places)
-    raw_types, names = source_types(connection), needed(contract, used)
+    raw_types, names = cohort_table.source_types(connection), needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=True)
         for name in names

@@ -164,7 +164,7 @@ def _counts(
     connection: duckdb.DuckDBPyConnection, contract: Contract, names: Sequence[str]
 ) -> Mapping[str, Counts]:
     """Of each file with rows, the counts of every check."""
-    raw_types = cohorts.source_types(connection)
+    raw_types = cohort_table.source_types(connection)
     by_file = defaultdict[str, dict[tuple[str, str], int]](dict)
     every = cohorts.checks_of_typed(contract, names, raw_types)
     for checks, relation in cohorts.scans(contract, every, raw_types, beside=[FILE]):
@@ -183,7 +183,7 @@ def _max_rows(
     if all(cohorts.people_in(contract, each) == each["", "rows"] for each in counts.values()):
         return {}
     person = str(contract.person)
-    raw_type = cohorts.source_types(connection)[person]
+    raw_type = cohort_table.source_types(connection)[person]
     key = contract_sql.typed(person, contract.columns[person], raw_type)
     rows = connection.execute(
         f"SELECT {FILE}, max(n) FROM (SELECT {FILE}, count(*) AS n FROM (SELECT {FILE}, {key} AS "
@@ -246,12 +246,12 @@ def _written(
         beside=[FILE],
     )
     sizes = dict(connection.execute(f"SELECT {FILE}, count(*) FROM {table} GROUP BY 1").fetchall())
-    places, hashes = cohort_table.hashes_of(connection, contract, table)
+    hashes = cohort_table.hashes_of(connection, contract, table)
     columns, start = Columns(rows, table), 0
     for file in files:
         rows_here = slice(start, start + sizes.get(file, 0))
         hashes_here = tuple(words[rows_here] for words in hashes)
-        order = cohort_table.ordered(places[rows_here], hashes_here, contract, is_fixed=True)
+        order = cohort_table.ordered(hashes_here, contract, is_fixed=True, start=start)
         yield file, order, columns.at
         start = rows_here.stop
 

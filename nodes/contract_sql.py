@@ -81,6 +81,17 @@ def level_type(column: Column) -> str:
     return f"ENUM({_texts(column.levels)})"
 
 
+def coded(name: str, column: Column, raw_type: str, value: str) -> str:
+    """`value`, the SQL of a column as its type; that of a category as the index of its level. A
+    text that is a level as it stands is not searched for spaces and odd letters."""
+    if column.kind != "category":
+        return value
+    level = f"CAST({value} AS {level_type(column)})"
+    if raw_type != "VARCHAR":
+        return level
+    return f"coalesce(TRY_CAST({quote_name(name)} AS {level_type(column)}), {level})"
+
+
 def _possible(value: str) -> str:
     return f"{value} BETWEEN DATE '{FIRST_DAY}' AND DATE '{LAST_DAY}'"
 

@@ -1,0 +1,46 @@
+"""The table of a cohort: its categories are those that the slower reading gives, and its rows lie
+in the order of their hashes."""
+
+from __future__ import annotations
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation.contract import Column
+from nodes import cohort_table, contract_sql
+
+LEVELS = ("été", "nord", "1", "3", "nord sud", "w0", "w1", "w2", "w3", "w4")
+PIECES = [*LEVELS, " ", "\u00a0", "\u200b", "e\u0301te\u0301", ".0", "NR", "", "Nord"]
+
+
+@pytest.mark.parametrize("levels", [LEVELS[:5], LEVELS, ("1", "3")])
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=3).map("".join), min_size=1))
+def test_a_level_as_it_stands_is_read_as_any_other_spelling_is(
+    levels: tuple[str, ...], texts: list[str]
+) -> None:
+    column = Column(type="category", levels=levels, missing=("NR",))
+    value = contract_sql.typed("ward", column, "VARCHAR")
+    quick = contract_sql.coded("ward", column, "VARCHAR", value)
+    connection = duckdb.connect()
+    connection.execute("CREATE TABLE source (ward VARCHAR)")
+    connection.executemany("INSERT INTO source VALUES (?)", [[text] for text in texts])
+    rows = connection.execute(f"SELECT {value}, CAST({quick} AS VARCHAR) FROM source").fetchall()
+    assert [coded for _, coded in rows] == [slow for slow, _ in rows]
+
+
+WORDS = st.integers(0, 2**64 - 1)
+CLOSE = st.builds(lambda high, low: (high << 32) + low, st.integers(0, 3), st.integers(0, 3))
+
+
+@given(st.lists(WORDS | CLOSE))
+def test_rows_lie_in_the_order_of_their_hashes(words: list[int]) -> None:
+    first = np.array(words, np.uint64)
+    second = np.arange(len(words), dtype=np.uint64)[::-1].copy()
+    by = cohort_table._sorted((first, second, second))
+    assert by.tolist() == sorted(range(len(words)), key=lambda i: (words[i], -i))
+    by = cohort_table._sorted((first,))
+    assert sorted(by.tolist()) == list(range(len(words)))
+    assert [words[i] for i in by] == sorted(words)
