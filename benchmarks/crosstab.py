@@ -4,6 +4,7 @@ next ones in its session."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,7 +19,7 @@ from aggregator.rounds import Ask
 from benchmarks import tables, timing
 from federation.contract import Column, Contract
 from federation.messages import TaskId
-from nodes import checked_versions, kept_cohorts
+from nodes import checked_versions, kept_cohorts, state_folder
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
 from nodes.site import Site
@@ -60,15 +61,18 @@ def main() -> bool:
         (site,) = tables.sites(people(), agreed, 1, folder)
         checked = folder / "checked"
         checked.mkdir()
+        unasked = folder / "unasked"
+        unasked.mkdir()
+        state_folder.open_ledger(unasked)
         open_cohorts = KeptCohorts[Opened](settled=0.0)
 
         def run(node: Site, held: KeptCohorts[Opened] | None = None) -> None:
             assert answer(agreed, local.ask_of([node], federations.NOW, held)) == ROWS
 
         def restarted() -> None:
-            """With an empty ledger, as every other node here, and the notes of the first study."""
+            """With the notes of the first study, and a ledger of none: it would tell its answer."""
             state = folder / f"state{next(restarts)}"
-            state.mkdir()
+            shutil.copytree(unasked, state)
             for file in ("secret", checked_versions.FILE):
                 (state / file).write_bytes((checked / file).read_bytes())
             run(replace(site, state=state))

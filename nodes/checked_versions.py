@@ -142,12 +142,14 @@ def of_state(state: Path | None) -> CheckedVersions | None:
     return CheckedVersions(state, hmac.new(secret, ABOUT.encode(), hashlib.sha256).digest())
 
 
-def version_of(dataset: Dataset) -> str | None:
-    """The name of a dataset's rows as they are now; None if they may change without a sign."""
+def version_of(dataset: Dataset, settled: float | None = None) -> str | None:
+    """The name of a dataset's rows as they are now; None if they may change without a sign.
+    `settled`: as of KeptCohorts."""
     if not kept_cohorts.shows_changes(dataset):
         return None
     files = kept_cohorts.files_of(dataset.source)
-    if not kept_cohorts.are_settled(files, kept_cohorts.SETTLED):
+    seconds = kept_cohorts.SETTLED if settled is None else settled
+    if not kept_cohorts.are_settled(files, seconds):
         return None
     content = [source_checks.fingerprint(dataset), files, _code()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -166,29 +166,39 @@ def hashes_of(
     return tuple(np.asarray(arrays[f"c{i}"], np.uint64) for i in range(len(names)))
 
 
+def hashes_of_keys(connection: duckdb.DuckDBPyConnection, key: str) -> Words:
+    """The first hash of the person of each row of `source`. `key`: the SQL of that person."""
+    arrays = connection.execute(f"SELECT hash({key}) AS hash FROM source").fetchnumpy()
+    return np.asarray(arrays["hash"], np.uint64)
+
+
 def ordered(
     hashes: tuple[Words, ...], contract: Contract, *, is_fixed: bool, start: int = 0
 ) -> Order:
     """The order of rows that lie together in a table. `start`: the place of the first."""
     if contract.person is None and is_fixed:
         return Order(np.arange(start, start + len(hashes[0])), hashes)
-    by = _sorted(hashes)
+    by = by_hashes(hashes)
     return Order(by + start if start else by, tuple(words[by] for words in hashes[:2]))
 
 
-def _sorted(hashes: tuple[Words, ...]) -> Ints:
-    """(n_rows,): the order by all hashes. Most people differ in the first one, and one sort is
-    faster than three."""
-    by = _argsort(hashes[0])
-    first = hashes[0][by]
-    if len(hashes) > 1 and (first[1:] == first[:-1]).any():
-        by = np.lexsort(hashes[::-1])
+def by_hashes(hashes: tuple[Words, ...]) -> Ints:
+    """(n_rows,): the order by one hash of each row, or by two of its person and one of its content.
+    Two people hardly ever share the first one, so the second one is only compared."""
+    if len(hashes) == 1:
+        return _argsort(hashes[0])
+    first, again, content = hashes
+    by = _argsort(content)
+    by = by[_argsort(first[by])]
+    words, others = first[by], again[by]
+    if ((words[1:] == words[:-1]) & (others[1:] != others[:-1])).any():
+        return np.lexsort((content, again, first))
     return by
 
 
 def _argsort(words: Words) -> Ints:
-    """(n,): the order of hashes. Two counting sorts by 16 bits each leave few of them to compare,
-    and take a quarter of the time of comparing all."""
+    """(n,): the order of hashes, equal ones as they lie. Two counting sorts by 16 bits each leave
+    few of them to compare, and take a third of the time of comparing all."""
     by = np.argsort((words >> np.uint64(32)).astype(np.uint16), kind="stable")
     by = by[np.argsort((words[by] >> np.uint64(48)).astype(np.uint16), kind="stable")]
     upper = words[by] >> np.uint64(32)

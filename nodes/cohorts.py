@@ -39,7 +39,7 @@ from nodes import (
 from nodes.answered import Prints
 from nodes.checked_versions import Checked, CheckedVersions
 from nodes.cohort_table import Order
-from nodes.connectors import FILE
+from nodes.connectors import FILE, formats
 from nodes.contract_sql import Check, Finding
 from nodes.kept_cohorts import KeptCohorts
 from nodes.row_limit import Limited, Words
@@ -70,20 +70,29 @@ def examine_columns(
     is left to the caller: a database needs a table of all people for it."""
     connection, contract = connectors.connect(storage), dataset.contract
     connectors.open_rows(connection, dataset, needed(contract, columns))
-    counts = _counts(connection, contract, columns, without_people=True)
+    counts = _counts(connection, contract, columns, without_people=True, by_value=False)
     return counts["", "rows"], contract_sql.judge(contract, counts, max_rows=1)
 
 
 def _examine(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str], rows: int
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    columns: Sequence[str],
+    rows: int,
+    people: int | None = None,
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
+    """`people`: if they are counted already."""
     counts: dict[tuple[str, str], int] = {}
     passes = math.ceil(rows / PEOPLE_AT_ONCE)
     in_passes = passes > 1 and contract.person is not None
-    if in_passes:
-        counts[str(contract.person), "people"] = _count_people(connection, contract, passes)
+    if people is None and in_passes:
+        people = _count_people(connection, contract, passes)
+    if people is not None:
+        counts[str(contract.person), "people"] = people
     used = needed(contract, columns)
-    counts |= _counts(connection, contract, used, without_people=in_passes)
+    counts |= _counts(
+        connection, contract, used, without_people=people is not None, by_value=not in_passes
+    )
     most = (
         1
         if people_in(contract, counts) == counts["", "rows"] or contract.person is None
@@ -98,7 +107,9 @@ def _counts(
     columns: Sequence[str],
     *,
     without_people: bool,
+    by_value: bool,
 ) -> dict[tuple[str, str], int]:
+    """`by_value`: each value of a column of few is judged once, in a scan of its own."""
     raw_types = cohort_table.source_types(connection)
     listed = [
         check
@@ -106,7 +117,7 @@ def _counts(
         if not (without_people and check.rule == "people")
     ]
     counts = dict.fromkeys(((check.column, check.rule) for check in listed), 0)
-    grouped = [] if without_people else _few_values(contract, columns, raw_types)
+    grouped = _few_values(contract, columns, raw_types) if by_value else []
     checks = [check for check in listed if check.column not in grouped]
     for name in grouped:
         counts |= _count_values(connection, contract, name, raw_types)
@@ -292,8 +303,9 @@ def open_checked(
 
     def read(others: Iterable[str]) -> Opened:
         names = sorted({*used, *others})
-        version = None if checked is None else checked_versions.version_of(dataset)
-        return _open(Opening(dataset, storage, schema, names, where, in_blocks, checked, version))
+        settled = None if open_cohorts is None else open_cohorts.settled
+        opening = Opening(dataset, storage, schema, names, where, in_blocks, checked, settled)
+        return _open(opening)
 
     if open_cohorts is None:
         return read(()).anew()
@@ -320,9 +332,10 @@ def _open_in_place(
 
 @dataclass(frozen=True)
 class Opening:
-    """A cohort to be opened: the contract columns `used`, and the condition `where`. `version`: of
-    its files, before they were opened. `counted`: what the checks of these columns counted in this
-    version, so that no row is counted; None if they did not."""
+    """A cohort to be opened: the contract columns `used`, and the condition `where`. `settled`: as
+    of KeptCohorts. `version`: of its files, before they were opened; None for rows that may change
+    without a sign. `counted`: what the checks of these columns counted in this version, so that no
+    row is counted; None if they did not."""
 
     dataset: Dataset
     storage: Storage
@@ -331,12 +344,20 @@ class Opening:
     where: str | None
     in_blocks: bool
     checked: CheckedVersions | None
-    version: str | None
+    settled: float | None
+    version: str | None = None
     counted: Checked | None = None
 
     @property
     def is_unchanged(self) -> bool:
-        return checked_versions.version_of(self.dataset) == self.version
+        return checked_versions.version_of(self.dataset, self.settled) == self.version
+
+    @property
+    def stays(self) -> bool:
+        """Whether the rows are read where they lie, and not copied before they are checked."""
+        if self.version is None:
+            return False
+        return self.counted is not None or formats.of(self.dataset)[0].by_column
 
     @property
     def condition(self) -> str | None:
@@ -344,22 +365,21 @@ class Opening:
 
 
 def _open(opening: Opening) -> Opened:
-    """The rows of files whose columns this node has checked are read without counting them again.
-    If the files change meanwhile, they are opened as if they were new."""
-    contract = opening.dataset.contract
-    if opening.checked is None or opening.version is None:
-        return _open_rows(opening)
-    counted = opening.checked.of(opening.version, needed(contract, opening.used))
-    if counted is not None:
-        try:
-            opened = _open_rows(replace(opening, counted=counted))
-        except (duckdb.Error, errors.DataError):
-            if opening.is_unchanged:
-                raise
-        else:
-            if opening.is_unchanged:
-                return opened
-        opening = replace(opening, version=checked_versions.version_of(opening.dataset))
+    """If files change while their rows are read where they lie, they are opened anew."""
+    version = checked_versions.version_of(opening.dataset, opening.settled)
+    columns = needed(opening.dataset.contract, opening.used)
+    counted = None if opening.checked is None else opening.checked.of(version, columns)
+    first = replace(opening, version=version, counted=counted)
+    if not first.stays:
+        return _open_rows(first)
+    try:
+        opened = _open_rows(first)
+    except (duckdb.Error, errors.DataError):
+        if first.is_unchanged:
+            raise
+    else:
+        if first.is_unchanged:
+            return opened
     return _open_rows(opening)
 
 
@@ -373,14 +393,16 @@ def _open_rows(opening: Opening) -> Opened:
         opened = _open_in_files(connection, opening, rows)
         if opened is not None:
             return opened
-    if opening.counted is None:
+    if not opening.stays:
         cohort_table.hold_source(connection, needed(contract, used))
-    counts, findings = _examined(connection, opening, rows)
+    is_first = opening.counted is None and not is_large
+    order = _order_of_people(connection, contract) if is_first else None
+    counts, findings = _examined(connection, opening, rows, None if order is None else rows)
     if findings:
         return Opened(no_one(contract), findings)
     read = checked_sql(connection, contract, used, counts)
     is_unique = contract.person is not None and people_in(contract, counts) == counts["", "rows"]
-    table = CheckedTable(connection, contract, read, used, is_fixed, is_unique)
+    table = CheckedTable(connection, contract, read, used, is_fixed, is_unique, order)
     if is_large:
         size = cohort_blocks.rows_of_block(used, storage)
         in_dataset = people_in(contract, counts)
@@ -389,15 +411,27 @@ def _open_rows(opening: Opening) -> Opened:
     return _tabulated(table, opening.condition, people_in(contract, counts), everyone)
 
 
+def _order_of_people(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Order | None:
+    """The order of the rows of a contract with one row a person; None if two people's hashes are
+    equal, as those of one person are. It counts the people faster than the engine does."""
+    if contract.person is None or contract.rows_per_person > 1:
+        return None
+    raw_type = cohort_table.source_types(connection)[contract.person]
+    key = contract_sql.typed(contract.person, contract.columns[contract.person], raw_type)
+    hashes = cohort_table.hashes_of_keys(connection, key)
+    order = cohort_table.ordered((hashes,), contract, is_fixed=True)
+    return None if order.has_ties else order
+
+
 def _examined(
-    connection: duckdb.DuckDBPyConnection, opening: Opening, rows: int
+    connection: duckdb.DuckDBPyConnection, opening: Opening, rows: int, people: int | None = None
 ) -> tuple[Mapping[tuple[str, str], int], Sequence[Finding]]:
     """The counts of the rows' checks, kept for later studies if no rule is broken; or those that
     were kept."""
     contract, used = opening.dataset.contract, opening.used
     if opening.counted is not None:
         return opening.counted.counts(contract.person), ()
-    counts, findings = _examine(connection, contract, used, rows)
+    counts, findings = _examine(connection, contract, used, rows, people)
     if opening.checked is not None and opening.version and not findings and opening.is_unchanged:
         opening.checked.keep(opening.version, needed(contract, used), contract.person, counts)
     return counts, findings
@@ -462,7 +496,7 @@ def _sorted_in_blocks(
 class CheckedTable:
     """Rows that satisfy their contract. `read`: the SQL of each needed column over the raw ones.
     `used`: the columns of the study. `is_fixed`: the source always has one order. `is_unique`: each
-    row has another person."""
+    row has another person. `order`: of all rows, if it is found out already."""
 
     connection: duckdb.DuckDBPyConnection
     contract: Contract
@@ -470,6 +504,7 @@ class CheckedTable:
     used: Sequence[str]
     is_fixed: bool
     is_unique: bool
+    order: Order | None = None
 
     @property
     def key(self) -> str | None:
@@ -580,6 +615,8 @@ def _written(table: CheckedTable, condition: str | None, name: str) -> Order:
             table=name,
             is_unique=is_unique,
         )
+        if condition is None and table.order is not None:
+            return table.order
         return cohort_table.order(
             connection, contract, is_fixed=is_fixed, table=name, is_unique=is_unique
         )
@@ -694,7 +731,7 @@ def open_clipped(
     condition = schema.express(where).sql if where else None
     key = None if contract.person is None else typed[contract.person]
     if only_counts:
-        read = columns or typed
+        read = cohort_table.coded(connection, contract, columns or typed)
         source = tallies.TallySource(connection, dataset, schema, read, condition, key, salt)
         return Opened(replace(_counted(source, 0, 0), rows_per_person=contract.rows_per_person))
     has_numbers = any(contract.columns[name].kind == "number" for name in used)

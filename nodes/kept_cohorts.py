@@ -45,7 +45,7 @@ class KeptCohorts(Generic[T]):
     writes."""
 
     def __init__(self, settled: float = SETTLED) -> None:
-        self._settled = settled
+        self.settled = settled
         self._kept: dict[str, T] = {}
 
     def opened(
@@ -98,7 +98,7 @@ class KeptCohorts(Generic[T]):
         if not shows_changes(dataset):
             return None
         files = files_of(dataset.source)
-        if not are_settled(files, self._settled):
+        if not are_settled(files, self.settled):
             return None
         content = [source_checks.fingerprint(dataset), storage.model_dump_json(), files, condition]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -23,7 +23,7 @@ from federation.arrays import Ints
 from federation.cohort import Tally
 from federation.expression import quote_name, quote_text
 from federation.schema import Field, Schema
-from nodes import buckets, row_limit
+from nodes import buckets, cohort_table, row_limit
 from nodes.row_limit import Words
 from nodes.site import Dataset
 
@@ -70,7 +70,7 @@ def count(table: TallySource, fields: Sequence[Field]) -> Tally:
     within, beyond = (
         f"(SELECT * FROM source WHERE {buckets.ROWS} {sign} {max_rows})" for sign in ("<=", ">")
     )
-    few, many = _by_group(table, fields, within), _by_words(table, fields, beyond, max_rows)
+    few, many = _by_group(table, fields, within), _by_person(table, fields, beyond, max_rows)
     return Tally(few.cells + many.cells, few.people + many.people)
 
 
@@ -141,21 +141,43 @@ def _by_words(table: TallySource, fields: Sequence[Field], rows: str, max_rows: 
     shape = tuple(len(field.groups) for field in fields)
     size = math.prod(shape)
     salt = quote_text(table.salt)
-    condition = " AND ".join([f"{KEY} IS NOT NULL", *([f"({table.where})"] if table.where else [])])
-    relation = f"{table.as_typed(rows, table.typed, f'{table.key} AS {KEY}')} WHERE {condition}"
+    relation = _with_keys(table, rows)
     person = f"(hash({KEY}, {salt}) >> {size.bit_length()})"
     word = f"({person} << {size.bit_length()}) | {_cell(fields)}"
     cells, people = np.zeros(size, np.int64), np.zeros(3, np.int64)
-    ((total,),) = table.connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
-    passes = max(1, math.ceil(total / AT_ONCE))
-    for number in range(passes):
-        part = f"{relation} AND hash({KEY}) % {passes} = {number}" if passes > 1 else relation
+    for part in _parts(table, relation, rows, AT_ONCE):
         words = table.connection.execute(f"SELECT {word} AS word FROM {part}").fetchnumpy()["word"]
         tally, large = _count_words(np.asarray(words, np.uint64), size, max_rows)
         limited = _limited(table, fields, part, person, large, max_rows)
         cells += tally.cells + limited.cells
         people += tally.people + limited.people
     return Tally(cells.reshape(shape), people)
+
+
+def _by_person(table: TallySource, fields: Sequence[Field], rows: str, max_rows: int) -> Tally:
+    """The same of rows whose people have too many of them, so that words would tell nothing."""
+    shape = tuple(len(field.groups) for field in fields)
+    several = [
+        _chosen(table, fields, part, max_rows)
+        for part in _parts(table, _with_keys(table, rows), rows, AT_ONCE // 4)
+    ]
+    cells, people = (sum(parts) for parts in zip(*several, strict=True))
+    return Tally(cells.reshape(shape), people)
+
+
+def _with_keys(table: TallySource, rows: str) -> str:
+    """The rows of people that meet the condition."""
+    condition = " AND ".join([f"{KEY} IS NOT NULL", *([f"({table.where})"] if table.where else [])])
+    return f"{table.as_typed(rows, table.typed, f'{table.key} AS {KEY}')} WHERE {condition}"
+
+
+def _parts(table: TallySource, relation: str, rows: str, at_once: int) -> list[str]:
+    """A relation in parts of about `at_once` rows, each with all rows of some people."""
+    ((total,),) = table.connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
+    passes = max(1, math.ceil(total / at_once))
+    if passes == 1:
+        return [relation]
+    return [f"{relation} AND hash({KEY}) % {passes} = {number}" for number in range(passes)]
 
 
 def _limited(
@@ -166,13 +188,25 @@ def _limited(
     large: Words,
     max_rows: int,
 ) -> Tally:
-    """Counts the rows of the groups `large`: the first `max_rows` of each person, in the order of
-    the salted hash of their content."""
+    """Counts the rows of the groups `large`."""
     size = math.prod(len(field.groups) for field in fields)
     if not len(large):
         return Tally(np.zeros(size, np.int64), np.zeros(3, np.int64))
     import pandas  # takes half a second, and few cohorts have a person of so many rows
 
+    table.connection.register("hdh_large", pandas.DataFrame({"person": large}))
+    try:
+        some = f"{relation} AND {person} IN (SELECT person FROM hdh_large)"
+        return Tally(*_chosen(table, fields, some, max_rows))
+    finally:
+        table.connection.unregister("hdh_large")
+
+
+def _chosen(
+    table: TallySource, fields: Sequence[Field], relation: str, max_rows: int
+) -> tuple[Ints, Ints]:
+    """Counts the first `max_rows` rows of each person, in the order of the salted hash of their
+    content."""
     salt, second = quote_text(table.salt), quote_text(f"second {table.salt} ")
     hashes = [
         f"hash({KEY})",
@@ -180,21 +214,17 @@ def _limited(
         f"hash({', '.join([*map(quote_name, table.typed), salt])})",
     ]
     listed = ", ".join(f"{sql} AS h{i}" for i, sql in enumerate(hashes))
-
-    table.connection.register("hdh_large", pandas.DataFrame({"person": large}))
-    try:
-        columns = table.connection.execute(
-            f"SELECT {listed}, {_cell(fields)} AS cell FROM {relation} "
-            f"AND {person} IN (SELECT person FROM hdh_large)"
-        ).fetchnumpy()
-    finally:
-        table.connection.unregister("hdh_large")
+    columns = table.connection.execute(
+        f"SELECT {listed}, {_cell(fields)} AS cell FROM {relation}"
+    ).fetchnumpy()
     first, again, content = (np.asarray(columns[f"h{i}"], np.uint64) for i in range(3))
-    order = np.lexsort((content, again, first))
+    order = cohort_table.by_hashes((first, again, content))
     limited = row_limit.choose((first[order], again[order]), max_rows)
     rows: Ints = np.asarray(columns["cell"])[order][limited.rows].astype(np.int64)
-    lost = len(np.unique(limited.person[limited.lost]))
-    return _tally(rows, size, lost)
+    person = limited.person[limited.lost]  # ascending
+    lost = len(person) and 1 + int(np.count_nonzero(np.diff(person)))
+    tally = _tally(rows, math.prod(len(field.groups) for field in fields), lost)
+    return tally.cells, tally.people
 
 
 def _cell(fields: Sequence[Field]) -> str:

@@ -37,7 +37,8 @@ class Opening:
 @dataclass(frozen=True)
 class Format:
     """`keys`: the keys of `read:` that say how such a file is written. `attaches`: whether opening
-    it attaches a database to the engine."""
+    it attaches a database to the engine. `by_column`: whether columns are read again as fast as
+    they were written down once."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -45,6 +46,7 @@ class Format:
     keys: tuple[str, ...] = ()
     in_folders: bool = False
     attaches: bool = False
+    by_column: bool = False
 
 
 def _csv(opening: Opening) -> Source:
@@ -148,7 +150,7 @@ FORMATS = (
         keys=("encoding", "delimiter", "skip"),
         in_folders=True,
     ),
-    Format("Parquet", (".parquet",), _parquet, in_folders=True),
+    Format("Parquet", (".parquet",), _parquet, in_folders=True, by_column=True),
     Format("DuckDB", (".duckdb", ".ddb"), _duckdb, attaches=True),
     Format("Excel", (".xlsx", ".xls", ".xlsb", ".ods"), _workbook, keys=("skip",)),
     Format("SAS", (".sas7bdat", ".xpt"), _statistical, keys=("encoding", "labels")),

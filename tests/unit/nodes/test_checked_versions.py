@@ -260,11 +260,16 @@ def test_what_this_node_has_not_checked_is_checked(
         assert "range (bmi)" in answers(site, [describe("bmi")])[0]
 
 
+@pytest.mark.parametrize("is_checked", [True, False])
 def test_a_file_that_changes_while_it_is_read_is_read_and_checked_anew(
-    tmp_path: Path, counted: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+    is_checked: bool,
+    tmp_path: Path,
+    counted: list[tuple[str, ...]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = site_of(tmp_path)
-    check(site)
+    if is_checked:
+        check(site)
     real = cohort_table.write
     other = table().assign(age=200.0)
 

@@ -35,12 +35,10 @@ WORDS = st.integers(0, 2**64 - 1)
 CLOSE = st.builds(lambda high, low: (high << 32) + low, st.integers(0, 3), st.integers(0, 3))
 
 
-@given(st.lists(WORDS | CLOSE))
-def test_rows_lie_in_the_order_of_their_hashes(words: list[int]) -> None:
-    first = np.array(words, np.uint64)
-    second = np.arange(len(words), dtype=np.uint64)[::-1].copy()
-    by = cohort_table._sorted((first, second, second))
-    assert by.tolist() == sorted(range(len(words)), key=lambda i: (words[i], -i))
-    by = cohort_table._sorted((first,))
-    assert sorted(by.tolist()) == list(range(len(words)))
-    assert [words[i] for i in by] == sorted(words)
+@given(st.lists(st.tuples(WORDS | CLOSE, st.integers(0, 1), WORDS | CLOSE)))
+def test_rows_lie_in_the_order_of_their_hashes(rows: list[tuple[int, int, int]]) -> None:
+    hashes = np.array(rows, np.uint64).reshape(-1, 3).T
+    by = cohort_table.by_hashes((hashes[0], hashes[1], hashes[2]))
+    assert by.tolist() == sorted(range(len(rows)), key=lambda i: (*rows[i], i))
+    by = cohort_table.by_hashes((hashes[0],))
+    assert by.tolist() == sorted(range(len(rows)), key=lambda i: (rows[i][0], i))
