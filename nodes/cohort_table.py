@@ -168,7 +168,8 @@ def hashes_of(
 
 def hashes_of_keys(connection: duckdb.DuckDBPyConnection, key: str) -> Words:
     """The first hash of the person of each row of `source`. `key`: the SQL of that person."""
-    arrays = connection.execute(f"SELECT hash({key}) AS hash FROM source").fetchnumpy()
+    keys = f"(SELECT {key} AS {KEY} FROM source)"
+    arrays = connection.execute(f"SELECT {FIRST_HASH} AS hash FROM {keys}").fetchnumpy()
     return np.asarray(arrays["hash"], np.uint64)
 
 

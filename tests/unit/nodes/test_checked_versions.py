@@ -119,9 +119,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     columns: list[tuple[str, ...]] = []
     real = cohorts._examine
 
-    def watched(connection: Any, contract: Any, some: Any, rows: int) -> Any:
+    def watched(connection: Any, contract: Any, some: Any, *more: Any) -> Any:
         columns.append(tuple(some))
-        return real(connection, contract, some, rows)
+        return real(connection, contract, some, *more)
 
     monkeypatch.setattr(cohorts, "_examine", watched)
     return columns

@@ -116,6 +116,9 @@ def test_clean_rows_are_looked_at_once_and_a_broken_rule_is_counted_once_more() 
             return self._connection.execute(sql)
 
     watched = [Counting(clean), Counting(broken)]
-    counts = [cohorts._counts(each, CONTRACT, ["x"], without_people=False) for each in watched]  # type: ignore[arg-type]
+    counts = [
+        cohorts._counts(each, CONTRACT, ["x"], without_people=False, by_value=True)  # type: ignore[arg-type]
+        for each in watched
+    ]
     assert [each["x", "range"] for each in counts] == [0, 2]
     assert len(watched[1].queries) == len(watched[0].queries) + 1
