@@ -66,6 +66,21 @@ def test_both_pages_on_disclosure_count_the_attacks_that_are_tried(page: str, wo
     ]
 
 
+def test_every_file_that_a_document_names_is_there() -> None:
+    """Of this repository: `folder/file.py` and the like, in README, CONTRIBUTING and docs."""
+    folders = "federation|strategies|nodes|aggregator|simulations|tests|benchmarks|deploy|clients"
+    named = re.compile(rf"`((?:{folders}|docs)/[\w/.-]+\.[A-Za-z]+)")
+    documents = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
+    missing = {
+        f"{path.relative_to(ROOT)}: {file}"
+        for path in documents
+        if path.name not in ("CHANGELOG.md", "DECISIONS.md")  # they tell of what was
+        for file in named.findall(path.read_text(encoding="utf-8"))
+        if "NAME" not in file and not (ROOT / file).exists()
+    }
+    assert not missing
+
+
 def test_every_command_in_the_documents_is_one() -> None:
     """`hdh study submit` and the like, in README and docs."""
     import typer
