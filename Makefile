@@ -1,5 +1,5 @@
 # `make` alone lists the verbs.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version) 2>/dev/null)) python3)
 BIN := .venv/bin
 BASE := .venv/.base
 DONE := .venv/.installed
@@ -100,7 +100,7 @@ dist: $(DONE) ## the wheel, the offline bundle and their checksums, in dist/ (do
 dist-test: $(DONE) ## install the bundle of `make dist` for each role and Python of this machine, with the network cut
 	$(BIN)/pytest -m '' tests/flow/test_packaging.py
 
-audit: $(DONE) ## attack every private analysis thousands of times, and break the engine on purpose
+audit: $(DONE) ## attack every private analysis a thousand times, and break the engine on purpose
 	$(BIN)/python -m tests.privacy.audit
 	$(BIN)/python -m tests.privacy.lying_hub
 	$(BIN)/python -m tests.privacy.fuzz

@@ -12,10 +12,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from aggregator import pki
 from federation import addresses, audit, client, credentials
@@ -93,6 +95,27 @@ def test_a_hub_killed_mid_round_resumes_the_study_and_nobody_pays_twice(
     audit.verify(deployment.hub.audit)
 
 
+@contextmanager
+def round_timeout(deployment: Deployment, seconds: float) -> Iterator[None]:
+    """The hub waits so long for a node in a round; in the other tests, for as long as before."""
+    path = deployment.hub.folder / "hub.yaml"
+    former = path.read_text()
+    values = yaml.safe_load(former) | {"round_timeout_s": seconds}
+    try:
+        restart_hub(deployment, yaml.safe_dump(values))
+        yield
+    finally:
+        restart_hub(deployment, former)
+
+
+def restart_hub(deployment: Deployment, configuration: str) -> None:
+    deployment.processes["hub"].terminate()
+    deployment.processes["hub"].wait(30)
+    (deployment.hub.folder / "hub.yaml").write_text(configuration)
+    deployment.start_hub()
+    deployment.wait_until_online(list(NODES))
+
+
 def _children_of(deployment: Deployment) -> list[str]:
     listing = subprocess.run(
         [
@@ -129,7 +152,8 @@ def test_a_node_that_starts_before_its_hub_waits_for_it(deployment: Deployment) 
 def test_a_superlink_that_dies_alone_is_started_again_and_the_study_goes_on(
     deployment: Deployment,
 ) -> None:
-    with deployment.connect() as hub:
+    """It needs seconds of processor time to start, which a busy machine gives in a minute."""
+    with round_timeout(deployment, 120), deployment.connect() as hub:
         run = hub.submit(study("superlink", deployments.LONG), CONTRACT)
         at_round(run, 3)
         subprocess.run(
@@ -427,44 +451,55 @@ def test_a_replayed_request_of_a_node_is_refused_by_the_edge(deployment: Deploym
 def test_an_older_state_put_back_is_told_and_nothing_is_answered_from_it(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    """Last: the node's ledger is behind afterwards."""
-    state = deployment.state("lyon")
-    backups.write(state, tmp_path / "backup.tar.gz", deployment.home("lyon") / "node.yaml")
+    """Until the newest copy is there."""
+    state, configuration = deployment.state("lyon"), deployment.home("lyon") / "node.yaml"
+    backups.write(state, tmp_path / "backup.tar.gz", configuration)
     asked = private("after-the-backup")
     flower.grant(deployment, asked, CONTRACT)
     with deployment.connect() as hub:
         assert hub.submit(asked, CONTRACT).watch(lambda _: None).state == "complete"
         assert charges(deployment, "lyon", asked)
-        deployment.processes["lyon"].terminate()
-        deployment.processes["lyon"].wait(20)
-        shutil.rmtree(state)
-        backups.restore(tmp_path / "backup.tar.gz", state)
-        deployment.start_node("lyon")
-        deployment.wait_until_online(["lyon"])
+        backups.write(state, tmp_path / "newest.tar.gz", configuration)
+        put_back(deployment, "lyon", tmp_path / "backup.tar.gz")
         deployments.wait(
             lambda: (
                 "older than the one that the hub has seen" in deployments.log(deployment, "lyon")
             )
         )
-        run = hub.submit(study("after-the-roll-back"), CONTRACT)
-        assert run.watch(lambda _: None).state == "complete"
-        lyon = next(
-            node
-            for node in run.result().document["analyses"]["d"]["nodes"]
-            if node["node"] == "lyon"
-        )
+        lyon = described_by(hub, "lyon", "after-the-roll-back")
         assert lyon["status"] == "refused" and "older than the one that the hub has seen" in str(
             lyon["reason"]
         )
+        put_back(deployment, "lyon", tmp_path / "newest.tar.gz")
+        assert described_by(hub, "lyon", "with-the-newest")["status"] == "answered"
 
 
+def put_back(deployment: Deployment, node: str, backup: Path) -> None:
+    """The node's state is that of the backup, and the node runs again."""
+    deployment.processes[node].terminate()
+    deployment.processes[node].wait(20)
+    shutil.rmtree(deployment.state(node))
+    backups.restore(backup, deployment.state(node))
+    deployment.start_node(node)
+    deployment.wait_until_online([node])
+
+
+def described_by(hub: client.Hub, node: str, name: str) -> dict[str, Any]:
+    """What a description of that name says of the node."""
+    run = hub.submit(study(name), CONTRACT)
+    assert run.watch(lambda _: None).state == "complete"
+    (row,) = (row for row in run.result().document["analyses"]["d"]["nodes"] if row["node"] == node)
+    return dict(row)
+
+
+# So long that it is still under way when a process that was killed is back.
 TRAINING = {
     "t": {
         "run": "train",
         "model": "ill ~ age",
         "network": "mlp",
         "widths": [4],
-        "rounds": 25,
+        "rounds": 150,
         "learning_rate": 0.3,
     }
 }
@@ -475,10 +510,7 @@ def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(
     deployment: Deployment,
 ) -> None:
     with deployment.connect() as hub:
-        longer = {
-            "t": {**TRAINING["t"], "rounds": 150}
-        }  # so that it is still under way when the node is back
-        run = hub.submit(study("training-node", longer), CONTRACT)
+        run = hub.submit(study("training-node", TRAINING), CONTRACT)
         at_round(run, 2)
         deployment.kill("lyon")
         # one round at least has waited for it in vain
@@ -501,7 +533,7 @@ def test_a_training_goes_on_without_a_killed_node_and_with_it_when_it_is_back(
 def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: Deployment) -> None:
     with deployment.connect() as hub:
         run = hub.submit(study("training-hub", TRAINING), CONTRACT)
-        at_round(run, 10)
+        deployments.wait(lambda: bool(list(deployment.hub.folder.rglob("*.checkpoint"))), 60)
         deployment.kill("hub")
     deployments.wait(lambda: not _children_of(deployment))
     deployment.start_hub()
@@ -512,8 +544,8 @@ def test_a_training_whose_hub_is_killed_goes_on_from_its_checkpoint(deployment: 
     analysis = document["analyses"]["t"]
     assert (
         any("went on from there" in note for note in analysis["notes"])
-        and analysis["rounds"] == 26
-        and len(analysis["tables"]["history"]) == 25
+        and analysis["rounds"] == 151
+        and len(analysis["tables"]["history"]) == 150
     )
     assert not list(deployment.hub.folder.rglob("*.checkpoint")), (
         "it is removed when the study is done"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from federation.privacy import accounting
+from tests.privacy import exact_attacks
 
 ROOT = Path(__file__).parents[2]
 PRIVACY = (ROOT / "docs" / "privacy.md").read_text()
@@ -32,15 +33,52 @@ def test_the_table_is_there() -> None:
     assert len(TABLE) == 4
 
 
-def test_every_rule_by_which_a_node_refuses_is_listed_for_producers() -> None:
+@pytest.mark.parametrize("page", ["producer.md", "producer.fr.md"])
+def test_every_rule_by_which_a_node_refuses_has_a_row_for_producers(page: str) -> None:
     code = "".join(
         path.read_text()
         for folder in ("nodes", "federation")
         for path in (ROOT / folder).rglob("*.py")
     )
     rules = set(re.findall(r'Refusal\(\s*"(\w+)"', code)) - {"refused"}  # what a terse site says
-    listed = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "producer.md").read_text()))
+    text = (ROOT / "docs" / page).read_text()
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", text.partition("`nodes/service.py`")[2], re.M)
+    listed = set(re.findall(r"\w+", " ".join(rows)))
     assert rules <= listed, rules - listed
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (
+            "disclosure.md",
+            r"(\d+) sequences of studies.* (\d+) of them were written after the rules",
+        ),
+        ("disclosure.fr.md", r"(\d+) suites d'études, dont (\d+) écrites après les règles"),
+    ],
+)
+def test_both_pages_on_disclosure_count_the_attacks_that_are_tried(page: str, words: str) -> None:
+    stated = re.search(words, (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert stated
+    assert [int(number) for number in stated.groups()] == [
+        len(exact_attacks.ATTACKS),
+        len(list(exact_attacks.variants())),
+    ]
+
+
+def test_every_file_that_a_document_names_is_there() -> None:
+    """Of this repository: `folder/file.py` and the like, in README, CONTRIBUTING and docs."""
+    folders = "federation|strategies|nodes|aggregator|simulations|tests|benchmarks|deploy|clients"
+    named = re.compile(rf"`((?:{folders}|docs)/[\w/.-]+\.[A-Za-z]+)")
+    documents = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
+    missing = {
+        f"{path.relative_to(ROOT)}: {file}"
+        for path in documents
+        if path.name not in ("CHANGELOG.md", "DECISIONS.md")  # they tell of what was
+        for file in named.findall(path.read_text(encoding="utf-8"))
+        if "NAME" not in file and not (ROOT / file).exists()
+    }
+    assert not missing
 
 
 def test_every_command_in_the_documents_is_one() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -265,3 +266,24 @@ def test_a_federation_on_this_machine_runs_behind_proxy_variables(
     }
     done = simulate(folder, "--engine", "flower", **values)
     assert done.returncode == 0, done.stderr[-500:]
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen"),
+    [(("3.12",), "python3.12"), (("3.11", "3.13"), "python3.11"), ((), "python3")],
+)
+def test_make_takes_a_python_that_the_machine_has(
+    installed: tuple[str, ...], chosen: str, tmp_path: Path
+) -> None:
+    """README: Python 3.11 to 3.13. A machine has one of them more often than all."""
+    for version in installed:
+        (tmp_path / f"python{version}").symlink_to("/bin/true")
+    rules = subprocess.run(
+        [shutil.which("make") or "make", "--dry-run", "--always-make", ".venv/.base"],
+        env={"PATH": str(tmp_path)},
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert f"{chosen} -m venv .venv " in rules
