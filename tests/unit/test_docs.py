@@ -81,6 +81,18 @@ def test_every_file_that_a_document_names_is_there() -> None:
     assert not missing
 
 
+def test_a_french_page_has_the_anchors_that_links_name() -> None:
+    """They are those of the English headings: a link from any page leads to either language."""
+    docs = ROOT / "docs"
+    missing = set()
+    for path in docs.rglob("*.md"):
+        for target, anchor in re.findall(r"\]\(([\w/.-]*)\.md#([\w-]+)\)", path.read_text()):
+            french = path.parent / f"{target}.fr.md"
+            if french.exists() and f"{{#{anchor}}}" not in french.read_text():
+                missing.add(f"{french.relative_to(docs)}: {{#{anchor}}}")
+    assert not missing
+
+
 def test_every_command_in_the_documents_is_one() -> None:
     """`hdh study submit` and the like, in README and docs."""
     import typer
