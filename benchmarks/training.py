@@ -224,7 +224,7 @@ def _plain(pipe: Any, nodes: list[int]) -> None:
 
 # -- DP-SGD
 def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
-    """Samples per second on one thread: the best of alternating turns for each method."""
+    """Samples per CPU second on one thread: the best of alternating turns for each method."""
     import copy
     import warnings
 
@@ -267,16 +267,16 @@ def dpsgd(people: int = 64, pixels: int = 64, steps: int = 12) -> bool:
 
 
 def _turns(ways: dict[str, Callable[[], None]], steps: int) -> dict[str, float]:
-    """The least seconds of `steps` steps of each way, in five alternating turns after a warm-up."""
+    """The least CPU seconds of `steps` steps of each way, in five turns after a first."""
     least = dict.fromkeys(ways, float("inf"))
     for turn in range(5):
         for name, way in ways.items():
             if not turn:
                 way()
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(steps):
                 way()
-            least[name] = min(least[name], time.perf_counter() - start)
+            least[name] = min(least[name], time.process_time() - start)
     return least
 
 

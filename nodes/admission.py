@@ -13,12 +13,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from federation.messages import Query, Refusal, State, TaskId
 from federation.study import Study
 from nodes import ledger
 from nodes.ledger import Account, Ledger
-from strategies import admissible
+from strategies import admissible, once_per_state
 from strategies.admissible import Limits
 from strategies.protocol import AnyTask
 
@@ -75,18 +76,38 @@ def _admit(
         return Refusal(
             "study", f"the study has no analysis {str(task_id)[:80]!r}: send the whole study"
         )
-    limits = task.analysis.limits(task)
-    wrong = admissible.problem(limits, state)
-    if wrong:
-        return _refusal(task_id, wrong)
-    admitted = admissible.read(limits, state)
-    key = _key(query, task_id)
+    judged = once_per_state.once("judged", state, task, lambda: _judged(task, state))
+    if judged.wrong:
+        return _refusal(task_id, judged.wrong)
+    key = _key(study.hash, query.contract_hash, task_id.parts)
     wrong = (
-        _burn(key, task, limits, admitted, query, budget_ledger)
+        _burn(key, task, judged, query, budget_ledger)
         if study.privacy.mode == "dp"
-        else _count(key, task, limits, admitted, query, budget_ledger)
+        else _count(key, task, judged, query, budget_ledger)
     )
-    return _refusal(task_id, wrong) if wrong else admitted
+    return _refusal(task_id, wrong) if wrong else judged.read or state
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A state by the public rules of its task. `wrong`: why no node computes at it, or empty.
+    `read`: the state at which nodes compute, or None if it is this very state. `digest`: of it.
+    `position`: in a run, from 0."""
+
+    limits: Limits
+    wrong: str = ""
+    read: State | None = None
+    digest: bytes = b""
+    position: int = 0
+
+
+def _judged(task: AnyTask, state: State) -> Judged:
+    limits = task.analysis.limits(task)
+    if wrong := admissible.problem(limits, state):
+        return Judged(limits, wrong)
+    read = admissible.read(limits, state)
+    position = admissible.position(limits, read)
+    return Judged(limits, "", None if read is state else read, digest(read), position)
 
 
 def _is_asked(study: Study, task_id: TaskId, node: str) -> bool:
@@ -104,10 +125,9 @@ def _refusal(task_id: TaskId, why: str) -> Refusal:
     return Refusal(KIND, f"{task_id}: {why}")
 
 
-def _key(query: Query, task_id: TaskId) -> str:
-    return hashlib.sha256(
-        json.dumps([query.study.hash, query.contract_hash, *task_id.parts]).encode()
-    ).hexdigest()
+@lru_cache(maxsize=1024)
+def _key(study_hash: str, contract_hash: str, task: tuple[str | int, ...]) -> str:
+    return hashlib.sha256(json.dumps([study_hash, contract_hash, *task]).encode()).hexdigest()
 
 
 def digest(state: State) -> bytes:
@@ -135,12 +155,10 @@ TOO_MANY = "more rounds were asked than this analysis has: submit another study"
 
 
 # -- mode dp: by position, for ever
-def _burn(
-    key: str, task: AnyTask, limits: Limits, state: State, query: Query, budget_ledger: Book
-) -> str:
+def _burn(key: str, task: AnyTask, judged: Judged, query: Query, budget_ledger: Book) -> str:
     """Keeps the state as the only one of its position. Returns what is wrong if the position has
     another, or if its turn is over or has not come."""
-    at, wanted = admissible.position(limits, state), digest(state)
+    limits, at, wanted = judged.limits, judged.position, judged.digest
     if at == 0 and wanted != _first(task, limits):
         return ANOTHER_FIRST
     name = f"{key}:{at:0{DIGITS}d}"
@@ -168,9 +186,7 @@ def _burn(
 
 
 # -- exact mode: by number
-def _count(
-    key: str, task: AnyTask, limits: Limits, state: State, query: Query, budget_ledger: Book
-) -> str:
+def _count(key: str, task: AnyTask, judged: Judged, query: Query, budget_ledger: Book) -> str:
     """Counts the distinct states of a task, and returns what is wrong with the next one,
     or nothing.
 
@@ -178,31 +194,32 @@ def _count(
     that are possible where nodes leave (DECISIONS, 2); under a secure sum, the first node that
     leaves ends the study. A known state is answered again, for a hub that resumes after a
     crash."""
-    study, first, wanted = query.study, _first(task, limits), digest(state)
+    study, limits, wanted = query.study, judged.limits, judged.digest
     if key not in budget_ledger.runs:
         budget_ledger.runs[key] = _recalled(key, budget_ledger.ledger) or Run(len(query.nodes))
     run = budget_ledger.runs[key]
     if wanted in run.digests:
         return ""
     if (
-        wanted != first
-        and not run.digests
-        and not (limits.may_skip and admissible.position(limits, state))
+        not run.digests
+        and not (limits.may_skip and judged.position)
+        and wanted != _first(task, limits)
     ):
         return ANOTHER_FIRST
     runs = 1 if study.privacy.secure_sum else max(1, run.nodes - study.min_nodes + 1)
     if len(run.digests) >= limits.max_rounds * runs:
         return TOO_MANY
-    content = wanted + run.nodes.to_bytes(4, "little")
-    ledger.remember(
-        budget_ledger.ledger,
-        KIND,
-        budget_ledger.account,
-        study.hash,
-        f"{key}:{len(run.digests):0{DIGITS}d}",
-        content,
-        budget_ledger.at,
-    )
+    if budget_ledger.ledger.outlives_process:  # where nothing does, the run itself is the record
+        content = wanted + run.nodes.to_bytes(4, "little")
+        ledger.remember(
+            budget_ledger.ledger,
+            KIND,
+            budget_ledger.account,
+            study.hash,
+            f"{key}:{len(run.digests):0{DIGITS}d}",
+            content,
+            budget_ledger.at,
+        )
     run.digests.add(wanted)
     return ""
 

@@ -144,6 +144,11 @@ class Ledger:
         default_factory=dict, repr=False, compare=False
     )
 
+    @property
+    def outlives_process(self) -> bool:
+        """Whether it is a file, and not the memory of a simulation."""
+        return self.witness is not None
+
 
 def open_ledger(path: Path) -> Ledger:
     """Opens the ledger so that every commit is on disk before it returns (WAL, synchronous = FULL).

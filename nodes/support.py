@@ -77,7 +77,7 @@ def is_steered_too_far(task: AnyTask, state: State, session: StudySession) -> bo
 def check(task: AnyTask, session: StudySession) -> Refusal | None:
     """The reason why the node adds up nothing for this task; decided once for a study, before the
     first round."""
-    key = Key[Refusal | None]("support refusal", task.name)
+    key: Key[Refusal | None] = Key("support refusal", task.name)
     return session.cohort.once(key, lambda: _check(task, session))
 
 

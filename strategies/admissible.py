@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,20 +124,14 @@ def _misfit(values: NDArray[np.float64], array: Array) -> str:
     return ""
 
 
-_READ: WeakKeyDictionary[State, State] = WeakKeyDictionary()
-
-
 def read(limits: Limits, state: State) -> State:
     """The admitted state at which a node computes: only the arrays that the step reads, without
-    negative zeros, so that equal numbers are the same state. All nodes of a simulation pass the
-    same object, and receive the same object."""
+    negative zeros, so that equal numbers are the same state."""
     arrays = limits.steps[state.step].arrays
     if len(arrays) == len(state.values) and not any(map(_has_negative_zero, state.values.values())):
         return state
-    if state not in _READ:
-        values = {name: state.values[name] + 0.0 for name in arrays}
-        _READ[state] = State(state.step, values, state.asked)
-    return _READ[state]
+    values = {name: state.values[name] + 0.0 for name in arrays}
+    return State(state.step, values, state.asked)
 
 
 def _has_negative_zero(values: Floats) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cache, partial
-from weakref import WeakKeyDictionary
 
 from federation import cohort as cohorts
 from federation.expression import ExpressionError
@@ -19,7 +18,7 @@ from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.results import Row
 from federation.study import Study
-from strategies import options, support
+from strategies import once_per_state, options, support
 from strategies.protocol import AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Sampling
 
 
@@ -180,19 +179,16 @@ def training(task: AnyTask) -> AnyPrivateTraining:
     return task.training
 
 
-_ZEROS: WeakKeyDictionary[State, dict[str, Part]] = WeakKeyDictionary()
-
-
 def zero(task: AnyTask, state: State) -> Part:
     """The part of an empty cohort: the names, shapes, types and sensitivities of every part of the
-    round. Computed once for a state object, since all nodes of a simulation see the same one."""
-    by_task = _ZEROS.setdefault(state, {})
-    name = f"{task.name} {task.chosen.sql}" if task.chosen else task.name
-    if name not in by_task:
-        nobody = cohorts.empty(task.fields, task.rows_per_person)
-        part = task.analysis.local(nobody, task, state)
-        by_task[name] = part if task.roles is None else support.with_counts(part, nobody, task)
-    return by_task[name]
+    round."""
+    return once_per_state.once("zero", state, task, lambda: _zero(task, state))
+
+
+def _zero(task: AnyTask, state: State) -> Part:
+    nobody = cohorts.empty(task.fields, task.rows_per_person)
+    part = task.analysis.local(nobody, task, state)
+    return part if task.roles is None else support.with_counts(part, nobody, task)
 
 
 def check(study: Study, task: AnyTask) -> None:

@@ -377,8 +377,9 @@ def all_blocks(cohort: Cohort, *, is_shared: bool = True) -> Blocks:
 
 def with_counts(part: Part, cohort: Cohort, task: AnyTask) -> Part:
     """The part with the counts of `counts` among its cells, made once for a task."""
-    counted = cohort.once(Key[Ints]("support", task.name), lambda: counts(cohort, task))
-    return replace(part, cells={**part.cells, CELLS: counted})
+    key: Key[Ints] = Key("support", task.name)
+    counted = cohort.once(key, lambda: counts(cohort, task))
+    return Part(part.sums, {**part.cells, CELLS: counted}, part.sensitivity, part.parameters)
 
 
 def counts(cohort: Cohort, task: AnyTask, rows: Rows | None = None) -> Ints:

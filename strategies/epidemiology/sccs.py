@@ -24,7 +24,7 @@ from federation.messages import Part, State
 from federation.privacy import fixed_point
 from federation.results import Result, Table
 from federation.schema import Field, Schema
-from strategies import admissible, protocol
+from strategies import admissible, once_per_state, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, newton
 from strategies.numerics.counting import Mask
@@ -171,7 +171,10 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         "size": np.diag(gram).copy(),
         "log_lik": np.array([float(rows.events @ expected.log_share)]),
     }
-    return Part(sums, cells, _sensitivity(task, state["beta"]), parameters=len(task.plan.names))
+    sensitivity = once_per_state.once(
+        "sensitivity", state, task, lambda: _sensitivity(task, state["beta"])
+    )
+    return Part(sums, cells, sensitivity, parameters=len(task.plan.names))
 
 
 def _cells(rows: Rows, cohort: Cohort) -> dict[str, Ints]:

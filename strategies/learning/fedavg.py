@@ -9,15 +9,15 @@ but differs from it; `glm` computes the pooled fit (McMahan et al. 2017).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pydantic
 
 from federation import cohort as cohorts
 from federation import formula
-from federation.arrays import Floats
+from federation.arrays import Floats, Ints
 from federation.cohort import Cohort, Key
 from federation.contract import Frozen
 from federation.errors import ModelError
@@ -27,14 +27,14 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Table
 from federation.schema import Schema
-from strategies import admissible, protocol
+from strategies import admissible, once_per_state, protocol
 from strategies.admissible import Array, Limits, Step
+from strategies.learning import inputs
+from strategies.learning.inputs import Inputs
 from strategies.numerics import counting, newton
 from strategies.numerics.newton import Scaling
-from strategies.protocol import Prepared, Roles, Task, Total, Traits
+from strategies.protocol import AddBlocks, Prepared, Roles, Task, Total, Traits
 from strategies.regression import glm
-
-TRAITS = Traits()
 
 
 class Options(Frozen):
@@ -79,38 +79,61 @@ def start(task: Task[Options, Plan]) -> State:
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    X, y, cells = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
-    start = weights = state["weights"]
+    rows = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
+    X, y, weights = rows.X, rows.y, state["weights"]
     n = float(len(y))
     rate = task.options.learning_rate / max(n, 1.0)
     loss = 0.0
     for step in range(task.options.local_steps):
-        eta = X.dot(weights)  # dot has half the overhead of @, which matters for small nodes
+        eta = X.predictor(weights)
         if step == 0:
             loss = float(np.add.reduce(np.logaddexp(0.0, eta)) - y.dot(eta))
         residual = special.expit(eta)
         residual -= y
-        gradient = residual.dot(X)
-        gradient *= rate
-        weights = weights - gradient
+        weights = weights - rate * X.products(residual)
     sums = {"weights": n * weights, "totals": np.array([n, loss])}
-    return Part(sums, cells, _sensitivity(task, start), parameters=len(start))
+    sensitivity = once_per_state.once(
+        "sensitivity", state, task, lambda: _sensitivity(task, state["weights"])
+    )
+    return Part(sums, rows.cells, sensitivity, parameters=len(weights))
 
 
-def _rows(cohort: Cohort, task: Task[Options, Plan]) -> tuple[Floats, Floats, Any]:
+@dataclass(frozen=True)
+class Rows:
+    """The rows with every column of the model: X (n_rows, n_coefficients), scaled; y (n_rows,), 0
+    or 1; person (n_rows,), None if each row has another person; the counts of people."""
+
+    X: Inputs
+    y: Floats
+    person: Ints | None
+    cells: Mapping[str, Ints]
+
+
+def _rows(cohort: Cohort, task: Task[Options, Plan]) -> Rows:
     plan: Plan = task.plan
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
     index = cohorts.kept_rows(keep)
-    X = cohorts.design(
-        plan.model.terms,
-        columns,
-        index,
-        centre=plan.scaling.centre,
-        scale=plan.scaling.scale,
-        intercept=True,
-    )
-    return X, columns[plan.model.response[0].name][index], counting.people(cohort, keep)
+    X = inputs.of(plan.model.terms, columns, index, plan.scaling, intercept=True)
+    person = None if cohort.numbered is None else cohort.numbered[index]
+    y = columns[plan.model.response[0].name][index]
+    return Rows(X, y, person, counting.people(cohort, keep))
+
+
+def _in_blocks(add: AddBlocks, task: Task[Options, Plan], state: State) -> Part:
+    """Each step of a node is a sum over all blocks. Only the weights of the first were chosen by
+    the hub, and are judged as such."""
+    step = replace(task, options=task.options.model_copy(update={"local_steps": 1}))
+    first = add(step, state)
+    weights, n = first.sums["weights"], max(float(first.sums["totals"][0]), 1.0)
+    for _ in range(1, task.options.local_steps):
+        reached = State(state.step, {"weights": weights / n})
+        weights = add(replace(step, roles=None), reached).sums["weights"]
+    sums = {"weights": weights, "totals": first.sums["totals"]}
+    return replace(first, sums=sums, sensitivity=_sensitivity(task, state["weights"]))
+
+
+TRAITS = Traits(over_people=protocol.always_over_people, in_blocks=_in_blocks)
 
 
 def _sensitivity(task: Task[Options, Plan], weights: Floats) -> dict[str, float]:
@@ -166,12 +189,9 @@ def row_weights(
     cohort: Cohort, task: Task[Options, Plan], state: State
 ) -> protocol.RowWeights | None:
     """The variance of each row's answer at the state's weights, on which the first step depends."""
-    X, _, _ = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
-    person = None
-    if cohort.numbered is not None:
-        person = cohort.numbered[cohorts.complete(cohort.columns(task.fields))]
-    variance = glm.logistic_variance(X @ state["weights"])
-    return protocol.RowWeights(variance, person, glm.LEAST_VARIANCE)
+    rows = cohort.once(Key("fedavg", task.name), lambda: _rows(cohort, task))
+    variance = glm.logistic_variance(rows.X.predictor(state["weights"]))
+    return protocol.RowWeights(variance, rows.person, glm.LEAST_VARIANCE)
 
 
 def limits(task: Task[Options, Plan]) -> Limits:

@@ -1,4 +1,5 @@
-"""The inputs of a network that are terms of a model, written out for some rows at a time.
+"""The inputs of a network that are terms of a model, written out for some rows at a time; and of
+a linear predictor, which needs none of them written out.
 
 A factor of many levels is held as codes, and its interactions as the columns that they multiply, so
 that a node holds as much for 1,000 levels as for one. The numbers are those of the whole design, to
@@ -45,10 +46,27 @@ class Crossed:
         column = self.place[columns[self.field.name][some]]
         rows = np.flatnonzero(column < len(self.at))
         column = column[rows]
-        values = cohorts.design(
-            [self.rest], columns, some[rows], centre=np.zeros(1), scale=np.ones(1)
-        )[:, 0]
+        values = self._values(columns, some[rows])
         X[rows, self.at[column]] = (values - self.centre[column]) * shrink[column]
+
+    def _values(self, columns: Mapping[str, Values], some: Any) -> Floats:
+        """(n_some,): the product of the other factors."""
+        zeros, ones = np.zeros(1), np.ones(1)
+        return cohorts.design([self.rest], columns, some, centre=zeros, scale=ones)[:, 0]
+
+    def predictor(self, columns: Mapping[str, Values], beta: Floats) -> Floats:
+        """(n_rows,): its columns times beta (n_columns,)."""
+        slopes = beta / self.scale
+        by_level = np.append(slopes, 0.0)[self.place]
+        eta: Floats = by_level[columns[self.field.name]] * self._values(columns, slice(None))
+        return eta - self.centre @ slopes
+
+    def products(self, columns: Mapping[str, Values], values: Floats) -> Floats:
+        """(n_columns,): the products of its columns with `values` (n_rows,)."""
+        weights = values * self._values(columns, slice(None))
+        counts = np.bincount(self.place[columns[self.field.name]], weights, len(self.at) + 1)
+        shifted: Floats = (counts[:-1] - self.centre * values.sum()) / self.scale
+        return shifted
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,25 @@ class Inputs:
             crossed.write_into(X, self.columns, some)
         return X
 
+    def predictor(self, beta: Floats) -> Floats:
+        """(n_rows,): X beta, for beta (n_terms,)."""
+        if not self.crossed:
+            return self.main.predictor(beta)
+        eta = self.main.predictor(beta[self.main_at])
+        for crossed in self.crossed:
+            eta += crossed.predictor(self.columns, beta[crossed.at])
+        return eta
+
+    def products(self, values: Floats) -> Floats:
+        """(n_terms,): X' values, for values (n_rows,)."""
+        if not self.crossed:
+            return self.main.products(values)
+        products = np.empty(self.shape[1])
+        products[self.main_at] = self.main.products(values)
+        for crossed in self.crossed:
+            products[crossed.at] = crossed.products(self.columns, values)
+        return products
+
     def pieces(self, some: Ints) -> Iterator[Floats]:
         """The same rows, as many at a time as are written out at once."""
         size = max(1, AT_ONCE // self.shape[1])
@@ -95,8 +132,15 @@ class Inputs:
         return mean, np.sqrt(sum(squares, np.zeros(self.shape[1])) / len(some))
 
 
-def of(terms: Sequence[Term], columns: Mapping[str, Values], rows: Any, scaling: Scaling) -> Inputs:
-    """Those of the `rows` of a cohort's `columns`."""
+def of(
+    terms: Sequence[Term],
+    columns: Mapping[str, Values],
+    rows: Any,
+    scaling: Scaling,
+    *,
+    intercept: bool = False,
+) -> Inputs:
+    """Those of the `rows` of a cohort's `columns`, after a column of ones if `intercept`."""
     together: dict[tuple[Field, Term], list[int]] = {}
     for number, term in enumerate(terms):
         if (factor := _large(term)) is not None:
@@ -104,19 +148,29 @@ def of(terms: Sequence[Term], columns: Mapping[str, Values], rows: Any, scaling:
             together.setdefault((factor.field, replace(term, name="", factors=others)), []).append(
                 number
             )
-    crossed = [_crossed(*key, numbers, terms, scaling) for key, numbers in together.items()]
+    crossed = [
+        _crossed(*key, numbers, terms, scaling, int(intercept)) for key, numbers in together.items()
+    ]
     apart = {number for numbers in together.values() for number in numbers}
     rest = [number for number in range(len(terms)) if number not in apart]
     scaled = replace(scaling, centre=scaling.centre[rest], scale=scaling.scale[rest])
-    main = designs.build(tuple(terms[number] for number in rest), columns, rows, scaled)
+    beside = tuple(terms[number] for number in rest)
+    main = designs.build(beside, columns, rows, scaled, intercept=intercept)
     fields = [field for field, _ in together]
     fields += [factor.field for _, term in together for factor in term.factors]
     held = {field.name: columns[field.name][rows] for field in fields}
-    return Inputs(main, np.array(rest, np.int64), tuple(crossed), held)
+    first = int(intercept)
+    main_at = np.array([*range(first), *(number + first for number in rest)], np.int64)
+    return Inputs(main, main_at, tuple(crossed), held)
 
 
 def _crossed(
-    field: Field, rest: Term, numbers: Sequence[int], terms: Sequence[Term], scaling: Scaling
+    field: Field,
+    rest: Term,
+    numbers: Sequence[int],
+    terms: Sequence[Term],
+    scaling: Scaling,
+    first: int,
 ) -> Crossed:
     place = np.full(len(field.groups), len(numbers), np.int64)
     for column, number in enumerate(numbers):
@@ -125,7 +179,7 @@ def _crossed(
         )
         place[level] = column
     at = np.array(numbers, np.int64)
-    return Crossed(field, rest, place, at, scaling.centre[at], scaling.scale[at])
+    return Crossed(field, rest, place, at + first, scaling.centre[at], scaling.scale[at])
 
 
 def _large(term: Term) -> Factor | None:

@@ -132,9 +132,9 @@ class Design:
     def predictor(self, beta: Floats, some: Any = slice(None)) -> Floats:
         """(n,): X beta of some rows, for beta (n_columns,)."""
         if not self.factors:
-            whole: Floats = self.dense[some] @ beta
+            whole: Floats = self.dense[some].dot(beta)  # half the overhead of @ in a small node
             return whole
-        eta: Floats = self.dense[some] @ beta[self.at]
+        eta: Floats = self.dense[some].dot(beta[self.at])
         for factor in self.factors:
             slopes = beta[factor.at] / factor.scale
             eta += np.append(slopes, 0.0)[factor.codes[some]] - factor.centre * slopes.sum()
@@ -142,7 +142,7 @@ class Design:
 
     def products(self, values: Floats) -> Floats:
         """(n_columns,): X' values, for values (n_rows,)."""
-        return self.with_products(values @ self.dense, values)
+        return self.with_products(values.dot(self.dense), values)
 
     def with_products(self, dense: Floats, values: Floats) -> Floats:
         """(n_columns,): X' values, from the part (n_dense,) of the dense columns."""

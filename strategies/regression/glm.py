@@ -26,7 +26,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible, protocol
+from strategies import admissible, once_per_state, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import arrow, counting, designs, firth, newton, normal
 from strategies.numerics.arrow import Arrow
@@ -165,7 +165,10 @@ class Rows:
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
     rows = cohort.once(Key("glm", task.name), lambda: _rows(cohort, task))
     beta = state["beta"]
-    sums, sensitivity = _fit_sums(rows, task, beta), _sensitivity(task, beta)
+    sums = _fit_sums(rows, task, beta)
+    sensitivity = dict(
+        once_per_state.once("sensitivity", state, task, lambda: _sensitivity(task, beta))
+    )
     if task.options.penalty:
         sensitivity["third"] = _third_sensitivity(task, sensitivity)
     if "null_intercept" in state.values:

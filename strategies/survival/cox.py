@@ -30,7 +30,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Field, Schema
-from strategies import admissible, protocol
+from strategies import admissible, once_per_state, protocol
 from strategies.admissible import Array, Limits, Step
 from strategies.numerics import counting, designs, firth, newton
 from strategies.numerics.counting import Mask
@@ -505,7 +505,12 @@ def _sensitivity(
     """The sums over rows that leave, enter and die have a finite sensitivity, because a row falls
     in one cell of each. Sums over risk sets have none: a person is in the risk set of every earlier
     death."""
-    low, high = newton.predictor_interval(task.plan.scaling, state["beta"], False)
+    low, high = once_per_state.once(
+        "predictor",
+        state,
+        task,
+        lambda: newton.predictor_interval(task.plan.scaling, state["beta"], False),
+    )
     heaviest = task.rows_per_person * (task.plan.weights.interval[1] if task.plan.weights else 1.0)
     top, p = math.exp(high) if high < 700 else math.inf, len(task.plan.names)
     cell = heaviest * top * math.sqrt(1 + p)

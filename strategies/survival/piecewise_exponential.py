@@ -28,7 +28,7 @@ from federation.lazy_scipy import special
 from federation.messages import Part, State
 from federation.results import Exactness, Result, Row, Table
 from federation.schema import Schema
-from strategies import admissible, protocol
+from strategies import admissible, once_per_state, protocol
 from strategies.admissible import Array, Limits, Step, Values
 from strategies.numerics import counting, designs, newton
 from strategies.numerics.counting import Mask
@@ -220,7 +220,9 @@ def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
         "information": at_beta.information,
         "log_lik": np.array([at_beta.log_lik]),
     }
-    sensitivity = _sensitivity(task, plan, state["beta"])
+    sensitivity = once_per_state.once(
+        "sensitivity", state, task, lambda: _sensitivity(task, plan, state["beta"])
+    )
     return Part(sums, rows.cells, sensitivity, parameters=len(plan.names))
 
 

@@ -215,6 +215,22 @@ def test_a_training_holds_no_columns_of_zeros_and_ones_either(
         check_held(training_by_levels(model, batch))
 
 
+def averaging_by_levels(model: str) -> list[Work]:
+    options = {"model": model, "rounds": 2, "local_steps": 2}
+    tasks = [(task_of("fedavg", options, contract_of(n)), n) for n in (20, 60, 180)]
+    return [work_of(task, Rows(task, 12, n)) for task, n in tasks]
+
+
+@pytest.mark.parametrize("model", ["died ~ age + arm", "died ~ age * arm"])
+def test_an_averaging_holds_no_columns_of_zeros_and_ones_either(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_held(averaging_by_levels(model))
+    monkeypatch.setattr(designs, "MANY", 1000)
+    with pytest.raises(AssertionError, match="held"):
+        check_held(averaging_by_levels(model))
+
+
 @pytest.mark.parametrize("n_rows", [1, 7, 40])
 def test_products_of_pairs_for_some_rows_at_a_time_give_the_sums_of_all(
     n_rows: int, monkeypatch: pytest.MonkeyPatch

@@ -3,19 +3,29 @@ the same public bytes is computed once in a process."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
+from federation.messages import Part, Query, State, TaskId
 from federation.secagg import aggregation, keys, participant, shares, terms
 from federation.secagg.errors import SecaggError
-from nodes import secure_sum
+from nodes import secure_sum, service
+from simulations import local
+from strategies import admissible, once_per_state, registry
+from strategies.admissible import Limits
+from tests import federations
 from tests.growth.test_results import exponent
 
+TASK = TaskId("a")
 SIZES = [40, 80, 160]  # in rosters above 32 nodes, each has 12 neighbours
 
 
@@ -130,3 +140,74 @@ def test_a_list_of_names_is_parsed_once_for_all_nodes_of_a_process() -> None:
     ]
     assert all(names == ["growth a", "growth b"] for names in lists)
     assert secure_sum._parsed_names.cache_info().misses == before + 1
+
+
+# -- states
+PEOPLE = federations.contract_of(
+    "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
+    "  x: {type: number, range: [-1, 1]}\n  y: {type: boolean}\n"
+)
+AVERAGING = {"a": {"run": "fedavg", "model": "y ~ x", "rounds": 3}}
+
+
+def times_judged(nodes: int, folder: Path, patch: pytest.MonkeyPatch) -> int:
+    rng, judged, real = np.random.default_rng(0), [0], admissible.problem
+    table = pandas.DataFrame(
+        {"id": np.arange(60 * nodes), "x": rng.uniform(-1, 1, 60 * nodes).round(3)}
+    )
+    table["y"] = rng.integers(0, 2, 60 * nodes)
+    sites = federations.sites_of(table, np.arange(60 * nodes) % nodes, PEOPLE, folder)
+
+    def problem(limits: Limits, state: State) -> str:
+        judged[0] += 1
+        return real(limits, state)
+
+    patch.setattr(admissible, "problem", problem)
+    federations.result(federations.run(federations.study_of(AVERAGING), PEOPLE, sites))
+    patch.undo()
+    return judged[0]
+
+
+def test_a_state_is_judged_once_for_all_nodes_of_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert times_judged(2, tmp_path, monkeypatch) == times_judged(6, tmp_path, monkeypatch)
+
+
+def test_what_follows_from_a_state_is_that_of_the_state_and_the_task_and_ends_with_the_state() -> (
+    None
+):
+    tasks = [registry.plan(federations.study_of(AVERAGING), PEOPLE)["a"] for _ in range(2)]
+    assert tasks[0] is not tasks[1]
+    states = [tasks[0].analysis.start(tasks[0]) for _ in range(2)]
+    values = [
+        once_per_state.once("name", state, task, object) for state in states for task in tasks
+    ]
+    assert len(set(values)) == 4
+    assert once_per_state.once("name", states[1], tasks[1], object) is values[3]
+    assert once_per_state.once("other", states[1], tasks[1], object) not in values
+    dropped, held = weakref.ref(states[0]), len(once_per_state._VALUES)
+    del states[0]
+    gc.collect()
+    assert dropped() is None and len(once_per_state._VALUES) < held
+
+
+def test_the_nodes_of_one_process_drop_a_state_that_they_have_answered(tmp_path: Path) -> None:
+    """Also one whose negative zeros are other numbers at a node."""
+    sites = federations.sites_of(
+        pandas.DataFrame({"id": np.arange(60), "x": np.linspace(-1, 1, 60), "y": [0, 1] * 30}),
+        np.arange(60) % 1,
+        PEOPLE,
+        tmp_path,
+    )
+    study, (context,) = federations.study_of(AVERAGING), local.contexts_of(sites)
+    task = registry.plan(study, PEOPLE)["a"]
+    state = task.analysis.start(task)
+    name = sites[0].name
+    query = Query(study, PEOPLE.hash, 1, (name,), {TASK: state})
+    reply = service.answer(query, context, federations.NOW)
+    assert isinstance(reply.answers[TASK], Part)
+    dropped = weakref.ref(state)
+    del query, state, reply
+    gc.collect()
+    assert dropped() is None

@@ -34,6 +34,7 @@ STREAMED = {
     "describe", "crosstab", "glm", "cox", "kaplan_meier", "piecewise_exponential", "rates",
     "anova", "cumulative_incidence", "disproportionality", "fine_gray", "inequality", "k_means",
     "mantel_haenszel", "mixed_model", "pca", "propensity", "sccs", "surveillance", "wilcoxon",
+    "fedavg",
 }  # fmt: skip
 HELD, IN_BLOCKS = Storage(), Storage(max_values=299)
 
@@ -91,7 +92,13 @@ WITHIN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), [*CASES, *(("cox", some) for some in WITHIN)])
+SEVERAL_SUMS = [
+    *(("cox", some) for some in WITHIN),
+    ("fedavg", {"model": "died ~ age * sex", "rounds": 3, "local_steps": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), [*CASES, *SEVERAL_SUMS])
 @pytest.mark.parametrize("people", [1, 7])
 def test_parts_of_people_add_up_to_the_part_of_all(
     name: str, options: dict[str, Any], people: int
@@ -168,7 +175,7 @@ def fitted(
 def studies() -> list[Any]:
     """One example of each analysis, and of two from each source; the others by `make slow`."""
     parameters, seen = [], set[str]()
-    for name, options in [*CASES, *(("cox", some) for some in WITHIN)]:
+    for name, options in [*CASES, *SEVERAL_SUMS]:
         for source in SOURCES:
             if name in ("sccs", "mixed_model") and source != "table":
                 continue  # they compare several rows of a person
@@ -248,6 +255,28 @@ def test_rows_beyond_the_memory_are_refused_with_the_limit_and_the_remedy(
     (refused,) = next(iter(outcome.runs.values())).refusals.values()
     assert refused.rule == "memory" and refused.remedy.startswith(named)
     assert "`storage.memory_limit`" in refused.remedy and "producer" in refused.remedy
+
+
+def steps_of(weights: list[float]) -> tuple[AnyTask, State, Cohort]:
+    options = {"model": "died ~ age", "local_steps": 2, "learning_rate": 500}
+    task = task_of("fedavg", options)
+    return task, State("train", {"weights": np.array(weights)}), laws.cohort_of(laws.SMALL, task)
+
+
+@pytest.mark.parametrize(("weights", "refused"), [([0.0, 0.0], False), ([-30.0, 40.0], True)])
+def test_the_hub_steers_the_first_step_of_an_averaging_alone(
+    weights: list[float], refused: bool
+) -> None:
+    """A node's own steps may go too far, as in a cohort that is held."""
+    task, state, cohort = steps_of(weights)
+    whole = task.analysis.local(cohort, task, state)
+    rules = Site("n0", {}).rules(11)
+    session = StudySession({"a": task}, cohort, rules, None)
+    assert support.is_steered_too_far(task, state, session) == refused
+    in_blocks = support_in_blocks.part(task, state, cut(steps_of(weights)[2], 5))
+    assert isinstance(in_blocks, Part) != refused
+    after_one = State("train", {"weights": whole.sums["weights"] / whole.sums["totals"][0]})
+    assert refused or support.is_steered_too_far(task, after_one, session)
 
 
 @pytest.mark.parametrize("size", [1.0, 10.0, 100.0])

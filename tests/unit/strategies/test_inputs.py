@@ -1,5 +1,5 @@
 """Inputs of a network that are written out for some rows at a time have the numbers of the whole
-design, and a step in pieces has the slopes of a whole one."""
+design, those of a linear predictor its products, and a step in pieces the slopes of a whole one."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ def test_means_and_deviations_of_pieces_are_those_of_the_whole(
         given.moments(some), (X[some].mean(0), X[some].std(0)), strict=True
     ):
         np.testing.assert_allclose(moment, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_codes_give_the_predictor_and_the_products_of_the_whole_design(model: str) -> None:
+    """To the rounding of sums of 500 terms of size 1."""
+    (task, rows), rng = task_and_rows(model), np.random.default_rng(2)
+    X, _ = whole(task, rows)
+    columns = rows.cohort.columns(task.fields)
+    complete = cohorts.kept_rows(cohorts.complete(columns))
+    given = inputs.of(task.plan.terms, columns, complete, task.plan.scaling, intercept=True)
+    X = np.column_stack([np.ones(len(X)), X])
+    beta, values = rng.normal(size=X.shape[1]), rng.normal(size=len(X))
+    np.testing.assert_array_equal(given[np.arange(len(X))], X)
+    np.testing.assert_allclose(given.predictor(beta), X @ beta, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(given.products(values), values @ X, rtol=0, atol=1e-12)
 
 
 def part_of(model: str, **options: Any) -> Part:
