@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -197,24 +198,45 @@ def deployed(
     say: Callable[[str], Any] = print,
     **more: Any,
 ) -> Iterator[Deployment]:
-    """A running hub with its enrolled nodes; every process is stopped at the end. `more`: keys of
-    hub.yaml."""
+    """A running hub with its enrolled nodes; every process is stopped at the end, also where
+    SIGTERM or SIGHUP is the end. `more`: keys of hub.yaml."""
     say("creating the hub")
     hub = settings.init(folder / "hub", list(hosts), free_ports(5), database, listen, **more)
     deployment = Deployment(folder, hub, databases.open_registry(hub.database))
+    with _signals_exit():
+        try:
+            deployment.start_hub()
+            say("enrolling the nodes")
+            enrol_coordinator(deployment, COORDINATOR)
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda site: enrol(deployment, site), sites))
+            install_rosters(deployment, sites)
+            for site in sites:
+                deployment.start_node(site.name)
+            deployment.wait_until_online([site.name for site in sites])
+            yield deployment
+        finally:
+            deployment.stop()
+
+
+@contextlib.contextmanager
+def _signals_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP, which end a process at once, are SystemExit within the block: the
+    processes of a deployment are in sessions of their own, and would be left. In another thread
+    than the main one, and of a signal that somebody handles or ignores, nothing changes."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ending = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if is_main and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ending:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        deployment.start_hub()
-        say("enrolling the nodes")
-        enrol_coordinator(deployment, COORDINATOR)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda site: enrol(deployment, site), sites))
-        install_rosters(deployment, sites)
-        for site in sites:
-            deployment.start_node(site.name)
-        deployment.wait_until_online([site.name for site in sites])
-        yield deployment
+        yield
     finally:
-        deployment.stop()
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def enrol(deployment: Deployment, site: Site) -> Credentials:

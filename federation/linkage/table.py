@@ -127,7 +127,9 @@ def _side(study: Study, dataset: str, contract: Contract, source: Source) -> lis
         if entry.per_person
         else _plain(dataset, schema)
     )
-    return [replace(column, name=entry.rename.get(column.name, column.name)) for column in columns]
+    named = [replace(column, name=entry.rename.get(column.name, column.name)) for column in columns]
+    # by name, since a contract loses the order of its file on its way through a hub
+    return sorted(named, key=lambda column: column.name)
 
 
 def _plain(dataset: str, schema: Schema) -> list[LinkedColumn]:

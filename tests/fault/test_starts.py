@@ -442,3 +442,39 @@ def test_200_starts_of_the_superlink_in_a_row_succeed_at_once(
             finally:
                 children.stop()
             assert not caplog.records
+
+
+DEPLOYED = """
+import sys
+from pathlib import Path
+from simulations import flower
+from tests import deployments
+
+folder = Path(sys.argv[1])
+sites = deployments.sites(folder, "brest", "lyon")
+with flower.deployed(sites, folder / "federation", say=lambda _: None):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_federation_ends_with_the_process_that_is_told_to(number: int, tmp_path: Path) -> None:
+    """A simulation over Flower that `timeout`, systemd or a closed terminal ends."""
+    starting = subprocess.Popen(
+        [sys.executable, "-c", DEPLOYED, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=HERE,
+    )
+    with starting as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        code = process.wait(60)
+    left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False)
+    for pid in map(int, left.stdout.split()):
+        os.kill(pid, signal.SIGKILL)
+    assert not left.stdout
+    assert code == 128 + number

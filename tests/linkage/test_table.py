@@ -205,6 +205,18 @@ def test_the_linked_contract_has_the_columns_of_both_and_no_identifier():
     }
 
 
+def test_the_columns_have_one_order_before_and_behind_a_hub():
+    """A canonical form has its keys in another order than the file."""
+    sent = {
+        name: Contract.model_validate_json(contract.canonical())
+        for name, contract in contracts_of().items()
+    }
+    written = table.linked(study_of(), contracts_of())
+    received = table.linked(studies.parse(study_of().canonical()), sent)
+    assert list(written.columns) == list(received.columns)
+    assert list(written.contract.columns) == list(received.contract.columns)
+
+
 def test_ranges_of_aggregates_follow_from_the_contract():
     """At most 10 rows of -5 to 100 euros."""
     columns = table.linked(study_of(), contracts_of()).contract.columns
@@ -372,7 +384,7 @@ def test_the_check_says_who_sends_which_columns(tmp_path, capsys):
     study_files.check(tmp_path / "study.yaml", None)
     output = capsys.readouterr().out
     assert "netsarc sends age (number), grade (category)\n" in output
-    assert "snds sends spent (number), died (boolean): 3 words a row" in output
+    assert "snds sends died (boolean), spent (number): 3 words a row" in output
     assert "not who they are" in output
     (tmp_path / "snds.yaml").unlink()
     with pytest.raises(errors.StudyError, match="no contract"):
