@@ -278,17 +278,23 @@ def _pieces(tap: Tap, slopes: list[Tensor], people: int) -> tuple[Piece, Piece]:
             .transpose(1, 2)
             .reshape(people, outputs.shape[1], -1)
         )
-    biases, slope_lengths = outputs.sum(2), _column_lengths(outputs)
-    terms = (slope_lengths * torch.linalg.vector_norm(inputs, dim=2)).sum(1)
+    biases, slope_lengths = outputs.sum(2), _lengths(outputs, 1)
+    terms = (slope_lengths * _lengths(inputs, 2)).sum(1)
     return _matrix(inputs, outputs, terms, convolved), Piece(
         biases.square().sum(1), slope_lengths.sum(1), lambda scale: scale @ biases
     )
 
 
-def _column_lengths(outputs: Tensor) -> Tensor:
-    """(people, tokens), from outputs (people, outputs, tokens). Over a dimension that is not the
-    last one, torch's vector_norm takes 30 times as long."""
-    return outputs.square().sum(1).sqrt()
+def _lengths(vectors: Tensor, dim: int) -> Tensor:
+    """(people, tokens), of vectors along `dim` of a tensor of three. Over a dimension whose numbers
+    do not lie together, such as that of an image's patches, torch's vector_norm takes 30 times as
+    long."""
+    import torch
+
+    if vectors.stride(dim) > 1:
+        return vectors.square().sum(dim).sqrt()
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=dim)
+    return lengths
 
 
 def _matrix(
