@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from federation.contract import Contract
 from federation.study import Study
@@ -30,7 +31,7 @@ class Memory:
     `where_columns`, the contract columns that it names. `sources`: the contract columns behind each
     field of the study. `names`: the same under the names by which its rows are read, and
     under the empty name those of the condition. `readable`: the columns that its rows were read
-    with. `seen`: the fingerprints of this study's own answers. `link_numbers`: as in
+    with. `seen`: the groups behind this study's own answers. `link_numbers`: as in
     Dataset. `by_step`: its rows are those of the first steps of a cascade. `prints`: as in
     Opened."""
 
@@ -48,7 +49,7 @@ class Memory:
     link_numbers: Mapping[str, int] = field(default_factory=dict)
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     readable: frozenset[str] = frozenset()
-    seen: list[bytes] = field(default_factory=list)
+    seen: list[Any] = field(default_factory=list)
     by_step: bool = False
     prints: Prints = field(default_factory=dict, repr=False)
 

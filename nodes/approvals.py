@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS runs (
     link TEXT NOT NULL DEFAULT ''
 ) STRICT
 """
+_INDEX = "CREATE INDEX IF NOT EXISTS not_over ON runs (told, verdict) WHERE over = 0"
 _COLUMNS = (
     "run, hub, number, study_hash, study, written, coordinator, key_id, contract_hash, nodes, "
     "received, signed_deadline, deadline, over, verdict, reason, by, at, link"
@@ -155,6 +156,13 @@ class Approvals:
         """The newest runs that the hub has not ended, as far as this node knows."""
         return [proposed.run for proposed in self._query("over = 0")[:MAX_OPEN]]
 
+    def open_verdicts(self) -> list[Verdict]:
+        """Those on the runs that have not ended. An idle node asks every few seconds, and does not
+        read the studies of all years for it."""
+        with self._opened() as connection:
+            rows = connection.execute("SELECT verdict FROM runs WHERE over = 0").fetchall()
+        return [row[0] for row in rows]
+
     def unsent(self) -> Sequence[Proposed]:
         """Decisions that the hub has not taken yet."""
         return self._query("told = 0 AND over = 0 AND verdict <> 'waiting'")
@@ -208,6 +216,7 @@ class Approvals:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(_TABLE)
+                connection.execute(_INDEX)
                 yield connection
         except sqlite3.Error as reason:
             raise errors.SetupError(

@@ -237,7 +237,7 @@ def _write_metrics(state: Path, stream: Any, notifier: Notifier | None) -> None:
     """Writes a file for the text-file collector of Prometheus' node exporter, because a node
     listens on no port."""
     try:
-        verdicts = [proposed.verdict for proposed in stream.approvals.all() if not proposed.over]
+        verdicts = stream.approvals.open_verdicts()
         days = credentials.days_left(stream.enrolment.certificate)
     except (errors.HdhError, OSError, ValueError) as error:
         log.error("%s", error)

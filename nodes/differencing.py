@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,15 @@ from federation.schema import Field
 from nodes import fingerprints, ledger
 from nodes.answered import Memory
 from nodes.fingerprints import Words
-from nodes.ledger import Ledger
+from nodes.ledger import Account, Ledger
+from nodes.remembered import ByColumn, Entries
 from strategies import support
 from strategies.protocol import AnyTask
 from strategies.support import Block, Blocks, Mask, Rows
 
 KIND, CONDITION = "cohort", "condition"
 DIVIDES = ("condition", "domain", "edge")  # pieces that choose rows
+_UNKNOWN = frozenset([""])  # no column has this name
 COHORT = frozenset(
     ["the whole cohort"]
 )  # compared with other cohorts, whatever is summed over them
@@ -65,34 +67,79 @@ class Group:
         values = {"columns": sorted(self.columns), "chosen": self.chosen}
         return self.print.tobytes() + json.dumps(values).encode()
 
-    def is_chosen_otherwise(self, other: Group) -> bool:
+
+class Earlier(NamedTuple):
+    """A group of an earlier answer. `digest`: of its fingerprint."""
+
+    digest: bytes
+    columns: frozenset[str]
+    chosen: str | None
+
+    @classmethod
+    def of(cls, group: Group) -> Earlier:
+        return cls(hashlib.sha256(group.print.tobytes()).digest(), group.columns, group.chosen)
+
+    def is_chosen_otherwise(self, other: Earlier) -> bool:
         return None not in (self.chosen, other.chosen) and self.chosen != other.chosen
 
 
-class Seen:
-    """Groups in the order in which they came, found by a column that they share: a study of many
-    columns would otherwise compare each of its groups with all."""
+class Prints:
+    """Fingerprints by digest, each once, since most answers are about the same people. They are
+    held folded: whole, they are in the ledger, but for those that are compared just now."""
 
-    def __init__(self, groups: Iterable[Group]) -> None:
-        self._groups: list[Group] = []
-        self._by_column: defaultdict[str, list[int]] = defaultdict(list)
-        self._unknown: list[int] = []  # those whose columns are not known share all
-        for group in groups:
-            self.add(group)
+    def __init__(self) -> None:
+        self._folds = np.empty((1, fingerprints.FOLDS), np.uint64)
+        self._numbers: dict[bytes, int] = {}
+        self._entries: dict[bytes, int] = {}
+        self._whole: dict[bytes, Words] = {}
 
-    def add(self, group: Group) -> None:
-        for column in group.columns:
-            self._by_column[column].append(len(self._groups))
-        if not group.columns:
-            self._unknown.append(len(self._groups))
-        self._groups.append(group)
+    def hold(self, digest: bytes, print_: Words) -> None:
+        """A fingerprint that is compared just now."""
+        self._whole[digest] = print_
+        if digest in self._numbers:
+            return
+        number = self._numbers[digest] = len(self._numbers)
+        if number == len(self._folds):
+            self._folds = np.concatenate([self._folds, np.empty_like(self._folds)])
+        self._folds[number] = fingerprints.folded(print_)
 
-    def beside(self, group: Group) -> list[Group]:
-        """The groups that share a column with this one."""
-        if not group.columns:
-            return list(self._groups)
-        sharing = {place for name in group.columns for place in self._by_column.get(name, ())}
-        return [self._groups[place] for place in sorted(sharing.union(self._unknown))]
+    def release(self) -> None:
+        self._whole.clear()
+
+    def store(self, digest: bytes, seq: int) -> None:
+        """`seq`: the entry of the ledger that holds it."""
+        self._entries.setdefault(digest, seq)
+
+    def folds(self, digests: Iterable[bytes]) -> Words:
+        """(n_digests, FOLDS)"""
+        return np.asarray(self._folds[[self._numbers[digest] for digest in digests]])
+
+    def whole(self, digest: bytes, book: Ledger) -> Words:
+        if digest not in self._whole:
+            content = ledger.content_of(book, self._entries[digest])
+            self._whole[digest] = np.frombuffer(content[: fingerprints.BYTES], np.uint64)
+        return self._whole[digest]
+
+
+class Seen(ByColumn[Earlier]):
+    """The groups of earlier answers, found by a column that they share: a study of many columns
+    would otherwise compare each of its groups with all. Those whose columns are not known share
+    all."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda earlier: earlier.columns or _UNKNOWN)
+        self.prints = Prints()
+
+    def add(self, seq: int, content: bytes) -> None:
+        group = group_from(content)
+        earlier = Earlier.of(group)
+        self.prints.hold(earlier.digest, group.print)
+        self.prints.store(earlier.digest, seq)
+        self.prints.release()
+        self.append(earlier)
+
+    def sharing(self, columns: frozenset[str]) -> list[Earlier]:
+        return self.beside(columns | _UNKNOWN) if columns else self.all()
 
 
 def group_from(content: bytes) -> Group:
@@ -119,10 +166,17 @@ def conditions(book: Ledger, contract: Contract) -> list[Condition]:
     fingerprints are compared instead."""
     if contract.person is not None:
         return []
-    read = map(json.loads, ledger.remembered(book, CONDITION, contract.dataset))
-    return [
-        Condition(values["sql"], tuple(values["columns"])) for values in read if "sql" in values
-    ]
+    account = Account(contract.dataset, "", 0)
+    return ledger.gathered(book, CONDITION, account, _conditions).all()
+
+
+def _condition(content: bytes) -> Condition | None:
+    values = json.loads(content)
+    return Condition(values["sql"], tuple(values["columns"])) if "sql" in values else None
+
+
+def _conditions() -> Entries[Condition]:
+    return Entries(_condition, lambda condition: condition.columns)
 
 
 def check(
@@ -135,16 +189,33 @@ def check(
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
     groups = _groups(memory, cohort, task, support.blocks_of(cohort, task, rows), rules)
-    before = [*_remembered(memory), *map(group_from, memory.seen)]
-    seen = Seen(before)
-    for group in groups:
-        if _is_near(group, seen.beside(group), memory.min_cell):
-            return NEARLY
-        seen.add(group)
+    new = list(map(Earlier.of, groups))
+    if _is_any_near(groups, new, memory):
+        return NEARLY
     for group in groups:
         memory.keep_once(KIND, group.to_bytes())
-    memory.seen.extend(group.to_bytes() for group in groups)
+    memory.seen.extend(new)
     return None
+
+
+def _is_any_near(groups: Sequence[Group], new: Sequence[Earlier], memory: Memory) -> bool:
+    """Whether one of the groups is nearly an earlier one, or another of them."""
+    seen = ledger.gathered(memory.ledger, KIND, memory.account, Seen)
+    recent: list[Earlier] = list(memory.seen)
+    try:
+        for group, earlier in zip(groups, new, strict=True):
+            seen.prints.hold(earlier.digest, group.print)
+            others = [*seen.sharing(group.columns), *_sharing(recent, group.columns)]
+            if _is_near(earlier, others, seen.prints, memory):
+                return True
+            recent.append(earlier)
+    finally:
+        seen.prints.release()
+    return False
+
+
+def _sharing(some: Iterable[Earlier], columns: frozenset[str]) -> Iterator[Earlier]:
+    return (e for e in some if not columns or not e.columns or columns & e.columns)
 
 
 def _groups(
@@ -266,36 +337,34 @@ def _chosen_by(memory: Memory, *texts: str) -> str:
     return hashlib.sha256(json.dumps([*place, *sorted(written)]).encode()).hexdigest()[:32]
 
 
-def _remembered(memory: Memory) -> list[Group]:
-    account = memory.account
-    contents = ledger.remembered(memory.ledger, KIND, account.dataset, account.register)
-    return [group_from(content) for content in contents]
-
-
-def _is_near(group: Group, others: Sequence[Group], k: int) -> bool:
-    if not others:
-        return False
-    earlier = np.stack([other.print for other in others])
-    for other, apart in zip(others, fingerprints.apart(earlier - group.print), strict=True):
-        # If other conditions were answered for the same people, a refusal for one more person
-        # would tell that there is one.
-        if 0 < apart < k or (apart == 0 and group.is_chosen_otherwise(other)):
-            return True
-    earlier = earlier[-MAX_TRIPLES:]
+def _is_near(group: Earlier, others: Sequence[Earlier], prints: Prints, memory: Memory) -> bool:
+    if any(e.digest == group.digest and group.is_chosen_otherwise(e) for e in others):
+        # If other conditions were answered for the same people, a refusal for one more person would
+        # tell that there is one.
+        return True
+    k, whole = memory.min_cell, partial(prints.whole, book=memory.ledger)
+    print_ = whole(group.digest)
+    (fold,) = prints.folds([group.digest])
+    digests = list(dict.fromkeys(other.digest for other in others))
+    near = np.flatnonzero(fingerprints.apart(prints.folds(digests) - fold) < k)
+    if any(0 < fingerprints.apart(whole(digests[i]) - print_) < k for i in near):
+        return True
+    latest = list(dict.fromkeys(other.digest for other in others[-MAX_TRIPLES:]))
     return any(
-        _has_near(rest, earlier, k) for rest in (group.print - earlier, group.print + earlier)
+        0 < fingerprints.apart(whole(latest[j]) - print_ - sign * whole(latest[i])) < k
+        for i, j, sign in _near_together(fold, prints.folds(latest), k)
     )
 
 
-def _has_near(rests: Words, earlier: Words, k: int) -> bool:
-    """Whether a row of `rests` (m, buckets) is nearly, but not exactly, one of `earlier` (m,
-    buckets). A few buckets suffice to show of most pairs that they are far apart."""
-    begin = earlier[:, : fingerprints.FIRST]
-    for rest in rests:
-        near = np.flatnonzero(fingerprints.apart(begin - rest[: fingerprints.FIRST]) < k)
-        if len(near) and any(0 < n < k for n in fingerprints.apart(earlier[near] - rest)):
-            return True
-    return False
+def _near_together(fold: Words, folds: Words, k: int) -> Iterator[tuple[int, int, np.uint64]]:
+    """Of `folds` (n, FOLDS), the pairs i, j where j lies near a fold and that of i, added to it or
+    subtracted by the sign."""
+    by_bucket = np.ascontiguousarray(folds.T)
+    for i, earlier in enumerate(folds):
+        for sign in (np.uint64(1), ~np.uint64(0)):  # 1 and -1
+            rest = fold + sign * earlier
+            apart = (by_bucket != rest[:, None]).sum(0, dtype=np.int64)
+            yield from ((i, int(j), sign) for j in np.flatnonzero(apart < k))
 
 
 # -- rows of which no person is named

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 BUCKETS = 4096
 BYTES = 8 * BUCKETS
-FIRST = 64  # buckets that tell of most pairs of cohorts that they are far apart
+FOLDS = 64  # sums of buckets that tell of most pairs of cohorts that they are far apart
 
 
 def fingerprint(people: Words, salt: bytes) -> bytes:
@@ -49,3 +49,9 @@ def apart(difference: Words) -> NDArray[np.int64]:
     """(...,): the number of buckets in which a difference of fingerprints (..., n_buckets) is not
     0."""
     return np.asarray(np.count_nonzero(difference, axis=-1))
+
+
+def folded(prints: Words) -> Words:
+    """(..., FOLDS): sums of the buckets of fingerprints (..., BUCKETS). They add up as fingerprints
+    do, and no more of them differ than buckets do: where many differ, two cohorts are far apart."""
+    return np.asarray(prints.reshape(*prints.shape[:-1], FOLDS, -1).sum(-1, dtype=np.uint64))

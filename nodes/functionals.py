@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from federation.contract import Contract
@@ -132,20 +132,24 @@ def _keep(memory: Memory, name: str, numbers: Numbers) -> None:
     memory.keep(KIND, name, json.dumps(content).encode())
 
 
+class Totals:
+    """By study, and by coordinator and year: the numbers given about each column."""
+
+    def __init__(self) -> None:
+        self.by_study: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.by_year: defaultdict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+
+    def add(self, seq: int, content: bytes) -> None:
+        entry = json.loads(content)
+        self.by_study[entry["study"]].update(entry["numbers"])
+        self.by_year[entry["coordinator"], entry["year"]].update(entry["numbers"])
+
+
 def _given(memory: Memory) -> tuple[Counter[str], Counter[str]]:
     """By column, what this study and its coordinator's year have been given."""
-    by_study, by_year = Counter[str](), Counter[str]()
-    account = memory.account
-    for content in ledger.remembered(memory.ledger, KIND, account.dataset, account.register):
-        entry = json.loads(content)
-        if entry["study"] == memory.study.hash:
-            by_study.update(entry["numbers"])
-        if (
-            entry["coordinator"] == memory.study.coordinator
-            and entry["year"] == memory.account.year
-        ):
-            by_year.update(entry["numbers"])
-    return by_study, by_year
+    study, account = memory.study, memory.account
+    totals = ledger.gathered(memory.ledger, KIND, account, Totals)
+    return totals.by_study[study.hash], totals.by_year[study.coordinator, account.year]
 
 
 def given(book: Ledger, dataset: str, year: int) -> dict[str, Counter[str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from federation.schema import Field
 from nodes import ledger, support_columns, support_in_blocks, written_fields
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
+from nodes.remembered import Entries
 from strategies import support
 from strategies.protocol import AnyTask
 from strategies.support import Block, Mask
@@ -74,19 +75,21 @@ def _column_from(content: bytes) -> WrittenColumn:
     return WrittenColumn(piece, values["where"], frozenset(values["columns"]), values["reads"])
 
 
-def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[WrittenColumn]:
-    """Those of earlier answers about the same people, as far as this contract reads their columns
-    in the same way."""
+def _columns() -> Entries[WrittenColumn]:
+    return Entries(_column_from, lambda column: column.columns)
+
+
+def _beside(
+    book: Ledger, account: Account, contract: Contract, columns: frozenset[str]
+) -> list[WrittenColumn]:
+    """The latest of those of earlier answers about the same people and a column of `columns`, each
+    once, as far as this contract reads their columns in the same way."""
     kinds = written_fields.kinds(contract)
-    for content in ledger.remembered(book, KIND, account.dataset, account.register):
-        column = _column_from(content)
-        if all(kinds.get(name) == kind for name, kind in column.reads.items()):
-            yield column
-
-
-def _beside(written: Iterable[WrittenColumn], columns: frozenset[str]) -> list[WrittenColumn]:
-    """The latest of those about a column of `columns`, each once."""
-    sharing = {column.key: column for column in written if column.columns & columns}
+    sharing = {
+        column.key: column
+        for column in ledger.gathered(book, KIND, account, _columns).beside(columns)
+        if all(kinds.get(name) == kind for name, kind in column.reads.items())
+    }
     return list(sharing.values())[-MAX_EARLIER:]
 
 
@@ -95,7 +98,7 @@ def columns_beside(
 ) -> set[str]:
     """The contract columns that a node reads to judge a study about `columns` together with earlier
     ones."""
-    beside = _beside(_remembered(book, account, contract), columns)
+    beside = _beside(book, account, contract, columns)
     return {name for column in beside for name in column.reads}
 
 
@@ -105,8 +108,7 @@ def check(memory: Memory, cohort: Cohort, task: AnyTask, rules: Rules) -> Refusa
     new = _columns_of(memory, task)
     if cohort.count is not None or not new:
         return None
-    remembered = _remembered(memory.ledger, memory.account, memory.contract)
-    before = _beside(remembered, memory.columns_of(task))
+    before = _beside(memory.ledger, memory.account, memory.contract, memory.columns_of(task))
     keys = {column.key for column in new}
     earlier = [column for column in before if column.key not in keys]
     is_repeated = keys <= {column.key for column in before}

@@ -16,11 +16,11 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 from federation import errors
 from federation.messages import LedgerHead, Refusal
@@ -53,6 +53,12 @@ _STANDING_GRANT = (
     "kind = 'grant' AND seq NOT IN"
     " (SELECT CAST(release AS INTEGER) FROM entries WHERE kind = 'withdrawal'"
     " AND kind <> 'grant')"
+)
+_REMEMBERED = (
+    "SELECT seq, content FROM entries JOIN answers "
+    "ON answers.release = entries.kind || ':' || entries.release "
+    "WHERE kind = ? AND (dataset = ? OR instr(unit, ' ') > 0 "
+    "AND substr(unit, instr(unit, ' ') + 1) = ?) AND seq > ? AND seq <= ? ORDER BY seq"
 )
 _COLUMNS = "seq, kind, dataset, unit, year, study, release, rho, curve, event, at, prev, hash"
 
@@ -136,11 +142,14 @@ class Entry:
 @dataclass(frozen=True)
 class Ledger:
     """`sums`: the amount charged up to an entry, by request; a later charge reads on from there
-    instead of reading all earlier entries."""
+    instead of reading all earlier entries. `gathered`: the same of what was remembered."""
 
     connection: sqlite3.Connection
     witness: Path | None = None
     sums: dict[tuple[str, tuple[object, ...]], tuple[LedgerHead, Cost]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    gathered: dict[tuple[object, ...], tuple[LedgerHead, Any]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -434,17 +443,52 @@ def names(ledger: Ledger, kind: str, prefix: str, *, last: bool = False) -> list
     return [str(row[0]) for row in entries]
 
 
+class Gathering(Protocol):
+    """What a rule makes of the entries that it compares answers with."""
+
+    def add(self, seq: int, content: bytes) -> None: ...
+
+
+G = TypeVar("G", bound=Gathering)
+
+
+def gathered(ledger: Ledger, kind: str, account: Account, new: Callable[[], G]) -> G:
+    """What a `new` gathering makes of all that `remembered` gives, in the order of the entries.
+    Each entry is read once, however often this is asked: a node's thousandth study would otherwise
+    read those of 999 studies for each of its analyses."""
+    key = (kind, account.dataset, account.register, new)
+    last, gathering = ledger.gathered.pop(key, (LedgerHead(0, GENESIS), None))
+    if gathering is None or (last.seq and not _holds(ledger, last)):  # another file lies here now
+        last, gathering = LedgerHead(0, GENESIS), new()
+    upto = head(ledger)
+    if upto != last:
+        of = (kind, account.dataset, account.register, last.seq, upto.seq)
+        for seq, content in ledger.connection.execute(_REMEMBERED, of):
+            gathering.add(seq, bytes(content))
+    ledger.gathered[key] = upto, gathering
+    return cast(G, gathering)
+
+
+def content_of(ledger: Ledger, seq: int) -> bytes:
+    """What the entry `seq` remembers."""
+    row = ledger.connection.execute(
+        "SELECT content FROM entries JOIN answers "
+        "ON answers.release = entries.kind || ':' || entries.release WHERE seq = ?",
+        (seq,),
+    ).fetchone()
+    if row is None:
+        raise errors.LedgerError(
+            f"what entry {seq} of the ledger stored was changed, or is missing; restore the newest "
+            "copy"
+        )
+    return bytes(row[0])
+
+
 def remembered(ledger: Ledger, kind: str, dataset: str, register: str = "") -> Iterator[bytes]:
     """All that was kept of a kind for a dataset, and for the others about the people of its
     register, in any year."""
-    entries = ledger.connection.execute(
-        "SELECT content FROM entries JOIN answers "
-        "ON answers.release = entries.kind || ':' || entries.release "
-        "WHERE kind = ? AND (dataset = ? OR instr(unit, ' ') > 0 "
-        "AND substr(unit, instr(unit, ' ') + 1) = ?)",
-        (kind, dataset, register),
-    )
-    return (bytes(row[0]) for row in entries.fetchall())
+    of = (kind, dataset, register, 0, head(ledger).seq)
+    return (bytes(row[1]) for row in ledger.connection.execute(_REMEMBERED, of).fetchall())
 
 
 # -- the chain

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from federation.schema import Field
 from nodes import ledger, written_fields
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
+from nodes.remembered import Entries
 from strategies import support
 from strategies.grids import Grid
 from strategies.protocol import AnyTask, Chosen
@@ -61,7 +62,7 @@ class Partition:
     reads: Mapping[str, Any]
     group_reads: Mapping[str, Any]
 
-    @property
+    @cached_property
     def all_reads(self) -> dict[str, Any]:
         return {**self.reads, **self.group_reads}
 
@@ -69,7 +70,8 @@ class Partition:
     def is_condition(self) -> bool:
         return self.grid.field.kind == "boolean"
 
-    def to_bytes(self) -> bytes:
+    @cached_property
+    def content(self) -> bytes:
         values = {
             "grid": {name: getattr(self.grid, name) for name in _GRID},
             "field": written_fields.to_values(self.grid.field),
@@ -82,7 +84,10 @@ class Partition:
         return json.dumps(values, sort_keys=True).encode()
 
 
-def _partition(values: Mapping[str, Any]) -> Partition:
+def _partition(content: bytes) -> Partition | None:
+    values = json.loads(content)
+    if "grid" not in values:
+        return None
     grid = values["grid"] | {
         name: tuple(values["grid"][name]) for name in ("shares", "parts", "at")
     }
@@ -96,17 +101,21 @@ def _partition(values: Mapping[str, Any]) -> Partition:
     )
 
 
-def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[Partition]:
-    """Those of earlier answers about the same people, as far as this contract reads their columns
-    in the same way."""
+def _partitions() -> Entries[Partition]:
+    return Entries(_partition, lambda partition: partition.columns)
+
+
+def _remembered(
+    book: Ledger, account: Account, contract: Contract, columns: frozenset[str]
+) -> list[Partition]:
+    """Those of earlier answers about the same people that share one of these columns, as far as
+    this contract reads theirs in the same way."""
     kinds = written_fields.kinds(contract)
-    for content in ledger.remembered(book, KIND, account.dataset, account.register):
-        values = json.loads(content)
-        if "grid" not in values:
-            continue
-        partition = _partition(values)
-        if all(kinds.get(name) == kind for name, kind in partition.all_reads.items()):
-            yield partition
+    return [
+        partition
+        for partition in ledger.gathered(book, KIND, account, _partitions).beside(columns)
+        if all(kinds.get(name) == kind for name, kind in partition.all_reads.items())
+    ]
 
 
 def columns_beside(
@@ -114,7 +123,7 @@ def columns_beside(
 ) -> set[str]:
     """The contract columns that a node reads to compare the grids on `columns` with earlier
     ones."""
-    beside = [p for p in _remembered(book, account, contract) if p.columns & columns]
+    beside = _remembered(book, account, contract, columns)
     return {name for partition in beside for name in partition.all_reads}
 
 
@@ -128,9 +137,10 @@ def check(
         return None
     if _is_chosen_otherwise(memory, task):
         return NEARLY
+    columns = frozenset[str]().union(*(new.columns for new in (*grids, *conditions)))
     earlier = [
         partition
-        for partition in _remembered(memory.ledger, memory.account, memory.contract)
+        for partition in _remembered(memory.ledger, memory.account, memory.contract, columns)
         if memory.readable.issuperset(partition.all_reads)
     ]
     everyone = cohort.everyone or cohort
@@ -146,7 +156,7 @@ def check(
             if is_near:
                 return NEARLY
     for partition in (*grids, *conditions):
-        memory.keep_once(KIND, partition.to_bytes())
+        memory.keep_once(KIND, partition.content)
     return None
 
 
@@ -154,11 +164,11 @@ def _beside(new: Partition, others: Sequence[Partition]) -> list[Partition]:
     """Those that share a column. Two conditions are compared by their people's fingerprints, and
     with everyone's rows only what the condition of a study names can be read."""
     beside = {
-        other.to_bytes(): other
+        other.content: other
         for other in others
         if other.columns & new.columns and not (new.is_condition and other.is_condition)
     }
-    beside.pop(new.to_bytes(), None)
+    beside.pop(new.content, None)
     if new.grid.field.name != WHERE:
         return list(beside.values())
     return [other for other in beside.values() if other.reads.keys() <= new.reads.keys()]
@@ -204,20 +214,25 @@ def _reads(memory: Memory, names: Iterable[str]) -> dict[str, Any]:
     return {name: kinds[name] for name in sorted(frozenset().union(*behind))}
 
 
+def _choice(content: bytes) -> dict[str, Any] | None:
+    values: dict[str, Any] = json.loads(content)
+    return values if "choice" in values else None
+
+
+def _choices() -> Entries[dict[str, Any]]:
+    """Found by what they are a choice of."""
+    return Entries(_choice, lambda entry: [entry["of"]])
+
+
 def _is_chosen_otherwise(memory: Memory, task: AnyTask) -> bool:
     """Whether the same task was answered with other cuts of what it computes. No row is read: what
     is cut, such as scores or pathways, is in no column."""
     choices = support.roles_of(task).choices
-    book, account = memory.ledger, memory.account
-    before = [
-        entry
-        for content in ledger.remembered(book, KIND, account.dataset, account.register)
-        if choices and "choice" in (entry := json.loads(content))
-    ]
+    before = ledger.gathered(memory.ledger, KIND, memory.account, _choices)
     entries = [_entry(memory, chosen) for chosen in choices]
     for chosen, new in zip(choices, entries, strict=True):
         names = ("of",) if chosen.everywhere else ("of", "where")
-        for old in before:
+        for old in before.beside([new["of"]]):
             is_alike = all(old[name] == new[name] for name in names)
             if is_alike and old["choice"] != new["choice"]:
                 return True

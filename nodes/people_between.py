@@ -17,7 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from federation import cohort as cohorts
 from federation.arrays import Ints
-from federation.cohort import Apart, Blocks, Cohort, unread
+from federation.cohort import Apart, Blocks, Cohort, Values, unread
 from federation.contract import Contract
 from federation.disclosure import node_door, partitions
 from federation.disclosure.rules import Rules, is_small
@@ -36,6 +36,7 @@ from federation.schema import Field
 from nodes import ledger, support_in_blocks, written_fields
 from nodes.answered import Memory
 from nodes.ledger import Account, Ledger
+from nodes.remembered import Entries
 from nodes.session import StudySession
 from strategies import support
 from strategies.grids import Grid
@@ -47,6 +48,7 @@ KIND = "rows"
 MAX_EARLIER = 60  # ways of choosing rows that are compared with those of a new answer: the latest
 MAX_TOGETHER = 8  # among which three are combined: the latest
 MAX_VALUES = 200_000_000  # rows times columns that are judged for one answer, at most
+MAX_HELD = 20_000_000  # rows times columns that are held meanwhile: 160 MB
 MAX_SIDES = 40  # conditions of one task that are crossed with other columns
 _NAME = re.compile(r'"([^"]+)"')
 BETWEEN = Refusal(
@@ -77,7 +79,7 @@ class Choice:
     has_grid: bool
     divides: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         texts = (tuple(field.sql for field in some) for some in (self.present, self.weights))
         return (self.where, *texts)
@@ -110,12 +112,17 @@ def _choice(content: bytes) -> Choice:
     )
 
 
-def _remembered(book: Ledger, account: Account, contract: Contract) -> Iterator[Choice]:
-    """Those of earlier answers about the rows of this dataset, as far as this contract reads their
-    columns in the same way."""
-    kinds = written_fields.kinds(contract)
-    for content in ledger.remembered(book, KIND, account.dataset):
-        choice = _choice(content)
+def _of_entries() -> Entries[Choice]:
+    return Entries(_choice, lambda choice: choice.columns)
+
+
+def _remembered(
+    book: Ledger, account: Account, contract: Contract, columns: frozenset[str]
+) -> Iterator[Choice]:
+    """Those of earlier answers about the rows of this dataset and one of these columns, as far as
+    this contract reads theirs in the same way."""
+    kinds, of_dataset = written_fields.kinds(contract), replace(account, register="")
+    for choice in ledger.gathered(book, KIND, of_dataset, _of_entries).beside(columns):
         if all(kinds.get(name) == kind for name, kind in choice.reads.items()):
             yield choice
 
@@ -125,7 +132,7 @@ def columns_beside(
 ) -> set[str]:
     """The contract columns that a node reads to choose the rows of earlier answers about
     `columns`."""
-    beside = (choice for choice in _remembered(book, account, contract) if choice.columns & columns)
+    beside = _remembered(book, account, contract, columns)
     return {name for choice in beside for name in choice.reads}
 
 
@@ -156,15 +163,16 @@ def _earlier(memory: Memory, new: Sequence[Choice]) -> list[Choice]:
     come last."""
     columns = frozenset[str]().union(*(choice.columns for choice in new))
     by_key: dict[Any, Choice] = {}
-    for choice in _remembered(memory.ledger, memory.account, memory.contract):
-        if choice.columns & columns and memory.readable.issuperset(choice.reads):
-            before = by_key.pop(choice.key, choice)
-            by_key[choice.key] = replace(
-                choice,
-                columns=choice.columns | before.columns,
-                has_grid=choice.has_grid or before.has_grid,
-            )
+    for choice in _remembered(memory.ledger, memory.account, memory.contract, columns):
+        if memory.readable.issuperset(choice.reads):
+            before = by_key.pop(choice.key, None)
+            by_key[choice.key] = choice if before is None else _merged(choice, before)
     return list(by_key.values())[-MAX_EARLIER:]
+
+
+def _merged(choice: Choice, before: Choice) -> Choice:
+    has_grid = choice.has_grid or before.has_grid
+    return replace(choice, columns=choice.columns | before.columns, has_grid=has_grid)
 
 
 # -- how the rows of a task are chosen
@@ -233,7 +241,7 @@ def _tell_of_few(
     memory: Memory,
     is_unsupported: IsUnsupported,
 ) -> bool:
-    everyone = session.cohort.everyone or session.cohort
+    everyone = _read_once(session.cohort.everyone or session.cohort)
     masks = Masks(everyone)
     left = max(MAX_VALUES // max(1, everyone.rows * len(task.fields)), 2 * len(new))
     judged = set[Any]()
@@ -264,6 +272,25 @@ def _tell_of_few(
         if is_few:
             return True
     return False
+
+
+def _read_once(cohort: Cohort) -> Cohort:
+    """The same rows, whose columns are held after they were read, up to MAX_HELD values: they are
+    looked at for each of many pairs of answers."""
+    held: dict[tuple[str, str, str], Values] = {}
+
+    def fetch(asked: Iterable[Field]) -> Mapping[str, Values]:
+        names = {(field.name, field.kind, field.sql): field for field in asked}
+        missing = [field for name, field in names.items() if name not in held]
+        columns = cohort.fetch(missing) if missing else {}
+        read = {name[0]: held[name] for name in names if name in held}
+        read.update(columns)
+        for field in missing:
+            if (len(held) + 1) * cohort.rows <= MAX_HELD:
+                held[field.name, field.kind, field.sql] = columns[field.name]
+        return read
+
+    return cohort if cohort.in_blocks is not None else replace(cohort, fetch=fetch)
 
 
 Combined = Sequence[tuple[Choice, int]]  # the new answer first, each with its sign

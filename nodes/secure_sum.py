@@ -27,6 +27,7 @@ from nodes import ledger, noised_answer, support
 from nodes.ledger import Claim
 from nodes.noised_answer import BudgetAccess
 from nodes.pending_sums import PendingSum
+from nodes.remembered import Entries
 from nodes.session import NodeContext, StudySession
 from nodes.site import Site
 from strategies import budget
@@ -136,13 +137,17 @@ def answer(
     return answers
 
 
+def _node_sets() -> Entries[frozenset[str]]:
+    return Entries(lambda content: frozenset(json.loads(content)), lambda nodes: ())
+
+
 def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> Refusal | None:
     """Refuses sums over node sets that differ by a few nodes between two studies: their difference
     would reveal these nodes' own sums."""
     least = context.site.policy.min_nodes_apart
     account = context.site.account(query.study.dataset, 0)  # the sets of every year
-    for content in ledger.remembered(context.ledger, NODES, account.dataset, account.register):
-        if 0 < len(nodes ^ frozenset(json.loads(content))) < least:
+    for other in ledger.gathered(context.ledger, NODES, account, _node_sets).all():
+        if 0 < len(nodes ^ other) < least:
             return Refusal(
                 "node_set",
                 f"exact sums over nearly these nodes were answered before: ask the same nodes, or "

@@ -93,13 +93,15 @@ def _assign(U: Floats, centres: Floats, weights: Floats) -> tuple[Ints, Floats, 
     k, p = centres.shape
     counts, sums, inertia = np.zeros(k, np.int64), np.zeros((k, p)), 0.0
     for begin in range(0, len(U), BLOCK):
-        block = U[begin : begin + BLOCK]
-        distance = ((block[:, None, :] - centres) ** 2 * weights).sum(2)
+        columns = np.ascontiguousarray(U[begin : begin + BLOCK].T)
+        distance = np.zeros((columns.shape[1], k))
+        for j in range(p):  # no array holds all rows, centres and columns at once
+            distance += weights[j] * (columns[j, :, None] - centres[:, j]) ** 2
         nearest = distance.argmin(1)
         counts += np.bincount(nearest, minlength=k)
         for j in range(p):
-            sums[:, j] += np.bincount(nearest, block[:, j], k)
-        inertia += float(distance[np.arange(len(block)), nearest].sum())
+            sums[:, j] += np.bincount(nearest, columns[j], k)
+        inertia += float(distance[np.arange(len(nearest)), nearest].sum())
     return counts, sums, inertia
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class TimeGrid:
     step: float
     size: int
 
-    @property
+    @cached_property
     def times(self) -> Floats:
         return np.array([round(self.origin + self.step * i, 12) for i in range(self.size)])
 

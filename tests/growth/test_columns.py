@@ -14,7 +14,7 @@ from federation import cohort as cohorts
 from federation.cohort import Cohort, Values
 from federation.schema import Field
 from nodes import connectors, differencing
-from nodes.differencing import Group, Seen
+from nodes.differencing import Earlier, Seen
 from strategies import registry
 from tests import federations
 from tests.growth.test_results import exponent
@@ -68,30 +68,32 @@ def test_looking_for_numbers_too_large_for_a_double_plans_as_much_a_column() -> 
     assert exponent(SIZES[1:], planned[1:]) < 1.1
 
 
+def seen_of(*columns: Iterable[str]) -> Seen:
+    seen = Seen()
+    for number, some in enumerate(columns):
+        seen.append(Earlier(bytes([number % 256]), frozenset(some), None))
+    return seen
+
+
 def test_groups_of_other_columns_are_not_compared() -> None:
     compared = []
-    whole = Group(np.zeros(1, np.uint64), differencing.COHORT)
     for n_columns in SIZES:
-        seen, n = Seen([whole]), 0
+        seen, n = seen_of(differencing.COHORT), 0
         for i in range(n_columns):
-            group = Group(np.zeros(1, np.uint64), frozenset({f"x{i}", f"x{i + 1}"}))
-            n += 1 + len(seen.beside(group))
-            seen.add(group)
+            columns = frozenset({f"x{i}", f"x{i + 1}"})
+            n += 1 + len(seen.sharing(columns))
+            seen.append(Earlier(b"", columns, None))
         compared.append(n)
     assert exponent(SIZES, compared) < 1.1
 
 
 def test_groups_that_share_a_column_or_do_not_know_theirs_are_compared_in_their_order() -> None:
-    columns = [{"a"}, {"b", "c"}, set(), {"c", "d"}, {"a", "d"}, {"e"}]
-    groups = [Group(np.full(1, i, np.uint64), frozenset(some)) for i, some in enumerate(columns)]
-    seen = Seen(groups)
+    seen = seen_of({"a"}, {"b", "c"}, set(), {"c", "d"}, {"a", "d"}, {"e"})
 
-    def beside(*names: str) -> list[int]:
-        return [
-            int(group.print[0]) for group in seen.beside(Group(groups[0].print, frozenset(names)))
-        ]
+    def sharing(*names: str) -> list[int]:
+        return [earlier.digest[0] for earlier in seen.sharing(frozenset(names))]
 
-    assert beside("d") == [2, 3, 4]
-    assert beside("b", "a") == [0, 1, 2, 4]
-    assert beside("z") == [2]
-    assert beside() == [0, 1, 2, 3, 4, 5]
+    assert sharing("d") == [2, 3, 4]
+    assert sharing("b", "a") == [0, 1, 2, 4]
+    assert sharing("z") == [2]
+    assert sharing() == [0, 1, 2, 3, 4, 5]

@@ -59,7 +59,7 @@ def test_a_report_goes_on_without_a_certificate_that_can_be_read(
 ) -> None:
     stream: Any = SimpleNamespace(
         state={},
-        approvals=SimpleNamespace(all=list),
+        approvals=SimpleNamespace(open_verdicts=list),
         enrolment=SimpleNamespace(certificate=certificate),
     )
     daemon._report(tmp_path, stream, None, Stop(3))
