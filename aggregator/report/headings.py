@@ -226,7 +226,7 @@ HEADINGS: Mapping[str, str] = {
     "threshold": "threshold",
     "ties": "ties",
     "time": "time",
-    "times": "number",
+    "times": "occurrences",
     "to": "to",
     "top": "largest values",
     "train_loss": "loss in training",

@@ -366,6 +366,12 @@ def test_values_are_written_as_a_french_reader_writes_them(written: str, french:
         assert language.value(written) == french
 
 
+def test_the_number_of_a_study_is_no_count() -> None:
+    """A text has one translation, and `number` heads the column by which studies are called."""
+    with language.using("fr"):
+        assert language.tr("number") == "numéro"
+
+
 def test_a_version_an_option_and_code_are_no_numbers() -> None:
     with language.using("fr"):
         for english, verbatim in (
