@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from federation import expression, influence, limits
 from federation.contract import Contract
-from federation.expression import Kind, Piece, quote_name, quote_text
+from federation.expression import Expression, Kind, Piece, quote_name, quote_text
 from federation.expression.truth import Truth
 from federation.intervals import EVERYTHING, Interval
 
@@ -135,15 +136,8 @@ def build(contract: Contract, derive: Mapping[str, str]) -> Schema:
             list(derive)[limits.MAX_DERIVED],
             f"a study derives at most {limits.MAX_DERIVED} columns; leave out the others",
         )
-    waiting = dict(derive)
-    while waiting:
-        derived, failed = _derived(Schema(contract, fields, sources), waiting)
-        if not derived:
-            name, error = next(iter(failed.items()))
-            raise DeriveError(name, str(error))
-        fields |= {name: _field(name, compiled) for name, compiled in derived.items()}
-        sources |= {name: compiled.names for name, compiled in derived.items()}
-        waiting = {name: waiting[name] for name in failed}
+    for name, compiled in _derive(Schema(contract, fields, sources), derive):
+        fields[name], sources[name] = _field(name, compiled), compiled.names
     return Schema(contract, fields, sources)
 
 
@@ -169,17 +163,27 @@ def _given(contract: Contract) -> dict[str, Field]:
     }
 
 
-def _derived(
-    present: Schema, waiting: Mapping[str, str]
-) -> tuple[dict[str, expression.Expression], dict[str, expression.ExpressionError]]:
-    """Those of `waiting` that the present columns suffice for, and the errors of the others."""
-    derived, failed = {}, {}
-    for name, text in waiting.items():
+def _derive(present: Schema, derive: Mapping[str, str]) -> Iterator[tuple[str, Expression]]:
+    """Each derived column after those that it names. One that names another which is still missing
+    waits for it, and is not tried again before. `present`: what was yielded so far is a field."""
+    failed: dict[str, expression.ExpressionError] = {}
+    waiting: defaultdict[str, list[str]] = defaultdict(list)
+    turns = deque(derive)
+    while turns:
+        name = turns.popleft()
         try:
-            derived[name] = present.express(text)
+            compiled = present.express(derive[name])
         except expression.ExpressionError as error:
             failed[name] = error
-    return derived, failed
+            if isinstance(error, expression.UnknownColumnError):
+                waiting[error.name].append(name)
+            continue
+        failed.pop(name, None)
+        yield name, compiled
+        turns.extend(waiting.pop(name, ()))
+    for name in derive:
+        if name in failed:
+            raise DeriveError(name, str(failed[name]))
 
 
 class DeriveError(expression.ExpressionError):
