@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cache, partial
+from weakref import WeakKeyDictionary
 
 from federation import cohort as cohorts
 from federation.expression import ExpressionError
@@ -18,7 +19,7 @@ from federation.privacy.accounting import Sampled
 from federation.privacy.calibration import Grid
 from federation.results import Row
 from federation.study import Study
-from strategies import once_per_state, options, support
+from strategies import options, support
 from strategies.protocol import AnyPrivateAnalysis, AnyPrivateTraining, AnyTask, Sampling
 
 
@@ -179,16 +180,20 @@ def training(task: AnyTask) -> AnyPrivateTraining:
     return task.training
 
 
+_ZEROS: WeakKeyDictionary[State, dict[str, Part]] = WeakKeyDictionary()
+
+
 def zero(task: AnyTask, state: State) -> Part:
     """The part of an empty cohort: the names, shapes, types and sensitivities of every part of the
-    round."""
-    return once_per_state.once("zero", state, task, lambda: _zero(task, state))
-
-
-def _zero(task: AnyTask, state: State) -> Part:
-    nobody = cohorts.empty(task.fields, task.rows_per_person)
-    part = task.analysis.local(nobody, task, state)
-    return part if task.roles is None else support.with_counts(part, nobody, task)
+    round. Computed once for a state object and the name of a task, also where the node has another
+    task of that name: after the charge nothing is computed that may fail."""
+    by_task = _ZEROS.setdefault(state, {})
+    name = f"{task.name} {task.chosen.sql}" if task.chosen else task.name
+    if name not in by_task:
+        nobody = cohorts.empty(task.fields, task.rows_per_person)
+        part = task.analysis.local(nobody, task, state)
+        by_task[name] = part if task.roles is None else support.with_counts(part, nobody, task)
+    return by_task[name]
 
 
 def check(study: Study, task: AnyTask) -> None:

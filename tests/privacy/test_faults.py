@@ -132,7 +132,9 @@ def failing_at(place: int, error: type[BaseException]) -> Iterator[list[int]]:
         if (
             not _failing
             or "/strategies/" not in frame.f_code.co_filename
-            or frame.f_code.co_filename.endswith(("budget.py", "registry.py", "admissible.py"))
+            or frame.f_code.co_filename.endswith(
+                ("budget.py", "registry.py", "admissible.py", "once_per_state.py")
+            )
         ):
             return None
         if event == "line":
