@@ -2,8 +2,8 @@
 reading, and `hdh node check` beside SUMMARIZE. A French export needs all of the `read:` keys.
 
 Tables of 1,000,000 x 5 and x 20 in PostgreSQL are read beside the server's own COPY in its binary
-form, whose bytes the driver hands over and nobody reads. Part of that time passes in the server, so
-it is measured by the clock.
+form, whose bytes the driver hands over and nobody reads. Part of that work is the server's, so its
+CPU time is added. One in fifty of all values but the person's are NULL in a second table of 20.
 
 The limit of a CSV file is what the guarantees cost, beside which 1.3 was hoped for. DuckDB takes a
 file whose records have other widths, or whose values it reads as 1_000 or `epoch`: a pass over all
@@ -12,6 +12,7 @@ bytes finds these, in a quarter to a third of DuckDB's own time.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -155,10 +156,14 @@ TYPES = {
 }
 
 
-def serve(url: str, rows: int, names: Sequence[str]) -> None:
+def serve(url: str, rows: int, names: Sequence[str], *, nulls: bool = False) -> None:
     import psycopg
 
     table = people(rows)[list(names)]
+    if nulls:
+        rng = np.random.default_rng(2)
+        whole = {name: "Int64" for name in names if name[0] == "n"}
+        table = table.astype(whole).mask(rng.random(table.shape) < 0.02 * (table.columns != "p"))
     listed = ", ".join(f"{name} {TYPES[name[0]]}" for name in names)
     with psycopg.connect(url) as server, server.cursor() as cursor:
         cursor.execute(f"DROP TABLE IF EXISTS people; CREATE TABLE people ({listed})")
@@ -183,22 +188,43 @@ def by_connector(url: str, agreed: Contract) -> None:
     connectors.open_rows(connectors.connect(Storage()), dataset, list(agreed.columns))
 
 
+def cpu_seconds(home: Path) -> float:
+    """CPU seconds of this process and of the server's sessions, all of which have ended."""
+    server = int((home / "data" / "postmaster.pid").read_text().split()[0])
+    children = Path(f"/proc/{server}/task/{server}/children")
+    while any(_is_session(int(child)) for child in children.read_text().split()):
+        time.sleep(0.01)
+    ticks = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[13:15]
+    return time.process_time() + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def _is_session(process: int) -> bool:
+    """Also of one that has ended, until its CPU time is added to the server's."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return not command or command.startswith(b"postgres: hdh ")
+
+
 def served(folder: Path) -> bool:
-    """The connector beside COPY, for few columns and for all of them."""
+    """The connector beside COPY, for few columns, for all of them, and for some that are NULL."""
     from tests import postgresql
 
     whole, met = contract(), []
+    everything = tuple(whole.columns)
+    cases = ((FEW, False, ""), (everything, False, ""), (everything, True, " with NULL"))
     with postgresql.running(folder) as url:
-        for names in (FEW, tuple(whole.columns)):
+        for names, nulls, more in cases:
             columns = {name: whole.columns[name] for name in names}
             agreed = whole.model_copy(update={"columns": columns})
-            serve(url, ROWS, names)
+            serve(url, ROWS, names, nulls=nulls)
             s = timing.least(
                 {"read": partial(by_connector, url, agreed), "copy": lambda: by_copy(url)},
                 repeats=5,
-                clock=time.perf_counter,
+                clock=partial(cpu_seconds, folder),
             )
-            label = f"PostgreSQL, {len(names)} columns / COPY in binary form"
+            label = f"PostgreSQL, {len(names)} columns{more} / COPY in binary form"
             detail = f"{s['read']:.2f} s, {s['copy']:.2f} s"
             met.append(timing.report(label, s["read"] / s["copy"], MAX_COPYING, detail))
     return all(met)
@@ -208,6 +234,8 @@ def main() -> None:
     agreed, met = contract(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if "postgresql" in sys.argv[1:]:
+            sys.exit(not served(folder))
         write(people(ROWS), folder)
         for export in EXPORTS:
             s = timing.least(work(export, folder, agreed), repeats=3)

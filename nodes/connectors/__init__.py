@@ -130,7 +130,7 @@ def open_rows(
         return _open_view(connection, dataset, dataset.view, columns)
     try:
         with _scratch(connection) as folder:
-            source = _source(connection, dataset, columns, folder)
+            source = _source(connection, dataset, columns, folder, as_text=as_text)
             require(dataset, columns, source.columns)
             source = replace(source, types={}) if as_text else source
             source = replace(source, has_places=source.has_places and with_places)
@@ -299,8 +299,11 @@ def _create(
     connection: duckdb.DuckDBPyConnection, dataset: Dataset, source: Source, columns: Sequence[str]
 ) -> None:
     """A view of a source whose rows cannot change between readings; a table of a text, which is
-    read once, and of a source that another reading could give
-    in another order or with other rows."""
+    read once, and of a source that another reading could give in another order or with other rows.
+    A table that has the rows as they are gets the name `source`."""
+    if source.is_table and dataset.read == AS_IT_IS and not dataset.rows_where:
+        connection.execute(f"ALTER TABLE {source.relation} RENAME TO source")
+        return
     names = {name.lower() for name in columns}  # DuckDB takes X for x
     others = source.columns.items() if dataset.rows_where else ()
     raws = {name: raw for name, raw in others if name.lower() not in names}
@@ -317,6 +320,8 @@ def _create(
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM {rows}{where}")
     if source.records is not None:
         _check_count(connection, dataset, source.records, rows if where else "source")
+    if source.is_table:
+        connection.execute(f"DROP TABLE {source.relation}")
 
 
 def _read(
@@ -391,13 +396,16 @@ def _source(
     folder: Path,
     *,
     only_names: bool = False,
+    as_text: bool = False,
 ) -> Source:
     """The source, its columns under the contract's names.
     SourceError if no connector reads its kind."""
     if dataset.source.startswith(POSTGRESQL):
         from nodes.connectors import postgresql
 
-        opened = postgresql.read(dataset, columns, folder, only_names=only_names)
+        opened = postgresql.read(
+            connection, dataset, columns, only_names=only_names, as_text=as_text
+        )
     elif "://" in dataset.source:
         kind = dataset.source.partition("://")[0]
         raise errors.SourceError(

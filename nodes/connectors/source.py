@@ -16,15 +16,17 @@ from nodes.site import Dataset
 class Source:
     """A dataset's rows in DuckDB. `columns`: the relation's name of each column under its canonical
     spelling. `is_fixed`: another reading gives the same rows in the same order. `is_temporary`: its
-    files are removed after reading, so its rows are copied. `records`: the number of rows in its
-    files, if they are counted beforehand. `types`: of the columns that are texts and may be
-    read in a type instead; `typed`: the relation that reads some of them so. `has_places`: the
-    relation tells the file of each row and its number there, and finds rows by these."""
+    files are removed after reading, so its rows are copied. `is_table`: it is a temporary table of
+    these columns, which nobody else reads. `records`: the number of rows in its files, if they are
+    counted beforehand. `types`: of the columns that are texts and may be read in a type instead;
+    `typed`: the relation that reads some of them so. `has_places`: the relation tells the file of
+    each row and its number there, and finds rows by these."""
 
     relation: str
     columns: Mapping[str, str]
     is_fixed: bool = True
     is_temporary: bool = False
+    is_table: bool = False
     records: int | None = None
     types: Mapping[str, str] = field(default_factory=dict)
     typed: Callable[[Mapping[str, str]], str] | None = None

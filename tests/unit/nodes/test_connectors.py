@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -15,6 +16,7 @@ import pytest
 from federation import errors
 from federation import schema as schemas
 from nodes import cohorts, connectors, contract_sql
+from nodes.connectors import postgresql as postgresql_source
 from nodes.site import Dataset, Storage
 from tests import federations
 from tests import postgresql as servers
@@ -230,6 +232,74 @@ def test_a_servers_own_types_are_read_as_their_texts_would_be(postgresql: str) -
         "VARCHAR",
     ]
     assert types_of(Dataset(contract, postgresql, "odd"), ["large", "digits"]) == ["VARCHAR"] * 2
+
+
+@pytest.mark.parametrize("block_bytes", [64, 3000])
+def test_rows_are_copied_in_blocks_and_batches_of_any_size(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    import psycopg
+
+    monkeypatch.setattr(postgresql_source, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(postgresql_source, "BATCH_ROWS", 250)
+    table = f"blocks{block_bytes}"
+    with psycopg.connect(postgresql) as server:
+        server.execute(
+            f"CREATE TABLE {table} AS SELECT (n / 2)::text AS id, "
+            "CASE WHEN n % 7 > 0 THEN n / 60.0 END::float8 AS x, (ARRAY['1', '2', NULL, ' 1 '])"
+            "[CASE WHEN n < 150 THEN 1 + n % 3 ELSE 1 + n % 4 END] AS g, "
+            "CASE WHEN n % 5 > 0 THEN n % 2 = 0 END AS y, "
+            "CASE WHEN n % 3 > 0 THEN date '1999-12-01' + n END AS day "
+            f"FROM generate_series(0, 299) AS n; CREATE VIEW {table}_texts AS "
+            f"SELECT id, x::text, g, y::text, day::text FROM {table}; "
+            f"CREATE VIEW {table}_none AS SELECT * FROM {table} WHERE id = ''"
+        )
+    dataset = Dataset(CONTRACT, postgresql, table)
+    held, texts = columns_of(dataset), columns_of(replace(dataset, table=f"{table}_texts"))
+    for name in held:
+        np.testing.assert_array_equal(held[name], texts[name], strict=True)
+    names = list(CONTRACT.columns)
+    connection = connectors.connect(Storage())
+    connectors.open_rows(connection, replace(dataset, table=f"{table}_none"), names)
+    assert connection.execute("SELECT count(*) FROM source").fetchall() == [(0,)]
+
+
+def test_days_are_read_in_their_type_if_all_are_of_our_era(postgresql: str) -> None:
+    import psycopg
+
+    days = {"era": "0001-01-01", "before": "0044-03-15 BC", "ending": "infinity"}
+    with psycopg.connect(postgresql) as server:
+        for name, day in days.items():
+            server.execute(
+                f"CREATE VIEW {name} AS SELECT n::text AS id, CASE n WHEN 500 THEN '{day}'::date "
+                "ELSE '2026-01-01' END AS day FROM generate_series(1, 1000) AS n"
+            )
+    for name, kind in {"era": "DATE", "before": "VARCHAR", "ending": "VARCHAR"}.items():
+        dataset = Dataset(CONTRACT, postgresql, name)
+        connection = connectors.connect(Storage())
+        connectors.open_rows(connection, dataset, ["id", "day"])
+        assert types_of(dataset, ["day"]) == [kind]
+        assert connection.execute("SELECT count(*) FROM source").fetchall() == [(1000,)]
+        tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        assert tables == [("source",)]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_of_another_encoding_is_read(postgresql: str, encoding: str) -> None:
+    import psycopg
+
+    name = f"of_{encoding.lower()}"
+    with psycopg.connect(postgresql, autocommit=True) as server:
+        server.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' "
+            "TEMPLATE template0"
+        )
+    url = postgresql.replace("///postgres?", f"///{name}?")
+    with psycopg.connect(url, client_encoding="utf8") as server:
+        server.execute("CREATE TABLE people AS SELECT 'é'::text AS id, 'é'''::text AS g")
+    connection = connectors.connect(Storage())
+    connectors.open_rows(connection, Dataset(CONTRACT, url, "people"), ["id", "g"])
+    assert connection.execute("SELECT id, g FROM source").fetchall() == [("é", "é'")]
 
 
 def types_of(dataset: Dataset, columns: list[str]) -> list[str]:
