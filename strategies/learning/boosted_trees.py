@@ -182,7 +182,9 @@ def _signature(state: State, trees: int) -> bytes:
 
 def _margin(cohort: Cohort, rows: Rows, task: Task[Options, Plan], state: State) -> Floats:
     """(n_rows,): the sum of the trees so far. It is cached, so that a round adds at most one
-    tree."""
+    tree; nobody, whose cache lasts a round, has no row that goes down all trees."""
+    if not len(rows.y):
+        return np.empty(0)
     key = Key[tuple[int, bytes, Floats]]("boosted_trees margin", task.name, rows.part)
     done = int(state["done"][0])
     at, sign, margin = cohort.cache.get(key, (-1, b"", np.empty(0)))

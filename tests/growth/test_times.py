@@ -1,5 +1,5 @@
-"""The work of a whole study, hub included, grows as the times of its grid. Calls of functions are
-counted, those written in C too; nothing is timed."""
+"""The work of a whole study, hub and the part of nobody included, grows as the times of its grid
+and as its rounds. Calls of functions are counted, those written in C too; nothing is timed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from federation.contract import Contract
 from federation.messages import State
 from federation.results import Result
-from strategies import protocol
+from strategies import budget, protocol
 from strategies.learning import k_means
 from strategies.protocol import AnyTask
 from tests import federations
@@ -26,6 +26,7 @@ from tests.growth.test_every_analysis import (
 from tests.property import test_every_analysis as laws
 
 TIMES = [100, 300, 900]
+ROUNDS = [5, 15, 45]
 CASES = [
     case
     for case in laws.CASES
@@ -53,6 +54,7 @@ class Times(Rows):
 def result_of(task: AnyTask, rows: Rows) -> Result:
     state, part = task.analysis.start(task), None
     while isinstance(state, State):
+        budget.zero(task, state)
         part = task.analysis.local(rows.cohort, task, state)
         state = task.analysis.combine(protocol.total_of(part), task, state)
     assert isinstance(state, Result)
@@ -67,6 +69,22 @@ def test_a_study_grows_as_the_times_of_its_grid(name: str, options: dict[str, An
         rows = Times(task, 6, n_times)
         calls.append(counted_calls(lambda task=task, rows=rows: result_of(task, rows))[0])  # type: ignore[misc]
     assert growth(TIMES, calls) < MAX_EXPONENT, calls
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "of_rounds"),
+    [
+        ("boosted_trees", {"model": "died ~ age + sex", "depth": 2}, "trees"),
+        ("fedavg", {"model": "died ~ age + sex"}, "rounds"),
+    ],
+)
+def test_a_study_grows_as_its_rounds(name: str, options: dict[str, Any], of_rounds: str) -> None:
+    calls = []
+    for n_rounds in (1, *ROUNDS):  # the first run imports what it needs
+        task = task_of(name, options | {of_rounds: n_rounds}, laws.CONTRACT)
+        rows = Rows(task, 6)
+        calls.append(counted_calls(lambda task=task, rows=rows: result_of(task, rows))[0])  # type: ignore[misc]
+    assert growth(ROUNDS, calls[1:]) < MAX_EXPONENT, calls
 
 
 def test_k_means_holds_no_array_of_rows_centres_and_columns() -> None:
