@@ -28,8 +28,9 @@ from nodes.connectors.source import Source, failed_to_read, renamed, require
 from nodes.contract_sql import EXACT_WHOLE
 from nodes.site import Dataset
 
-# Blocks that a processor's cache holds are read in two thirds of the time, and DuckDB copies rows
-# once more that arrive in less than a group of its own. Batches of wide rows have fewer rows.
+# Blocks that a processor's cache holds are read in two thirds of the time. A batch is a group of
+# DuckDB's, which copies fewer rows once more, and at the end those of many that were begun; of wide
+# rows it has fewer.
 BLOCK_BYTES = 3 << 19
 BATCH_ROWS, BATCH_BYTES = 122_880, 64 << 20
 
@@ -282,6 +283,7 @@ def _blocks(server: Any, query: Any) -> Iterator[tuple[bytearray, list[int]]]:
     if begun.status != pq.ExecStatus.COPY_OUT:
         raise failures.error_from_result(begun)
     receive, block, sizes, rows = connection.get_copy_data, bytearray(), list[int](), 0
+    left = BATCH_ROWS
     while True:
         size, row = receive(1)
         if size == 0:
@@ -297,9 +299,10 @@ def _blocks(server: Any, query: Any) -> Iterator[tuple[bytearray, list[int]]]:
             break
         block += row
         sizes.append(size)
-        if len(block) >= BLOCK_BYTES and size > len(binary_rows.END):
+        if (len(block) >= BLOCK_BYTES or len(sizes) == left) and size > len(binary_rows.END):
             binary_rows.strip(block, sizes, is_first=not rows)
             rows += len(sizes)
+            left = BATCH_ROWS - rows % BATCH_ROWS
             yield block, sizes
             block, sizes = bytearray(), []
     binary_rows.strip(block, sizes, is_first=not rows, is_last=True)

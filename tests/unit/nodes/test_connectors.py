@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -255,7 +256,15 @@ def test_rows_are_copied_in_blocks_and_batches_of_any_size(
             f"CREATE VIEW {table}_none AS SELECT * FROM {table} WHERE id = ''"
         )
     dataset = Dataset(CONTRACT, postgresql, table)
+    inserted, real = list[int](), postgresql_source._insert
+
+    def watched(connection: Any, columns: Any, batch: pandas.DataFrame) -> None:
+        inserted.append(len(batch))
+        real(connection, columns, batch)
+
+    monkeypatch.setattr(postgresql_source, "_insert", watched)
     held, texts = columns_of(dataset), columns_of(replace(dataset, table=f"{table}_texts"))
+    assert inserted == [250, 50] * 2  # whole groups of the engine, but for the last
     for name in held:
         np.testing.assert_array_equal(held[name], texts[name], strict=True)
     names = list(CONTRACT.columns)
