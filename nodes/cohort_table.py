@@ -82,8 +82,7 @@ def write(
     if key is not None and is_unique:
         content, hashes = "", f"{FIRST_HASH} AS {PERSON}"
     elif key is not None:
-        second = f"hash({quote_text(f'second {salt} ')} || CAST({KEY} AS VARCHAR))"
-        hashes = f"{FIRST_HASH} AS {PERSON}, {second} AS {PERSON_AGAIN}"
+        hashes = f"{FIRST_HASH} AS {PERSON}, {second_hash(contract, salt)} AS {PERSON_AGAIN}"
     elif is_fixed:
         typed.append(f"{number} AS {ROW}")
         hashes = f"hash({ROW}) AS {PERSON}"
@@ -98,6 +97,15 @@ def write(
     connection.execute(
         f"CREATE TEMP TABLE {table} AS SELECT * EXCLUDE ({KEY}), {hashes} FROM {hashed}{ordered}"
     )
+
+
+def second_hash(contract: Contract, salt: str) -> str:
+    """The SQL of another hash of the person, which tells apart two who share the first one. A
+    number and a half has other bits than the number, and takes a fifth of the time of its text."""
+    salted = quote_text(f"second {salt} ")
+    if contract.columns[str(contract.person)].kind == "number":
+        return f"hash({KEY} + 0.5, {salted})"
+    return f"hash({salted} || CAST({KEY} AS VARCHAR))"
 
 
 def coded(

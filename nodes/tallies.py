@@ -207,10 +207,10 @@ def _chosen(
 ) -> tuple[Ints, Ints]:
     """Counts the first `max_rows` rows of each person, in the order of the salted hash of their
     content."""
-    salt, second = quote_text(table.salt), quote_text(f"second {table.salt} ")
+    contract, salt = table.dataset.contract, quote_text(table.salt)
     hashes = [
-        f"hash({KEY})",
-        f"hash({second} || CAST({KEY} AS VARCHAR))",
+        cohort_table.FIRST_HASH,
+        cohort_table.second_hash(contract, table.salt),
         f"hash({', '.join([*map(quote_name, table.typed), salt])})",
     ]
     listed = ", ".join(f"{sql} AS h{i}" for i, sql in enumerate(hashes))
