@@ -214,3 +214,15 @@ def test_a_study_reads_as_much_of_the_ledger_after_many_others(
         assert federations.result(rounds.run(study, contract(), ask, ["n0"]))
         counts.append(steps[0])
     assert np.median(counts[50:]) < 1.2 * np.median(counts[5:15])
+
+
+def test_sums_of_buckets_tell_cohorts_apart_that_are_far_apart() -> None:
+    """So that whole fingerprints are read for those alone that may be near."""
+    people = np.random.default_rng(1).integers(0, 2**63, 3000, np.uint64)
+    prints = [
+        np.frombuffer(fingerprints.fingerprint(some, SALT), np.uint64)
+        for some in (people, people[300:], people[3:])
+    ]
+    whole, far, near = map(fingerprints.folded, prints)
+    assert fingerprints.apart(whole - far) > 50 and 0 < fingerprints.apart(whole - near) <= 3
+    assert np.array_equal(fingerprints.folded(prints[0] - prints[1]), whole - far)

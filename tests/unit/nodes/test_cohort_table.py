@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.contract import Column
+from federation.contract import Column, Contract
 from nodes import cohort_table, contract_sql
 
 LEVELS = ("été", "nord", "1", "3", "nord sud", "w0", "w1", "w2", "w3", "w4")
@@ -42,3 +42,15 @@ def test_rows_lie_in_the_order_of_their_hashes(rows: list[tuple[int, int, int]])
     assert by.tolist() == sorted(range(len(rows)), key=lambda i: (*rows[i], i))
     by = cohort_table.by_hashes((hashes[0],))
     assert by.tolist() == sorted(range(len(rows)), key=lambda i: (rows[i][0], i))
+
+
+@pytest.mark.parametrize(("kind", "key"), [("number", "i / 4.0"), ("string", "'p' || i")])
+def test_the_second_hash_tells_people_apart_whatever_the_first_one_does(
+    kind: str, key: str
+) -> None:
+    columns = {"id": Column.model_validate({"type": kind})}
+    contract = Contract(dataset="people", version=1, person="id", columns=columns)
+    again, other = (cohort_table.second_hash(contract, salt) for salt in ("a", "b"))
+    rows = f"(SELECT {key} AS {cohort_table.KEY} FROM range(-5000, 5000) AS t(i))"
+    counted = f"SELECT count(DISTINCT {again}), count(*) FILTER ({again} = {other}) FROM {rows}"
+    assert duckdb.sql(counted).fetchall() == [(10_000, 0)]
