@@ -134,7 +134,7 @@ class Doorkeeper:
         inner_reader, inner_writer = await asyncio.open_unix_connection(
             str(self.behind), limit=CHUNK
         )
-        back = asyncio.create_task(self._pump(visit, inner_reader, writer, 0))
+        back = asyncio.create_task(self._pump_back(visit, inner_reader, writer))
         try:
             await self._pump(visit, reader, inner_writer, 1)
             await back
@@ -143,6 +143,16 @@ class Doorkeeper:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await back
             inner_writer.transport.abort()
+
+    async def _pump_back(
+        self, visit: Visit, inner_reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Also where the server closes before it has read all that the client sent, as it does when
+        a handshake fails: this resets the connection, and a client that awaits an answer learns it
+        only from its end."""
+        with contextlib.suppress(ConnectionError):
+            await self._pump(visit, inner_reader, writer, 0)
+        writer.write_eof()
 
     async def _pump(
         self, visit: Visit, source: asyncio.StreamReader, to: asyncio.StreamWriter, counts: int

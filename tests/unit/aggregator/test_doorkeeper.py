@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import tempfile
 from collections.abc import Callable
@@ -121,3 +122,39 @@ def test_a_reply_does_not_wait_for_the_clients_acknowledgement(
     """Each call to the hub took 45 ms: with Nagle's algorithm the end of a message waits for the
     acknowledgement of what came before, which the client delays."""
     assert asyncio.run(option_of_an_accepted_connection(tmp_path, monkeypatch)) == 1
+
+
+async def end_of_a_reset_connection(folder: Path) -> bytes:
+    """What a client receives, until the end, of a server that answers and closes before it has read
+    all."""
+    closed = asyncio.Event()
+
+    async def behind(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"no")
+        await asyncio.sleep(0.2)  # the client's bytes arrive, and nobody reads them
+        writer.transport.abort()
+        closed.set()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    door = Doorkeeper(listener, folder / "behind", DoorLimits(first_bytes_s=math.inf))
+    server = await asyncio.start_unix_server(behind, str(door.behind))
+    keeper = asyncio.create_task(door.serve())
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"hello")
+    await closed.wait()
+    async with asyncio.timeout(DoorLimits.idle_s / 4):
+        received = await reader.read()
+    writer.close()
+    await wait(lambda: not door.open)
+    keeper.cancel()
+    server.close()
+    await asyncio.gather(keeper, return_exceptions=True)
+    return received
+
+
+def test_a_client_learns_that_the_server_closed_before_it_had_read_all() -> None:
+    """As when a handshake fails: the client waited for an answer until the door closed for
+    silence."""
+    with tempfile.TemporaryDirectory() as folder:
+        assert asyncio.run(end_of_a_reset_connection(Path(folder))) == b"no"
