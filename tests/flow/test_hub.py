@@ -32,6 +32,8 @@ from tests import deployments
 from tests.deployments import CONTRACT, study
 
 NODES = ("brest", "lyon", "nice")
+PATIENCE_S = 60.0  # of a call that must not hang, beside other work
+APPROVAL_S = 5.0  # within which nodes that decide by themselves do so beside other work
 
 
 @pytest.fixture(scope="module")
@@ -124,14 +126,14 @@ def test_the_api_asks_for_a_certificate_and_the_enrolment_port_offers_nothing_el
         grpc.secure_channel(deployment.hub.public_address("api"), secure) as channel,
         pytest.raises(grpc.RpcError) as refused,
     ):
-        hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
+        hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=PATIENCE_S)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE  # the handshake fails
     with grpc.secure_channel(deployment.hub.public_address("enrol"), secure) as channel:
         with pytest.raises(grpc.RpcError) as refused:
-            hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
+            hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=PATIENCE_S)
         assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
         health = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(service="hdh.v1.Coordination"), timeout=5
+            health_pb2.HealthCheckRequest(service="hdh.v1.Coordination"), timeout=PATIENCE_S
         )
         assert health.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -182,10 +184,10 @@ def test_a_coordinator_lists_what_the_nodes_hold_and_learns_what_differs(
 def test_a_node_may_not_submit_and_a_coordinator_may_not_listen(deployment: Deployment) -> None:
     enrolment = credentials.load(deployment.state("lyon") / state_folder.HUB)
     with credentials.channel(enrolment) as channel, pytest.raises(grpc.RpcError) as refused:
-        hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=5)
+        hub_pb2_grpc.CoordinationStub(channel).List(hub_pb2.ListRequest(), timeout=PATIENCE_S)
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
     with deployment.connect() as hub, pytest.raises(grpc.RpcError) as refused:
-        next(iter(hub_pb2_grpc.NodesStub(hub.channel).Watch(hub_pb2.Hello(), timeout=5)))
+        next(iter(hub_pb2_grpc.NodesStub(hub.channel).Watch(hub_pb2.Hello(), timeout=PATIENCE_S)))
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -472,14 +474,14 @@ def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(
     deployments.restart(deployment, "nice")
     try:
         with deployment.connect() as hub:
-            enough = hub.submit(study("two-are-enough"), CONTRACT, deadline_s=2)
+            enough = hub.submit(study("two-are-enough"), CONTRACT, deadline_s=APPROVAL_S)
             status = enough.watch(lambda _: None)
             assert (
                 status.state == "complete"
                 and status.started is not None
-                and (status.started - status.submitted).total_seconds() >= 2
+                and (status.started - status.submitted).total_seconds() >= APPROVAL_S
             )
-            all_three = hub.submit(study("three-are-needed", min_nodes=3), CONTRACT, deadline_s=2)
+            all_three = hub.submit(study("three-are-needed", min_nodes=3), CONTRACT, deadline_s=APPROVAL_S)
             status = all_three.watch(lambda _: None)
             assert status.state == "refused"
             assert (
@@ -591,7 +593,7 @@ def test_a_node_whose_key_is_rotated_goes_on_with_the_new_one_and_the_old_one_is
         credentials.channel(credentials.load(tmp_path / "old")) as channel,
         pytest.raises(grpc.RpcError, match="revoked or replaced"),
     ):
-        next(iter(hub_pb2_grpc.NodesStub(channel).Watch(hub_pb2.Hello(), timeout=5)))
+        next(iter(hub_pb2_grpc.NodesStub(channel).Watch(hub_pb2.Hello(), timeout=PATIENCE_S)))
 
 
 def test_a_renewed_certificate_is_for_the_same_key(deployment: Deployment) -> None:
@@ -664,7 +666,7 @@ def test_doctor_names_what_is_wrong(deployment: Deployment) -> None:
 
 def test_metrics_count_studies_and_nodes(deployment: Deployment) -> None:
     with urllib.request.urlopen(
-        f"http://{deployment.hub.file.metrics}/metrics", timeout=5
+        f"http://{deployment.hub.file.metrics}/metrics", timeout=PATIENCE_S
     ) as answer:
         text = answer.read().decode()
     assert (

@@ -50,7 +50,7 @@ def test_connections_that_send_nothing_or_little_take_no_thread_for_long(address
         drip = stack.enter_context(addresses.connection(address, 5))
         drip.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
         wait(lambda: threading.active_count() > before)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         with pytest.raises(OSError):  # noqa: PT012,PT011 - the hub has closed the connection
             while time.monotonic() < until:
                 drip.sendall(b"x")
