@@ -13,7 +13,7 @@ from federation.tickets import RunTicket
 from nodes.approvals import Approvals, Proposed
 from tests.growth.test_results import exponent
 
-ENDED = [10, 100, 1000]
+ENDED = [10, 60, 360]
 
 
 def proposals(path: Path, n_ended: int) -> Approvals:

@@ -46,7 +46,7 @@ def rows_in_order(n: int, size: int, seed: bytes) -> tuple[list[np.ndarray], np.
     return [arrays[0] for arrays, _ in shuffled], places
 
 
-@pytest.mark.parametrize(("n", "size"), [(1, 10), (1000, 1), (5000, 1000), (600_000, 2**18)])
+@pytest.mark.parametrize(("n", "size"), [(1, 10), (300, 1), (5000, 1000), (600_000, 2**18)])
 def test_every_row_leaves_once_in_an_ascending_order_of_places(n: int, size: int):
     chunks, places = rows_in_order(n, size, SEED)
     assert np.array_equal(np.sort(np.concatenate(chunks)), np.arange(n))
@@ -55,13 +55,13 @@ def test_every_row_leaves_once_in_an_ascending_order_of_places(n: int, size: int
 
 
 def test_a_row_leaves_at_any_place_whatever_its_place_was():
-    """Over 4,000 seeds the place of each of 6 rows is uniform: of 36 counts of expectation 667 the
+    """Over 1,200 seeds the place of each of 6 rows is uniform: of 36 counts of expectation 200 the
     chi-square statistic on 25 degrees of freedom stays below its quantile of 1e-6."""
     counts = np.zeros((6, 6))
-    for seed in range(4000):
+    for seed in range(1200):
         chunks, _ = rows_in_order(6, 4, seed.to_bytes(32, "big"))
         counts[np.concatenate(chunks), np.arange(6)] += 1
-    assert ((counts - 4000 / 6) ** 2 / (4000 / 6)).sum() < 79.0
+    assert ((counts - 200) ** 2 / 200).sum() < 79.0
 
 
 def test_rows_that_were_dealt_to_one_pile_leave_in_no_order():
