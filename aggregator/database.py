@@ -572,7 +572,7 @@ def find(engine: sa.Engine, named: str, coordinator: str | None) -> Submitted | 
         if re.fullmatch(HASH_START, named):
             starts = studies.c.study_hash.startswith(named, autoescape=True)
             matches = sa.or_(matches, starts)
-    rows = _studies(engine, sa.and_(matches, _of_coordinator(coordinator)))
+    rows = _studies(engine, sa.and_(matches, _of_coordinator(coordinator)), 1)
     return rows[0] if rows else None
 
 

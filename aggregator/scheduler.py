@@ -37,7 +37,7 @@ from aggregator.flower.control import Control
 from aggregator.jobs import Job, Progress
 from aggregator.parcels import Attempt, Parcels
 from aggregator.settings import HubSettings
-from aggregator.under_way import Contracted, UnderWay
+from aggregator.under_way import Contracted, UnderWay, Verdict
 from federation import audit, credentials, errors, receipts
 from federation import contract as contracts
 from federation import study as studies
@@ -173,7 +173,9 @@ class Scheduler:
             decision.at,
             decision.signature.hex(),
         )
-        if database.decide(self.engine, stored) and decision.verdict != "waiting":
+        is_new = database.decide(self.engine, stored)
+        self.under_way.changed(submitted.number)
+        if is_new and decision.verdict != "waiting":
             audit.write(
                 self.hub.audit,
                 decision.verdict,
@@ -271,7 +273,7 @@ class Scheduler:
                 database.update(self.engine, study.number, reason=reason)
 
     def _approved(self, submitted: Submitted) -> list[str]:
-        decisions = database.decided(self.engine, submitted.number)
+        decisions = self.under_way.decided(submitted.number)
         return [each.node for each in decisions if each.verdict == "approved"]
 
     def delete_expired(self) -> None:
@@ -335,7 +337,7 @@ class Scheduler:
     def _consider(self, submitted: Submitted) -> bool:
         """Whether a waiting study may start. Ends it as soon as the nodes' decisions or the
         deadline exclude that, but not before every connected node has given its reason."""
-        decisions = database.decided(self.engine, submitted.number)
+        decisions = self.under_way.decided(submitted.number)
         approved = [each.node for each in decisions if each.verdict == "approved"]
         undecided = [each for each in decisions if each.verdict in ("asked", "waiting")]
         needs = self.under_way.requirements(submitted.number)
@@ -355,7 +357,7 @@ class Scheduler:
             return True
         return False
 
-    def _may_still_say(self, submitted: Submitted, undecided: Sequence[Decided]) -> bool:
+    def _may_still_say(self, submitted: Submitted, undecided: Sequence[Verdict]) -> bool:
         """Whether a connected node has not answered yet, and has still a moment to do so."""
         online = self.connections.online()
         is_early = time.time() < submitted.submitted + REASONS_S
@@ -450,8 +452,7 @@ class Scheduler:
             self._finish(submitted, result)
         elif asked != self.asked.get(name, 0):
             self.asked[name] = asked
-            decisions = database.decided(self.engine, submitted.number)
-            self._wake([each.node for each in decisions if each.verdict == "approved"])
+            self._wake(self._approved(submitted))
         elif time.monotonic() - tidied > TIDY_S and self._has_died(submitted):
             self._again(submitted, "its process at the hub has died")
 
@@ -590,7 +591,7 @@ class Scheduler:
         """The open studies that a node is sent when it connects."""
         proposals = []
         for submitted in database.in_states(self.engine, "waiting", "running"):
-            asked = [each.node for each in database.decided(self.engine, submitted.number)]
+            asked = [each.node for each in self.under_way.decided(submitted.number)]
             if node in asked:
                 proposals.append(self._proposal(submitted.number, asked))
         return proposals
@@ -698,13 +699,13 @@ def _check_signed(node: Party, decision: hub_pb2.Decision) -> None:
         raise errors.RefusalError("the decision is not signed by the node's identity")
 
 
-def _too_few(decisions: Sequence[Decided], needed: int) -> str:
+def _too_few(decisions: Sequence[Verdict], needed: int) -> str:
     approved = sum(each.verdict == "approved" for each in decisions)
     words = "; ".join(f"{each.node}: {_in_words(each)}" for each in decisions)
     return f"{approved} of the {needed} nodes needed have approved ({words})"
 
 
-def _in_words(decision: Decided) -> str:
+def _in_words(decision: Verdict) -> str:
     if decision.verdict == "approved":
         return "approved"
     return decision.reason or "did not decide"

@@ -1,13 +1,15 @@
 """What the scheduler needs to know of each study under way, read once.
 
 The scheduler looks at these studies ten times a second, and the texts of one, with its contracts,
-may be megabytes. So it reads them when it meets the study, and keeps a few names."""
+may be megabytes. So it reads them when it meets the study, and keeps a few names. The decisions of
+its nodes are read again after one of them has changed."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -68,6 +70,14 @@ class Contracted:
     hash: str
 
 
+class Verdict(NamedTuple):
+    """What a node has decided, without its signature."""
+
+    node: str
+    verdict: str
+    reason: str
+
+
 @dataclass
 class UnderWay:
     """Reads of each study, by its number, which no other study will ever have."""
@@ -76,6 +86,8 @@ class UnderWay:
     needs: dict[int, Requirements] = field(default_factory=dict)
     contracts: dict[int, Contracted] = field(default_factory=dict)
     runs: dict[int, str] = field(default_factory=dict)  # digests of the tickets
+    decisions: dict[int, tuple[Verdict, ...]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def requirements(self, number: int) -> Requirements:
         """InputError if this version cannot read the study."""
@@ -91,9 +103,33 @@ class UnderWay:
             contracted = self.contracts[number] = Contracted(contract.dataset, contract.hash)
         return contracted
 
+    def decided(self, number: int) -> tuple[Verdict, ...]:
+        """The decisions of all nodes that are asked. With a thousand nodes that connect again, or
+        are looked at ten times a second, they are not read from the database each time."""
+        with self.lock:  # so that no reading from before a change is kept after `changed`
+            decisions = self.decisions.get(number)
+            if decisions is None:
+                decisions = tuple(
+                    Verdict(each.node, each.verdict, each.reason)
+                    for each in database.decided(self.engine, number)
+                )
+                self.decisions[number] = decisions
+        return decisions
+
+    def changed(self, number: int) -> None:
+        """To be called after a decision is stored."""
+        with self.lock:
+            self.decisions.pop(number, None)
+
     def keep_only(self, numbers: Collection[int]) -> None:
         """Forgets the studies that have ended."""
-        reads: tuple[dict[int, Any], ...] = (self.needs, self.contracts, self.runs)
-        for by_number in reads:
-            for number in set(by_number) - set(numbers):
-                by_number.pop(number, None)
+        reads: tuple[dict[int, Any], ...] = (
+            self.needs,
+            self.contracts,
+            self.runs,
+            self.decisions,
+        )
+        with self.lock:
+            for by_number in reads:
+                for number in set(by_number) - set(numbers):
+                    by_number.pop(number, None)

@@ -124,6 +124,18 @@ def entries(path: Path) -> Iterator[Mapping[str, Any]]:
             yield from map(_parse, (line for line in file if line.endswith("\n")))
 
 
+def newest(path: Path, max_entries: int) -> list[Mapping[str, Any]]:
+    """The last entries, in their order. The end of the log is read, however long it is."""
+    newest_last: list[Mapping[str, Any]] = []
+    for each in reversed(files(path)):
+        if (missing := max_entries - len(newest_last)) <= 0:
+            break
+        with each.open("rb") as file:
+            *complete, _ = _tail(file, missing)[1].split(b"\n")
+        newest_last[:0] = map(_parse, complete[-missing:])
+    return newest_last
+
+
 def after(path: Path, seq: int) -> Iterator[Mapping[str, Any]]:
     """The entries after number `seq`. Only what is new is read, however long the log is: a rotated
     file is named after its last entry, and the place in a file is found by bisection."""
@@ -256,18 +268,25 @@ def _last(file: Any) -> Mapping[str, Any]:
 
     A line that a crash left incomplete is removed: `write` had not returned, so nothing was
     answered."""
-    tail, start = b"", file.seek(0, os.SEEK_END)
-    while start and tail.count(b"\n") < 2:
-        step = min(start, max(CHUNK, len(tail)))
-        start -= step
-        file.seek(start)
-        tail = file.read(step) + tail
+    start, tail = _tail(file, 1)
     complete = tail[: tail.rfind(b"\n") + 1]
     if len(complete) < len(tail):
         file.truncate(start + len(complete))
     if not complete:
         return {"seq": 0, "hash": GENESIS}
     return _parse(complete[:-1].rsplit(b"\n", 1)[-1])
+
+
+def _tail(file: IO[bytes], n_lines: int) -> tuple[int, bytes]:
+    """The end of a file from some place on, and that place: at least so many complete lines, or the
+    whole file."""
+    tail, start = b"", file.seek(0, os.SEEK_END)
+    while start and tail.count(b"\n") <= n_lines:
+        step = min(start, max(CHUNK, len(tail)))
+        start -= step
+        file.seek(start)
+        tail = file.read(step) + tail
+    return start, tail
 
 
 def _parse(line: str | bytes) -> Mapping[str, Any]:

@@ -173,17 +173,24 @@ class Approvals:
                 "UPDATE runs SET told = 1 WHERE run = ? AND at = ?", (proposed.run, proposed.at)
             )
 
+    def waiting(self) -> Sequence[Proposed]:
+        """Those that this node's staff has to decide on, newest first."""
+        return self._query("verdict = 'waiting' AND over = 0")
+
+    def count(self) -> int:
+        with self._opened() as connection:
+            return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+
     def all(self) -> Sequence[Proposed]:
         """Newest first."""
         return self._query("1")
 
     def find(self, named: str) -> Proposed:
         """By number, hash, its beginning, or name; InputError if it is none or not clear."""
-        every = self.all()
         matches = (
-            [proposed for proposed in every if str(proposed.ticket.number) == named]
-            or [proposed for proposed in every if proposed.study_hash.startswith(named)]
-            or [proposed for proposed in every if proposed.study == named]
+            self._query("CAST(number AS TEXT) = ?", named)
+            or self._query("substr(study_hash, 1, length(?)) = ?", named, named)
+            or self._query("study = ?", named)
         )
         if not matches:
             raise errors.InputError(

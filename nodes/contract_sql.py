@@ -12,8 +12,8 @@ from federation.contract import Column, Contract
 from federation.expression import quote_name, quote_text
 from federation.terminologies import TERMINOLOGIES, Terminology
 from federation.text import INVISIBLE, SPACES
+from nodes import level_lookup
 
-MANY_LEVELS = 8  # above it a lookup is quicker than comparing with one level after the other
 EXACT_WHOLE = 2**53  # doubles hold every whole number up to it
 FIRST_DAY, LAST_DAY = "1900-01-01", "2100-12-31"  # other dates are codes or slips of the pen
 YES, NO = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
@@ -52,10 +52,8 @@ def typed(
     value = _cast(name, column, raw_type)
     if whole:
         return value
-    if column.kind == "category" and len(column.levels) > MANY_LEVELS:
-        return f"CAST(TRY_CAST({value} AS {level_type(column)}) AS VARCHAR)"
     if column.kind == "category":
-        return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
+        return f"CASE WHEN {level_lookup.is_level(value, column)} THEN {value} END"
     if column.kind in ("date", "number"):
         low, high = _ends(column)
         keep = _possible(value) if column.kind == "date" else f"NOT isnan({value})"
@@ -76,20 +74,17 @@ def _ends(column: Column) -> tuple[str, str]:
     return f"DATE '{days[0]}'", f"DATE '{days[1]}'"
 
 
-def level_type(column: Column) -> str:
-    """The SQL type of a category."""
-    return f"ENUM({_texts(column.levels)})"
-
-
 def coded(name: str, column: Column, raw_type: str, value: str) -> str:
     """`value`, the SQL of a column as its type; that of a category as the index of its level. A
     text that is a level as it stands is not searched for spaces and odd letters."""
     if column.kind != "category":
         return value
-    level = f"CAST({value} AS {level_type(column)})"
+    raw, kind = quote_name(name), level_lookup.type_of(column)
+    level = f"CAST({value} AS {kind})"
     if raw_type != "VARCHAR":
         return level
-    return f"coalesce(TRY_CAST({quote_name(name)} AS {level_type(column)}), {level})"
+    is_level = level_lookup.is_level(raw, column)
+    return f"CASE WHEN {is_level} THEN CAST({raw} AS {kind}) ELSE {level} END"
 
 
 def _possible(value: str) -> str:
@@ -176,8 +171,8 @@ def _as_boolean(raw: str, raw_type: str) -> str:
     if not _is_text(raw_type):
         return "CAST(NULL AS BOOLEAN)"
     word = f"lower({raw})"
-    is_yes = f"{word} IN ({_texts(YES)})"
-    is_no = f"{word} IN ({_texts(NO)})"
+    is_yes = f"{word} IN ({level_lookup.texts(YES)})"
+    is_no = f"{word} IN ({level_lookup.texts(NO)})"
     return f"CASE WHEN {is_yes} THEN TRUE WHEN {is_no} THEN FALSE END"
 
 
@@ -232,7 +227,11 @@ def _present(name: str, column: Column, raw_type: str) -> str:
         )
     text = canonical(raw, raw_type, minus=column.kind == "number")
     is_text = column.kind in ("category", "string") or _is_text(raw_type)
-    blank = f"{text} IN ('', {_texts(column.missing)})" if column.missing else f"{text} = ''"
+    blank = (
+        f"{text} IN ('', {level_lookup.texts(column.missing)})"
+        if column.missing
+        else f"{text} = ''"
+    )
     numbers = [repr(number) for code in column.missing if (number := _number(code)) is not None]
     if numbers and (column.kind == "number" or _is_number(raw_type)):
         blank += f" OR TRY_CAST({raw} AS DOUBLE) IN ({', '.join(numbers)})"  # 999.0 is the code 999
@@ -275,10 +274,6 @@ def canonical(raw: str, raw_type: str, *, minus: bool = False) -> str:
     plain = f"CASE WHEN regexp_matches({raw}, {marks}) THEN {moved} ELSE {raw} END"
     unusual = f"{raw} LIKE ' %' OR {raw} LIKE '% ' OR strlen({raw}) <> length({raw})"
     return f"CASE WHEN {unusual} THEN nfc_normalize(trim({plain}, ' ')) ELSE {raw} END"
-
-
-def _texts(texts: Iterable[str]) -> str:
-    return ", ".join(quote_text(text) for text in texts)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import duckdb
 from federation import errors
 from federation.datasets import DATASET
 from federation.expression import quote_name, quote_text
-from nodes import reading, row_files
+from nodes import level_lookup, reading, row_files
 from nodes.connectors import csv_source, formats, source
 from nodes.connectors.csv_types import NUMBER
 from nodes.connectors.source import Source, failed_to_read, require, unreadable
@@ -137,7 +137,16 @@ def open_rows(
             _make(connection, dataset, source, columns)
     except duckdb.Error as reason:  # its words can hold a row
         raise _refused_by_engine(dataset, reason) from None
+    _define_levels(connection, dataset, columns)
     return source.is_fixed
+
+
+def _define_levels(
+    connection: duckdb.DuckDBPyConnection, dataset: Dataset, columns: Iterable[str]
+) -> None:
+    contract_columns = dataset.contract.columns
+    of_contract = (contract_columns[name] for name in columns if name in contract_columns)
+    level_lookup.define(connection, of_contract)
 
 
 def alike(
@@ -181,6 +190,7 @@ def open_together(
         )
     except duckdb.Error as reason:
         raise _refused_by_engine(first, reason) from None
+    _define_levels(connection, first, columns)
     return True
 
 
@@ -241,6 +251,7 @@ def _open_view(
     connection.execute(f"ALTER {kind} source RENAME TO held_here")
     listed = ", ".join(f"{_seen(name, view)} AS {quote_name(name)}" for name in columns)
     connection.execute(f"CREATE TEMP VIEW source AS SELECT {listed or '1'} FROM held_here")
+    _define_levels(connection, dataset, columns)
     return is_fixed
 
 

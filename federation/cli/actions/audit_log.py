@@ -20,7 +20,7 @@ HASH_DIGITS, SHORT_HASH_DIGITS = 64, 12
 
 
 def show(path: Path, output: str, max_entries: int) -> None:
-    entries = list(audit.entries(path))[-max_entries:]
+    entries = audit.newest(path, max_entries)
     if output == "json":
         screen.document(entries)
         return

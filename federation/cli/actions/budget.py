@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,18 +28,13 @@ UNUSUAL_TIMES = 16  # in rho: about four times the epsilon of the largest grant 
 def show(path: Path, output: str) -> None:
     budget_ledger = _open(path)
     entries = list(ledger.history(budget_ledger))
-    accounts = {
-        entry.account.shared: _balance(budget_ledger, entry.account)
-        for entry in entries
-        if entry.kind in ("grant", "withdrawal", "charge")
-    }
-    balances = list(accounts.values())
+    balances = _balances(budget_ledger, entries)
     if output == "json":
         document = {"accounts": balances, "entries": [_document(entry) for entry in entries]}
         screen.document(document)
         return
     console = Console(highlight=False)
-    if not accounts:
+    if not balances:
         console.print(
             "No budget has been granted, so the node answers no study in mode dp. Grant a year's "
             "budget with:\n  hdh node grant DATASET --epsilon 3 --by NAME"
@@ -55,16 +51,25 @@ def _open(path: Path) -> Ledger:
     return state_folder.open_ledger(sites.load(path).state)
 
 
-def _balance(budget_ledger: Ledger, account: Account) -> dict[str, Any]:
+def _balances(budget_ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Of each account that has a budget."""
+    accounts: dict[tuple[str, str, int], Account] = {}
+    datasets: defaultdict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for entry in entries:
+        datasets[entry.account.shared].add(entry.account.dataset)
+        if entry.kind in ("grant", "withdrawal", "charge"):
+            accounts[entry.account.shared] = entry.account
+    return [
+        _balance(budget_ledger, account, sorted(datasets[shared]))
+        for shared, account in accounts.items()
+    ]
+
+
+def _balance(budget_ledger: Ledger, account: Account, datasets: Sequence[str]) -> dict[str, Any]:
     granted, left = ledger.granted(budget_ledger, account), ledger.remaining(budget_ledger, account)
     amounts = {"granted": granted, "charged": granted - left, "left": left}  # pico-rho
-    datasets = {
-        entry.account.dataset
-        for entry in ledger.history(budget_ledger)
-        if entry.account.shared == account.shared
-    }
     return {
-        "dataset": ", ".join(sorted(datasets)),
+        "dataset": ", ".join(datasets),
         "unit": account.unit,
         "register": account.register,
         "year": account.year,

@@ -158,8 +158,8 @@ def _identified(state: Path) -> str:
 def _approvals(state: Path) -> str:
     from nodes.approvals import Approvals
 
-    proposed = Approvals(state / "approvals.sqlite").all() if state.exists() else []
-    return tables.counted(len(proposed), "study", "studies")
+    proposed = Approvals(state / "approvals.sqlite").count() if state.exists() else 0
+    return tables.counted(proposed, "study", "studies")
 
 
 def _connection(party: Credentials) -> Iterator[Check]:

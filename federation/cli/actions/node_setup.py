@@ -180,9 +180,7 @@ def test_notices(path: Path) -> None:
 def show_status(path: Path, output: str) -> None:
     site, state = site_and_state(path)
     status = daemon.status(state)
-    waiting = [
-        study for study in approvals(state).all() if study.verdict == "waiting" and not study.over
-    ]
+    waiting = approvals(state).waiting()
     enrolled = own_folder.is_enrolled(state / state_folder.HUB)
     if output == "json":
         hashes = [study.study_hash for study in waiting]

@@ -202,6 +202,7 @@ def test_a_study_that_cannot_start_ends_with_the_word_of_every_connected_node(
     step(hub)
     assert states(hub)[1] == "waiting"  # nice is connected, and has not answered yet
     database.decide(hub.engine, Decided(1, "nice", "refused", "why of nice", "policy", "now", ""))
+    hub.under_way.changed(1)
     step(hub)
     reason = database.submitted(hub.engine, 1).reason
     assert states(hub)[1] == "refused"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.contract import Column, Contract
-from nodes import cohort_table, contract_sql
+from nodes import cohort_table, contract_sql, level_lookup
 
 LEVELS = ("été", "nord", "1", "3", "nord sud", "w0", "w1", "w2", "w3", "w4")
 PIECES = [*LEVELS, " ", "\u00a0", "\u200b", "e\u0301te\u0301", ".0", "NR", "", "Nord"]
@@ -25,6 +25,7 @@ def test_a_level_as_it_stands_is_read_as_any_other_spelling_is(
     value = contract_sql.typed("ward", column, "VARCHAR")
     quick = contract_sql.coded("ward", column, "VARCHAR", value)
     connection = duckdb.connect()
+    level_lookup.define(connection, [column])
     connection.execute("CREATE TABLE source (ward VARCHAR)")
     connection.executemany("INSERT INTO source VALUES (?)", [[text] for text in texts])
     rows = connection.execute(f"SELECT {value}, CAST({quick} AS VARCHAR) FROM source").fetchall()

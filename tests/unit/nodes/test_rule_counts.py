@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes import cohorts, contract_sql
+from nodes import cohorts, contract_sql, level_lookup
 from tests import federations
 
 CONTRACT = federations.contract_of("""
@@ -61,6 +61,7 @@ COLUMNS = list(TEXTS)
 
 def table(kinds: dict[str, str], rows: list[dict[str, object]]) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
+    level_lookup.define(connection, CONTRACT.columns.values())
     listed = ", ".join(f"{name} {kinds.get(name, 'VARCHAR')}" for name in ["id", *COLUMNS])
     connection.execute(f"CREATE TEMP TABLE source ({listed})")
     places = ", ".join("?" * (1 + len(COLUMNS)))
