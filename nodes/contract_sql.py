@@ -53,7 +53,7 @@ def typed(
     if whole:
         return value
     if column.kind == "category" and len(column.levels) > MANY_LEVELS:
-        return f"CAST(TRY_CAST({value} AS {level_type(column)}) AS VARCHAR)"
+        return f"CAST(TRY_CAST({value} AS {level_type(column.levels)}) AS VARCHAR)"
     if column.kind == "category":
         return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
     if column.kind in ("date", "number"):
@@ -76,9 +76,9 @@ def _ends(column: Column) -> tuple[str, str]:
     return f"DATE '{days[0]}'", f"DATE '{days[1]}'"
 
 
-def level_type(column: Column) -> str:
+def level_type(levels: Iterable[str]) -> str:
     """The SQL type of a category."""
-    return f"ENUM({_texts(column.levels)})"
+    return f"ENUM({_texts(levels)})"
 
 
 def coded(name: str, column: Column, raw_type: str, value: str) -> str:
@@ -86,10 +86,10 @@ def coded(name: str, column: Column, raw_type: str, value: str) -> str:
     text that is a level as it stands is not searched for spaces and odd letters."""
     if column.kind != "category":
         return value
-    level = f"CAST({value} AS {level_type(column)})"
+    level = f"CAST({value} AS {level_type(column.levels)})"
     if raw_type != "VARCHAR":
         return level
-    return f"coalesce(TRY_CAST({quote_name(name)} AS {level_type(column)}), {level})"
+    return f"coalesce(TRY_CAST({quote_name(name)} AS {level_type(column.levels)}), {level})"
 
 
 def _possible(value: str) -> str:
@@ -342,7 +342,7 @@ def checks(
             )
             listed.append(Check(name, rule, count(f"{given} AND {lost} IS NULL")))
         if column.kind == "number" and (inexact := _inexact(name, raw_type)):
-            listed.append(Check(name, "too many digits", count(inexact)))
+            listed.append(Check(name, "too many digits", count(inexact), _exact(name, raw_type)))
         if column.outside == "refuse" and (column.kind == "number" or _has_days(column)):
             ends = _ends(column)
             outside = count(f"{value} NOT BETWEEN {ends[0]} AND {ends[1]}")
@@ -413,6 +413,15 @@ def _inexact(name: str, raw_type: str) -> str:
         f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+(\\.0*)? *') "
         f"AND {back} IS DISTINCT FROM TRY_CAST(regexp_extract({raw}, '[+-]?[0-9]+') AS HUGEINT)"
     )
+
+
+def _exact(name: str, raw_type: str) -> str:
+    """The SQL of a condition that holds if no number is as large as `_inexact` asks; empty for
+    texts."""
+    if raw_type == "VARCHAR":
+        return ""
+    raw = quote_name(name)
+    return f"coalesce(min({raw}) > -{EXACT_WHOLE} AND max({raw}) < {EXACT_WHOLE}, TRUE)"
 
 
 def _array_checks(
