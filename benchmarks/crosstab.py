@@ -26,7 +26,7 @@ from nodes.site import Site
 from simulations import local
 from tests import federations
 
-ROWS, MAX_RATIO = 1_000_000, 3
+ROWS, MAX_RATIO, TURNS = 1_000_000, 3, 7
 LEVELS = {"ward": tuple(f"w{i}" for i in range(5)), "care": tuple(f"c{i}" for i in range(4))}
 STUDY = federations.study_of({"a": {"run": "crosstab", "rows": "ward", "columns": "care"}})
 
@@ -57,7 +57,7 @@ def main() -> bool:
     agreed = contract()
     kept_cohorts.SETTLED = 0.0
     with tempfile.TemporaryDirectory() as name:
-        folder, restarts = Path(name), iter(range(10_000))
+        folder = Path(name)
         (site,) = tables.sites(people(), agreed, 1, folder)
         checked = folder / "checked"
         checked.mkdir()
@@ -69,15 +69,13 @@ def main() -> bool:
         def run(node: Site, held: KeptCohorts[Opened] | None = None) -> None:
             assert answer(agreed, local.ask_of([node], federations.NOW, held)) == ROWS
 
-        def restarted() -> None:
-            """With the notes of the first study, and a ledger of none: it would tell its answer."""
-            state = folder / f"state{next(restarts)}"
+        run(replace(site, state=checked))
+        states = [folder / f"state{number}" for number in range(TURNS)]
+        for state in states:  # the notes of the first study, and a ledger that lacks its answer
             shutil.copytree(unasked, state)
             for file in ("secret", checked_versions.FILE):
                 (state / file).write_bytes((checked / file).read_bytes())
-            run(replace(site, state=state))
-
-        run(replace(site, state=checked))
+            shutil.copytree(checked / checked_versions.PEOPLE, state / checked_versions.PEOPLE)
         session = replace(site, state=folder / "session")
         run(session, open_cohorts)
         connection = duckdb.connect(config={"threads": 1})
@@ -85,11 +83,11 @@ def main() -> bool:
         seconds = timing.least(
             {
                 "first": lambda: run(site),
-                "restarted": restarted,
+                "restarted": lambda: run(replace(site, state=states.pop())),
                 "next": lambda: run(session, open_cohorts),
                 "duckdb": lambda: connection.execute(query).fetchall(),
             },
-            7,
+            TURNS,
         )
     labels = {
         "first": ("the first study, which checks the rows", 0.0),

@@ -11,29 +11,25 @@ from typing import Any
 
 from federation.contract import Contract
 from federation.study import Study
-from nodes import fingerprints, ledger
-from nodes.fingerprints import Words
+from nodes import ledger
+from nodes.checked_versions import CheckedVersions
 from nodes.ledger import Account, Ledger
+from nodes.people import People
 from strategies.protocol import AnyTask
-
-# By the identity of an array of hashes, and by the salt: the array, and the fingerprint of all its
-# people. Nodes of one process may share rows, and each has a salt of its own.
-Prints = dict[tuple[int, bytes], tuple[Words, bytes]]
-MAX_PRINTS = 20
 
 
 @dataclass(frozen=True)
 class Memory:
     """What a node remembers for a study.
 
-    `salt`: the salt of the people's hashes. `hashes` (n_rows,): of the person of each row of the
-    cohort, or None where rows are only counted. `where`: SQL of the condition that chose them, and
+    `salt`: the salt of the people's hashes. `people`: those of the cohort's rows, or None where
+    rows are only counted or are read in blocks. `where`: SQL of the condition that chose them, and
     `where_columns`, the contract columns that it names. `sources`: the contract columns behind each
     field of the study. `names`: the same under the names by which its rows are read, and
     under the empty name those of the condition. `readable`: the columns that its rows were read
     with. `seen`: the groups behind this study's own answers. `link_numbers`: as in
-    Dataset. `by_step`: its rows are those of the first steps of a cascade. `prints`: as in
-    Opened."""
+    Dataset. `by_step`: its rows are those of the first steps of a cascade. `checked`: the notes of
+    versions of files."""
 
     ledger: Ledger
     contract: Contract
@@ -41,7 +37,7 @@ class Memory:
     study: Study
     now: datetime
     salt: bytes
-    hashes: Words | None
+    people: People | None
     where: str | None
     where_columns: frozenset[str]
     sources: Mapping[str, frozenset[str]]
@@ -51,19 +47,7 @@ class Memory:
     readable: frozenset[str] = frozenset()
     seen: list[Any] = field(default_factory=list)
     by_step: bool = False
-    prints: Prints = field(default_factory=dict, repr=False)
-
-    def print_of_all(self, hashes: Words) -> bytes:
-        """The fingerprint of the people of an array of hashes, made once for each array."""
-        key = id(hashes), self.salt
-        remembered = self.prints.get(key)
-        if remembered is None or remembered[0] is not hashes:
-            remembered = hashes, fingerprints.fingerprint(hashes, self.salt)
-            if hashes is self.hashes:
-                if len(self.prints) >= MAX_PRINTS:
-                    self.prints.clear()
-                self.prints[key] = remembered
-        return remembered[1]
+    checked: CheckedVersions | None = field(default=None, repr=False)
 
     def columns_behind(self, fields: Iterable[str]) -> frozenset[str]:
         """The contract columns behind the named fields:

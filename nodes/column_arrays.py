@@ -96,11 +96,15 @@ def _as_array(field: Field) -> str:
     return f"coalesce(CAST({field.sql} AS DOUBLE), CAST('nan' AS DOUBLE))"
 
 
+def width(field: Field) -> str:
+    """The SQL type of a category's indices."""
+    return "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
+
+
 def code(field: Field) -> str:
     """The index of a category's level; -1 where missing."""
-    width = "SMALLINT" if len(field.levels) < 2**15 else "INTEGER"
     if field.index is not None:
-        return f"coalesce(CAST({field.index} AS {width}), CAST(-1 AS {width}))"
+        return f"coalesce(CAST({field.index} AS {width(field)}), CAST(-1 AS {width(field)}))"
     levels = ", ".join(quote_text(level) for level in field.levels)
     index = f"enum_code(TRY_CAST({field.sql} AS ENUM({levels})))"
-    return f"coalesce(CAST({index} AS {width}), CAST(-1 AS {width}))"
+    return f"coalesce(CAST({index} AS {width(field)}), CAST(-1 AS {width(field)}))"

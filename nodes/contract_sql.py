@@ -53,7 +53,7 @@ def typed(
     if whole:
         return value
     if column.kind == "category":
-        return f"CASE WHEN {level_lookup.is_level(value, column)} THEN {value} END"
+        return f"CASE WHEN {level_lookup.is_level(value, column.levels)} THEN {value} END"
     if column.kind in ("date", "number"):
         low, high = _ends(column)
         keep = _possible(value) if column.kind == "date" else f"NOT isnan({value})"
@@ -79,11 +79,11 @@ def coded(name: str, column: Column, raw_type: str, value: str) -> str:
     text that is a level as it stands is not searched for spaces and odd letters."""
     if column.kind != "category":
         return value
-    raw, kind = quote_name(name), level_lookup.type_of(column)
+    raw, kind = quote_name(name), level_lookup.type_of(column.levels)
     level = f"CAST({value} AS {kind})"
     if raw_type != "VARCHAR":
         return level
-    is_level = level_lookup.is_level(raw, column)
+    is_level = level_lookup.is_level(raw, column.levels)
     return f"CASE WHEN {is_level} THEN CAST({raw} AS {kind}) ELSE {level} END"
 
 
@@ -337,7 +337,7 @@ def checks(
             )
             listed.append(Check(name, rule, count(f"{given} AND {lost} IS NULL")))
         if column.kind == "number" and (inexact := _inexact(name, raw_type)):
-            listed.append(Check(name, "too many digits", count(inexact)))
+            listed.append(Check(name, "too many digits", count(inexact), _exact(name, raw_type)))
         if column.outside == "refuse" and (column.kind == "number" or _has_days(column)):
             ends = _ends(column)
             outside = count(f"{value} NOT BETWEEN {ends[0]} AND {ends[1]}")
@@ -408,6 +408,15 @@ def _inexact(name: str, raw_type: str) -> str:
         f"strlen({raw}) > 15 AND regexp_full_match({raw}, ' *[+-]?[0-9]+(\\.0*)? *') "
         f"AND {back} IS DISTINCT FROM TRY_CAST(regexp_extract({raw}, '[+-]?[0-9]+') AS HUGEINT)"
     )
+
+
+def _exact(name: str, raw_type: str) -> str:
+    """The SQL of a condition that holds if no number is as large as `_inexact` asks; empty for
+    texts."""
+    if raw_type == "VARCHAR":
+        return ""
+    raw = quote_name(name)
+    return f"coalesce(min({raw}) > -{EXACT_WHOLE} AND max({raw}) < {EXACT_WHOLE}, TRUE)"
 
 
 def _array_checks(

@@ -30,8 +30,10 @@ from federation.messages import Refusal
 from federation.schema import Field
 from nodes import fingerprints, ledger
 from nodes.answered import Memory
+from nodes.checked_versions import CheckedVersions
 from nodes.fingerprints import Words
 from nodes.ledger import Account, Ledger
+from nodes.people import People
 from nodes.remembered import ByColumn, Entries
 from strategies import support
 from strategies.protocol import AnyTask
@@ -184,7 +186,7 @@ def check(
 ) -> Refusal | None:
     """The reason why an analysis is not answered beside those answered before; if it is answered,
     its people are remembered."""
-    if cohort.in_blocks is None and (rows is None or memory.hashes is None):
+    if cohort.in_blocks is None and (rows is None or memory.people is None):
         return _check_conditions(memory, cohort, task)
     if memory.contract.person is None and (refused := _check_conditions(memory, cohort, task)):
         return refused
@@ -254,29 +256,23 @@ def _groups(
 
 @dataclass(frozen=True)
 class _Hashes:
-    """What the fingerprints of a block are made with: the salt; of a cohort that is held, the
-    hashes of its people, and the fingerprint of all of them."""
+    """What the fingerprints of a block are made with: the salt; of a cohort that is held, its
+    people and the notes about them."""
 
     salt: bytes
-    held: Words | None
-    of_all: bytes | None
+    held: People | None
+    checked: CheckedVersions | None
 
     @classmethod
     def of(cls, memory: Memory) -> _Hashes:
-        held = memory.hashes
-        return cls(memory.salt, held, None if held is None else memory.print_of_all(held))
+        held = memory.people
+        return cls(memory.salt, held, None if held is None else memory.checked)
 
     def prints(self, block: Block, masks: Iterable[Mask]) -> list[Words]:
         """Of the people of a block's rows in each mask (n_rows,)."""
-        hashes = _hashes_of(self.held, block.cohort)
-        return [np.frombuffer(self._print(hashes, mask), np.uint64) for mask in masks]
-
-    def _print(self, hashes: Words, mask: Mask) -> bytes:
-        if not mask.all():
-            return fingerprints.fingerprint(hashes[mask], self.salt)
-        if hashes is self.held and self.of_all is not None:
-            return self.of_all
-        return fingerprints.fingerprint(hashes, self.salt)
+        people = _people_of(self.held, block.cohort)
+        prints = (people.print_of(mask, self.salt, self.checked) for mask in masks)
+        return [np.frombuffer(print_, np.uint64) for print_ in prints]
 
 
 def _prints_of_known(columns: Sequence[Field], hashes: _Hashes, block: Block) -> list[Words]:
@@ -311,11 +307,10 @@ def _added(several: Iterable[Sequence[Words]]) -> list[Words]:
     return total
 
 
-def _hashes_of(held: Words | None, block: Cohort) -> Words:
-    """(n_rows,) the hash of the person of each row."""
+def _people_of(held: People | None, block: Cohort) -> People:
     if block.hashes is not None:
-        return block.hashes()
-    assert held is not None, "rows that are held have hashes"
+        return People(block.hashes)
+    assert held is not None, "rows that are held have people"
     return held
 
 
@@ -324,8 +319,8 @@ def _reached(memory: Memory, cohort: Cohort, task: AnyTask) -> Iterator[Group]:
     reached = support.roles_of(task).reached
     for some in () if reached is None else reached(cohort, task):
         chosen = _chosen_by(memory, some.choice)
-        people = _hashes_of(memory.hashes, cohort)[some.mask]
-        print_ = np.frombuffer(fingerprints.fingerprint(people, memory.salt), np.uint64)
+        people = _people_of(memory.people, cohort)
+        print_ = np.frombuffer(people.print_of(some.mask, memory.salt, memory.checked), np.uint64)
         yield Group(print_, frozenset([some.of]), chosen)
 
 

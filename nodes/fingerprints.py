@@ -16,20 +16,32 @@ Words = NDArray[np.uint64]
 BUCKETS = 4096
 BYTES = 8 * BUCKETS
 FOLDS = 64  # sums of buckets that tell of most pairs of cohorts that they are far apart
+AT_ONCE = 2**16  # hashes, which stay in a core's cache while they are mixed and added
 
 
 def fingerprint(people: Words, salt: bytes) -> bytes:
     """The fingerprint of a cohort. `people` (n_rows,): the 64-bit hash of each row's person, in any
     order. `salt`: 8 bytes from the node's secret."""
-    people = _mixed(people ^ np.uint64(int.from_bytes(salt, "little")))
-    bucket = (people % BUCKETS).astype(np.int64)
-    # Floats add the halves of the hashes exactly, for up to 2^21 rows per bucket.
-    low, high = (
-        np.bincount(bucket, half.astype(np.float64), BUCKETS)
-        for half in (people & np.uint64(2**32 - 1), people >> np.uint64(32))
-    )
-    sums = low.astype(np.uint64) + (high.astype(np.uint64) << np.uint64(32))
+    mask, sums = np.uint64(int.from_bytes(salt, "little")), np.zeros(BUCKETS, np.uint64)
+    for start in range(0, len(people), AT_ONCE):
+        sums += _sums(_mixed(people[start : start + AT_ONCE] ^ mask))
     return sums.tobytes()
+
+
+def less(whole: bytes, part: bytes) -> bytes:
+    """The fingerprint of the rows of a whole that are not in a part of it."""
+    rest: Words = np.frombuffer(whole, np.uint64) - np.frombuffer(part, np.uint64)
+    return rest.tobytes()
+
+
+def _sums(words: Words) -> Words:
+    """(BUCKETS,) of at most AT_ONCE words, whose halves floats add exactly."""
+    bucket = (words & np.uint64(BUCKETS - 1)).view(np.int64)
+    low, high = (
+        np.bincount(bucket, half.astype(np.float64), BUCKETS).astype(np.uint64)
+        for half in (words & np.uint64(2**32 - 1), words >> np.uint64(32))
+    )
+    return np.asarray(low + (high << np.uint64(32)))
 
 
 def _mixed(words: Words) -> Words:

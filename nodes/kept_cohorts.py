@@ -29,10 +29,13 @@ SETTLED = 2.0  # s: a file that changed later may change once more without anoth
 
 class Rows(Protocol):
     """An opened cohort. `held`: the contract columns that it can give later studies; None if it
-    cannot be kept. `n_values`: all that it keeps in memory, the rest of its dataset included."""
+    cannot be kept. `in_any_order`: its rows lie as in their files, which serves some studies only.
+    `n_values`: all that it keeps in memory, the rest of its dataset included."""
 
     @property
     def held(self) -> frozenset[str] | None: ...
+    @property
+    def in_any_order(self) -> bool: ...
     @property
     def n_values(self) -> int: ...
 
@@ -46,7 +49,7 @@ class KeptCohorts(Generic[T]):
 
     def __init__(self, settled: float = SETTLED) -> None:
         self.settled = settled
-        self._kept: dict[str, T] = {}
+        self._kept: dict[tuple[str, bool], T] = {}  # by name, and whether in any order
 
     def opened(
         self,
@@ -55,17 +58,22 @@ class KeptCohorts(Generic[T]):
         condition: str | None,
         columns: Iterable[str],
         read: Callable[[Iterable[str]], T],
+        *,
+        in_any_order: bool = False,
     ) -> T:
-        """The cohort with at least `columns`. `read`: opens it with these columns too."""
+        """The cohort with at least `columns`. `read`: opens it with these columns too.
+        `in_any_order`: the study does not depend on the order of its rows."""
         wanted, name = frozenset(columns), self._name(dataset, storage, condition)
-        before = self._kept.get(name) if name else None
-        held = before.held or frozenset() if before is not None else frozenset[str]()
-        if name and before is not None and wanted <= held:
-            self._kept[name] = self._kept.pop(name)  # the last that goes
-            return before
+        held = frozenset[str]()
+        for kind in (False, True) if in_any_order and name else (False,):
+            before = self._kept.get((name, kind)) if name else None
+            held = before.held or frozenset() if before is not None else frozenset[str]()
+            if name and before is not None and wanted <= held:
+                self._kept[name, kind] = self._kept.pop((name, kind))  # the last that goes
+                return before
         cohort = self._read(read, held)
         if name and cohort.held is not None:
-            self._keep(name, cohort)
+            self._keep((name, cohort.in_any_order), cohort)
         return cohort
 
     def column_names(self, dataset: Dataset, storage: Storage) -> frozenset[str]:
@@ -84,7 +92,7 @@ class KeptCohorts(Generic[T]):
             return read(())
         return cohort if cohort.held is not None or not more else read(())
 
-    def _keep(self, name: str, cohort: T) -> None:
+    def _keep(self, name: tuple[str, bool], cohort: T) -> None:
         self._kept.pop(name, None)
         self._kept[name] = cohort
         for oldest in list(self._kept):

@@ -19,10 +19,8 @@ from federation.contract import Column
 from federation.expression import quote_name, quote_text
 
 MANY = 32  # up to it, comparing with one level after the other is as quick
-_LISTS: dict[
-    str, list[list[str]]
-] = {}  # by name of the levels; the same on all connections of a process
 MAX_LISTS = 100
+_LISTS: dict[str, list[list[str]]] = {}  # by name of the levels, for all connections
 
 
 def define(connection: duckdb.DuckDBPyConnection, columns: Iterable[Column]) -> None:
@@ -32,18 +30,23 @@ def define(connection: duckdb.DuckDBPyConnection, columns: Iterable[Column]) -> 
             _define(connection, column.levels)
 
 
-def is_level(value: str, column: Column) -> str:
+def is_level(value: str, levels: tuple[str, ...]) -> str:
     """The SQL of a condition: the text `value` is a level. Without `define` it is an error."""
-    if len(column.levels) <= MANY:
-        return f"{value} IN ({texts(column.levels)})"
-    return f"{_macro(column.levels)}({value})"
+    if len(levels) <= MANY:
+        return f"{value} IN ({texts(levels)})"
+    return f"{_macro(levels)}({value})"
 
 
-def type_of(column: Column) -> str:
+def type_of(levels: tuple[str, ...]) -> str:
     """The SQL type of a category."""
-    if len(column.levels) <= MANY:
-        return f"ENUM({texts(column.levels)})"
-    return _type(column.levels)
+    return f"ENUM({texts(levels)})" if len(levels) <= MANY else _type(levels)
+
+
+def cast(value: str, levels: tuple[str, ...]) -> str:
+    """The SQL of the text `value` as the type of a category; NULL where it is no level."""
+    if len(levels) <= MANY:
+        return f"TRY_CAST({value} AS {type_of(levels)})"
+    return f"CASE WHEN {is_level(value, levels)} THEN CAST({value} AS {type_of(levels)}) END"
 
 
 def texts(levels: Iterable[str]) -> str:

@@ -51,16 +51,15 @@ def _narrowed(task: AnyTask, session: StudySession) -> StudySession:
     """The session of the people whom the steps of a task link."""
     assert task.chosen is not None
     cohort, memory = cohorts.narrowed(session.cohort, task.chosen), session.memory
-    if memory is None or memory.hashes is None:
+    if memory is None or memory.people is None:
         return replace(session, cohort=cohort)
     where = f"({memory.where}) AND {task.chosen.sql}" if memory.where else task.chosen.sql
     memory = replace(
         memory,
-        hashes=memory.hashes[cohorts.held(session.cohort, task.chosen)],
+        people=memory.people.some(cohorts.held(session.cohort, task.chosen)),
         where=where,
         where_columns=memory.where_columns | {STEP},
         by_step=True,
-        prints={},
     )
     return replace(session, cohort=cohort, memory=memory)
 

@@ -87,7 +87,7 @@ class NodeContext:
 
     @cached_property
     def checked_versions(self) -> CheckedVersions | None:
-        return checked_versions.of_state(self.site.state)
+        return checked_versions.of_state(self.site.state, self.people_salt)
 
     def under(self, dataset: str, contract_hash: str) -> NodeContext:
         """The context that answers on the version of a dataset that has this contract; what it
@@ -106,6 +106,11 @@ class NodeContext:
     def audit(self, event: str, **details: Any) -> None:
         if self.site.state is not None:
             audit.write(state_folder.create(self.site.state) / state_folder.AUDIT, event, **details)
+
+    @property
+    def people_salt(self) -> bytes:
+        """Of the hashes of people that the rules of disclosure compare."""
+        return self.salt("people")[:8]
 
     def salt(self, about: str) -> bytes:
         """A secret salt that nobody outside can guess; each purpose has another one."""

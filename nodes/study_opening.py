@@ -126,6 +126,7 @@ def _checked(
         remembered=remembered,
         open_cohorts=context.open_cohorts,
         in_blocks=_in_blocks(dataset, tasks),
+        in_any_order=all(map(_in_any_order, tasks.values())),
         checked=context.checked_versions,
     )
 
@@ -135,6 +136,15 @@ def _in_blocks(dataset: Dataset, tasks: Mapping[str, AnyTask]) -> bool:
     if dataset.is_linked or any(task.by_step for task in tasks.values()):
         return False
     return all(task.analysis.TRAITS.over_people(task) for task in tasks.values())
+
+
+def _in_any_order(task: AnyTask) -> bool:
+    """Whether no answer, and no rule about it, depends on the order of the rows: people are counted
+    by columns of the contract and chosen by conditions, and no number is added up or sampled."""
+    plain = all(f.kind in ("category", "boolean") and not f.pieces for f in task.fields)
+    chosen = all(piece.kind == "condition" for piece in task.where)
+    by_step = task.by_step or task.chosen is not None
+    return task.analysis.TRAITS.any_order and plain and chosen and not by_step
 
 
 def _remembered(
@@ -217,8 +227,8 @@ def _memory(
         context.site.account(study.dataset, now.year),
         study,
         now,
-        context.salt("people")[:8],
-        opened.hashes,
+        context.people_salt,
+        opened.people,
         where,
         dataset.own_columns(chosen),
         {name: dataset.own_columns(columns) for name, columns in behind.items()},
@@ -226,7 +236,7 @@ def _memory(
         dataset.link_numbers,
         {**behind, "": chosen},
         more.union(chosen, *behind.values()),
-        prints=opened.prints,
+        checked=context.checked_versions,
     )
 
 

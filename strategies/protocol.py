@@ -281,19 +281,21 @@ class Traits:
     `version`: increased when the same question gets a different answer than before. `tolerant`: the
     analysis continues if nodes are missing from some rounds. `each`: `combine` uses the total of
     each node, if the hub may see it. `only_counts`: `local` asks its cohort for combinations of
-    categories only, so rows need not be read. `share_asked(task, state)`: the fraction of the nodes
-    that the next round asks. `refuses(task, secure_sum)`: the reason why the study cannot run as
-    written, or None. `warmed(task, state, estimates)`: the state after the first round, moved to
-    coefficients that an earlier study released; the result is the same to 1e-9.
-    `over_people(task)`: whether a Part is the sum of the parts of the people, at any state; then a
-    node may compute it from blocks of people, one after the other. `in_blocks(add, task, state)`:
-    the Part of a cohort in blocks, if it takes several sums over them; `add` gives the sum of the
-    parts of all blocks for a task at a state."""
+    categories only, so rows need not be read. `any_order`: all that it adds up are counts of people
+    by category, so that no bit of a Part depends on the order of the rows. `share_asked(task,
+    state)`: the fraction of the nodes that the next round asks. `refuses(task, secure_sum)`: the
+    reason why the study cannot run as written, or None. `warmed(task, state, estimates)`: the state
+    after the first round, moved to coefficients that an earlier study released; the result is the
+    same to 1e-9. `over_people(task)`: whether a Part is the sum of the parts of the people, at any
+    state; then a node may compute it from blocks of people, one after the other. `in_blocks(add,
+    task, state)`: the Part of a cohort in blocks, if it takes several sums over them; `add` gives
+    the sum of the parts of all blocks for a task at a state."""
 
     version: int = 1
     tolerant: bool = False
     each: bool = False
     only_counts: bool = False
+    any_order: bool = False
     share_asked: Callable[[AnyTask, State], float] = _every_node
     refuses: Callable[[AnyTask, bool], str | None] = _nothing
     warmed: Callable[[AnyTask, State, Estimates], State] = _as_it_is

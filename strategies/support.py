@@ -29,6 +29,7 @@ from federation.expression import Piece
 from federation.formula import Term
 from federation.messages import Part
 from federation.schema import Field
+from strategies.numerics import counting
 from strategies.protocol import AnyTask, Roles
 
 CELLS = "support"  # the name of the counts among the cells of a Part
@@ -552,12 +553,12 @@ def _level_counts(field: Field, rows: Rows) -> list[int]:
 def level_people(column: Values, n_levels: int, person: Ints | None) -> Ints:
     """(n_levels,) the number of people with a row of each level, from one pass over the column
     (n_rows,), whatever the number of levels."""
-    has_level = is_known(column)
-    codes = column[has_level].astype(np.int64)
+    rows = cohorts.kept_rows(is_known(column))
+    codes = column[rows]
     if person is not None:
-        pairs = np.unique(person[has_level] * n_levels + codes)  # a person counts once in a level
+        pairs = np.unique(person[rows] * n_levels + codes)  # a person counts once in a level
         codes = pairs % n_levels
-    return np.bincount(codes, minlength=n_levels).astype(np.int64)
+    return counting.cells([codes], [n_levels])
 
 
 def product(term: Term, rows: Rows) -> Floats:

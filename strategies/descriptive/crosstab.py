@@ -24,7 +24,7 @@ from strategies.admissible import Limits
 from strategies.numerics import counting
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
-TRAITS = Traits(over_people=protocol.always_over_people)
+TRAITS = Traits(any_order=True, over_people=protocol.always_over_people)
 
 
 class Options(Frozen):
@@ -61,14 +61,12 @@ def start(task: Task[Options, Plan]) -> State:
 
 
 def local(cohort: Cohort, task: Task[Options, Plan], state: State) -> Part:
-    first, second = task.plan.fields
-    n_rows, n_columns = (len(levels) for levels in task.plan.levels)
     columns = cohort.columns(task.fields)
     keep = cohorts.complete(columns)
-    row, column = (columns[field.name][keep].astype(np.int64) for field in (first, second))
-    cell = row * n_columns + column
-    counts = np.bincount(cell, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
-    cells = counting.people(cohort, keep) | {"counts": counts.astype(np.int64)}
+    rows = cohorts.kept_rows(keep)
+    codes = [columns[field.name][rows] for field in task.plan.fields]
+    counts = counting.cells(codes, [len(levels) for levels in task.plan.levels])
+    cells = counting.people(cohort, keep) | {"counts": counts}
     return Part(
         {"counts": counts.astype(np.float64)}, cells, {"counts": float(task.rows_per_person)}
     )

@@ -33,7 +33,7 @@ from strategies.options import ConfLevel
 from strategies.protocol import Prepared, Roles, Task, Total, Traits
 
 MAX_PAIRS = 20_000_000
-TRAITS = Traits(over_people=protocol.always_over_people)
+TRAITS = Traits(any_order=True, over_people=protocol.always_over_people)
 
 
 class Options(Frozen):

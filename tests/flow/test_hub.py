@@ -481,7 +481,9 @@ def test_at_its_deadline_a_study_runs_with_the_approvals_it_has_or_ends(
                 and status.started is not None
                 and (status.started - status.submitted).total_seconds() >= APPROVAL_S
             )
-            all_three = hub.submit(study("three-are-needed", min_nodes=3), CONTRACT, deadline_s=APPROVAL_S)
+            all_three = hub.submit(
+                study("three-are-needed", min_nodes=3), CONTRACT, deadline_s=APPROVAL_S
+            )
             status = all_three.watch(lambda _: None)
             assert status.state == "refused"
             assert (

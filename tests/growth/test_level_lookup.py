@@ -31,7 +31,7 @@ def test_exactly_the_levels_are_recognised(n_levels: int) -> None:
     others = ["", "NR", "ward of a long name", "ward of a long name 01", "é", "1"]
     levels = list(column.levels)
     connection.execute("CREATE TABLE texts AS SELECT unnest(?) AS text", [[*levels, *others, None]])
-    condition = level_lookup.is_level("text", column)
+    condition = level_lookup.is_level("text", column.levels)
     rows = connection.execute(f"SELECT text FROM texts WHERE {condition}").fetchall()
     assert [text for (text,) in rows] == levels
 
@@ -82,7 +82,7 @@ def test_a_connection_has_the_levels_of_each_dataset_that_it_opens(tmp_path: Pat
     assert "'Ward of a long name 4' is spelled differently" in findings[0].remedy
     for connection in (connectors.shared(Storage()), connectors.shared(Storage())):
         connectors.open_rows(connection, dataset, ["id", "ward"])
-        condition = level_lookup.is_level("ward", contract.columns["ward"])
+        condition = level_lookup.is_level("ward", contract.columns["ward"].levels)
         ((n_rows,),) = connection.execute(
             f"SELECT count(*) FROM source WHERE {condition}"
         ).fetchall()

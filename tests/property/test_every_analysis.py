@@ -17,7 +17,7 @@ from federation import cohort as cohorts
 from federation.cohort import Cohort
 from federation.messages import Part, State
 from federation.results import Result
-from strategies import protocol, registry
+from strategies import protocol, registry, support
 from strategies.protocol import AnyTask
 from tests import federations
 
@@ -211,6 +211,25 @@ def _check_rows(expected: Any, actual: Any, rel: float) -> None:
                 )  # sums in another order, then Newton to 1e-9
             elif column != "rounds":
                 assert other[column] == value
+
+
+# -- the order of the rows
+ANY_ORDER = [case for case in CASES if registry.analysis(case[0]).TRAITS.any_order]
+
+
+@pytest.mark.parametrize(("name", "options"), ANY_ORDER)
+def test_no_bit_of_an_analysis_of_any_order_depends_on_the_order(
+    name: str, options: dict[str, Any]
+) -> None:
+    task = registry.plan(federations.study_of({"a": {"run": name, **options}}), CONTRACT)["a"]
+    parts = []
+    for seed in range(4):
+        cohort = cohort_of(TABLE.sample(frac=1, random_state=seed), task)
+        rows = support.rows_of(cohort, task)
+        part = task.analysis.local(cohort, task, task.analysis.start(task))
+        arrays = {**part.sums, **part.cells, "support": support.counts(cohort, task, rows)}
+        parts.append({key: (array.dtype, array.tobytes()) for key, array in arrays.items()})
+    assert len(ANY_ORDER) == 3 and all(part == parts[0] for part in parts)
 
 
 # -- bounds

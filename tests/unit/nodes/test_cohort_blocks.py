@@ -59,7 +59,8 @@ def columns(opening: Opened, contract: Contract) -> list[tuple[float, ...]]:
     fields = [schemas.build(contract, {}).fields["x"]]
     listed, before = [], 0
     for block in opening.cohort.blocks():
-        hashes = block.hashes() if block.hashes is not None else opening.hashes
+        held = opening.people
+        hashes = block.hashes() if block.hashes is not None else held.hashes if held else None
         assert hashes is not None
         values = block.columns(fields)["x"]
         listed += list(zip(values, block.person + before, hashes, strict=True))

@@ -21,9 +21,10 @@ from federation import schema as schemas
 from federation.messages import TaskId
 from federation.results import Result
 from federation.study import Study
-from nodes import answered, cohorts, connectors, fingerprints, kept_cohorts
+from nodes import cohorts, connectors, fingerprints, kept_cohorts
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
+from nodes.people import People
 from nodes.site import Dataset, Policy, Site, Storage
 from simulations import local
 from tests import federations
@@ -182,27 +183,15 @@ def test_the_rows_of_a_private_study_are_never_kept(
 
 def test_the_fingerprint_of_a_kept_cohort_is_of_its_people_and_of_the_nodes_salt() -> None:
     """Simulated nodes of one process share kept cohorts, and each has a secret of its own."""
-    hashes, prints = np.arange(500, dtype=np.uint64), answered.Prints()
-    some = hashes[:400]
-    memories = [
-        answered.Memory(
-            *[None] * 5,  # type: ignore[arg-type]
-            salt=salt,
-            hashes=held,
-            where=None,
-            where_columns=frozenset(),
-            sources={},
-            min_cell=11,
-            prints=prints,
-        )
-        for salt in (b"a" * 8, b"b" * 8)
-        for held in (hashes, some)
-    ]
-    for memory in [*memories, *memories]:
-        for people in (hashes, some, hashes[:300]):
-            expected = fingerprints.fingerprint(people, memory.salt)
-            assert memory.print_of_all(people) == expected
-    assert len(prints) == 4  # of the cohorts themselves
+    hashes = np.arange(500, dtype=np.uint64)
+    people = People.of(hashes)
+    some = people.some(hashes < 400)
+    for salt in (b"a" * 8, b"b" * 8) * 2:
+        assert people.print_of_all(salt) == fingerprints.fingerprint(hashes, salt)
+        assert some.print_of_all(salt) == fingerprints.fingerprint(hashes[:400], salt)
+        for n in (0, 1, 100, 250, 251, 499, 500):
+            print_ = people.print_of(hashes < n, salt)
+            assert print_ == fingerprints.fingerprint(hashes[:n], salt)
 
 
 @pytest.mark.parametrize("change", ["content", "just written"])
@@ -231,6 +220,7 @@ class Few:
 
     held: frozenset[str] | None
     n_values: int = 1
+    in_any_order: bool = False
 
 
 def test_what_a_kept_cohort_takes_from_the_next_study_is_given_back(tmp_path: Path) -> None:

@@ -252,7 +252,8 @@ def test_people_of_one_row_are_in_the_order_of_all_their_hashes(
     expected = cohorts.open_checked(dataset, Storage(), schema, fields, "x >= 100")
     assert written[len(both) * 2 :] == [False, False]
     assert opened.cohort.people == expected.cohort.people == n - 100
-    assert opened.hashes is not None and (opened.hashes == expected.hashes).all()
+    assert opened.people is not None and expected.people is not None
+    assert (opened.people.hashes == expected.people.hashes).all()
     for name in ("x", "y"):
         values = opened.cohort.columns(fields)[name]
         assert (values == expected.cohort.columns(fields)[name]).all()
