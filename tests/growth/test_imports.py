@@ -3,16 +3,23 @@ imports."""
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import typer
 
 from federation import formula_parser
+from federation.cli import main
+from federation.cli.actions import study_files
 
 ROOT = Path(__file__).parents[2]
-HEAVY = {"pandas", "scipy", "duckdb", "torch", "sklearn", "flwr"}
+HEAVY = {"pandas", "scipy", "duckdb", "torch", "sklearn", "flwr", "rich"}
 CHECK = """
 import sys
 from federation.cli.main import app
@@ -36,6 +43,65 @@ def test_checking_a_study_loads_nothing_that_computes(pilot: str) -> None:
     )
     loaded = set(run.stdout.rpartition("LOADED")[2].split())
     assert "numpy" in loaded and not loaded & HEAVY
+
+
+def test_a_command_builds_no_other_command_of_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str | None] = []
+    build = typer.main.get_command_from_info
+
+    def counted(command: Any, **settings: Any) -> click.Command:
+        built.append(command.name)
+        return build(command, **settings)
+
+    monkeypatch.setattr(typer.main, "get_command_from_info", counted)
+    with pytest.raises(SystemExit):
+        typer.main.get_command(main.app)(["node", "check", "--help"])
+    assert built == ["check"]
+
+
+def test_no_pattern_of_a_file_repeats_the_letters_of_all_scripts_up_to_a_bound() -> None:
+    """pydantic compiles one such pattern in 28 ms, and an unbounded one in less than 2."""
+    for document in ("study", "contract", "node", "hub", "result"):
+        written = json.dumps(study_files.schema(document))
+        assert '"pattern"' in written or document == "result"
+        assert not re.search(r"\\[wW]\]?\{", written), document
+
+
+AT_EXIT = """
+import atexit, gc, sys
+atexit.register(lambda: print("FROZEN", gc.get_freeze_count() > 0, flush=True))
+from federation.cli.main import main
+if sys.argv[1] == "duckdb":
+    import duckdb
+sys.argv[1:] = ["study", "check", sys.argv[2]]
+main()
+"""
+
+
+@pytest.mark.parametrize(("library", "frozen"), [("json", True), ("duckdb", False)])
+def test_the_end_of_a_command_searches_for_cycles_only_where_duckdb_is_loaded(
+    library: str, frozen: bool
+) -> None:
+    study = ROOT / "simulations" / "pilots" / "hydro" / "study.yaml"
+    run = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, library, str(study)],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert f"FROZEN {frozen}" in run.stdout and run.stderr == ""
+
+
+def test_no_plugin_of_pydantic_is_searched_for() -> None:
+    """It would see what a command validates."""
+    code = (
+        "import sys; from federation.cli.main import main;"
+        " sys.argv[1:] = ['study', 'schema', 'contract'];"
+        " import atexit; atexit.register(lambda: print('SEARCHED',"
+        " sys.modules['pydantic.plugin._loader']._plugins)); main()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "SEARCHED None" in run.stdout
 
 
 def test_an_idle_node_loads_no_library_of_tables_or_training() -> None:
