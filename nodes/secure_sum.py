@@ -16,11 +16,11 @@ from datetime import datetime
 from functools import lru_cache
 
 from federation import limits
+from federation.arrays import Words
 from federation.disclosure.support import REFUSAL
 from federation.messages import Answer, Part, Query, Refusal, SecAggMessage, State, TaskId
-from federation.secagg import packing, participant, terms
+from federation.secagg import packing, terms
 from federation.secagg.errors import SecaggError
-from federation.secagg.masks import Words
 from federation.secagg.terms import Terms
 from federation.study import Study
 from nodes import ledger, noised_answer, support
@@ -194,6 +194,8 @@ def _advertise(
     request: Request,
 ) -> Answer:
     """The first phase: this node's keys. `exact`: the vector, if it needs no charge."""
+    from federation.secagg import participant
+
     query, context = request.query, request.context
     if key in context.pending_sums:
         raise SecaggError(
@@ -293,6 +295,8 @@ def _terms(
 def _deal(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
+    from federation.secagg import participant
+
     adverts = {name: terms.advert_from(content) for name, content in message.items()}
     secagg_state, envelopes = participant.deal(pending.secagg_state, adverts)
     request.context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
@@ -304,6 +308,8 @@ def _mask(
 ) -> Answer:
     """Adds up the rows and, in mode dp, charges the budget; nothing that depends on the rows is
     computed before."""
+    from federation.secagg import participant
+
     vector = pending.vector()
     if isinstance(vector, Refusal):
         return vector
@@ -318,6 +324,8 @@ def _mask(
 def _sign(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
+    from federation.secagg import participant
+
     survivors = frozenset(_names(message))
     participant.check_survivors(pending.secagg_state, survivors)
     agreed = pending.secagg_state.terms
@@ -372,6 +380,8 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
 def _unmask(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
+    from federation.secagg import participant
+
     _, opening = participant.unmask(pending.secagg_state, message)
     request.context.pending_sums.pop(key)
     return SecAggMessage(

@@ -18,10 +18,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from federation.arrays import Words
 from federation.secagg import keys, masks, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.keys import Pair
-from federation.secagg.masks import Words
 from federation.secagg.terms import (
     Advert,
     Opening,

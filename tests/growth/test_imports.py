@@ -134,3 +134,62 @@ def test_the_parser_alone_gives_the_terms_that_formulaic_gives(text: str) -> Non
 
     whole = DefaultFormulaParser(include_intercept=True).get_terms(text)
     assert repr(formula_parser.terms(text)) == repr(whole)
+
+
+FIRST = """
+import gc, sys
+import pandas
+import federation as fed, federation.loading
+searches = []
+
+def seen(phase, _):
+    frame, names = sys._getframe(1), set()
+    while frame is not None:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    if phase == "start" and "_find_and_load" in names:
+        searches.append(sorted(names))
+
+gc.callbacks.append(seen)
+gc.set_threshold(50, 5, 5)
+columns = {"age": {"type": "number", "range": [0, 120]}, "ill": {"type": "boolean"}}
+contract = {"dataset": "people", "version": 1, "unit": "row", "columns": columns}
+frame = pandas.DataFrame({"age": [40.0, 50.0] * 100, "ill": [True, False, False] * 66 + [True] * 2})
+nodes = fed.simulate(dict.fromkeys("abc", frame), contract)
+gc.callbacks.remove(seen)
+gc.set_threshold(700, 10, 10)
+study = fed.Study("people", mode="exact").glm("a", "ill ~ age", family="binomial")
+assert study.run(nodes, progress=False)["a"].content["status"] == "released"
+print("SEARCHES", len(searches))
+print("LOADED", *sys.modules)
+"""
+
+
+def test_a_first_study_in_a_notebook_loads_no_ciphers_and_searches_for_no_cycles_in_imports() -> (
+    None
+):
+    run = subprocess.run(
+        [sys.executable, "-c", FIRST], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    lines = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    loaded = set(lines["LOADED"].split())
+    assert "nodes.secure_sum" in loaded and "pandas" in loaded
+    unused = {
+        "cryptography", "federation.secagg.keys", "multiprocessing.connection",
+        "nodes.connectors.error_cells", "nodes.recognition", "rich", "scipy", "matplotlib",
+    }  # fmt: skip
+    assert not loaded & unused
+    assert lines["SEARCHES"] == "0"
+
+
+def test_objects_that_somebody_has_frozen_stay_so_and_a_disabled_collector_too() -> None:
+    code = (
+        "import gc; from federation.loading import uncollected; gc.freeze(); gc.disable()\n"
+        "with uncollected(): assert not gc.isenabled()\n"
+        "assert gc.get_freeze_count() and not gc.isenabled()\n"
+        "gc.unfreeze(); gc.enable(); young = [[]]\n"
+        "with uncollected(): assert not gc.isenabled()\n"
+        "assert gc.isenabled() and not gc.get_freeze_count()\n"
+        "assert any(each is young for each in gc.get_objects(generation=2))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
