@@ -17,6 +17,7 @@ import numpy as np
 from aggregator.replies import Summed, SummedReply
 from aggregator.rounds import Ask
 from federation import limits
+from federation.arrays import Words
 from federation.messages import (
     PHASES,
     Answer,
@@ -31,9 +32,8 @@ from federation.messages import (
 )
 from federation.privacy import calibration
 from federation.privacy.calibration import Grid
-from federation.secagg import aggregation, packing, terms
+from federation.secagg import packing, terms
 from federation.secagg.errors import SecaggError
-from federation.secagg.masks import Words
 from federation.secagg.packing import Slot
 from federation.secagg.terms import Advert, Opening, Terms
 from federation.study import Study
@@ -137,6 +137,8 @@ def _queries_of(
     query: Query, name: str, attempt: str, sums: Mapping[TaskId, PendingTotal]
 ) -> dict[str, Query]:
     """To each node that is still in a sum, its messages of this phase for all its sums."""
+    from federation.secagg import aggregation
+
     queries = {}
     shared = {task_id: _message_for_all(pending, name) for task_id, pending in sums.items()}
     routed = {
@@ -263,6 +265,8 @@ def _agree(pending: PendingTotal) -> None:
 
 
 def _open(pending: PendingTotal) -> Words:
+    from federation.secagg import aggregation
+
     with limits.parsing("shares that open it", SecaggError):
         return aggregation.open_sum(
             pending.terms,

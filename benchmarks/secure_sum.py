@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import timing
+from federation.arrays import Words
 from federation.secagg import aggregation, keys, masks, participant
-from federation.secagg.masks import Words
 from federation.secagg.terms import Terms
 
 LENGTH = 1_000_000

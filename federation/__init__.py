@@ -54,7 +54,8 @@ _MODULES = {  # of federation.api, in which each name is defined
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        module = importlib.import_module(f"federation.api.{_MODULES[name]}")
+        with importlib.import_module("federation.loading").uncollected():
+            module = importlib.import_module(f"federation.api.{_MODULES[name]}")
         return getattr(module, name)
     raise AttributeError(f"module 'federation' has no attribute {name!r}")
 

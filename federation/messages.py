@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from federation.arrays import Floats, Ints, Sum
@@ -97,7 +97,13 @@ class Query:
 
     @cached_property
     def members(self) -> frozenset[str]:
-        return frozenset(self.nodes)
+        return _members(tuple(self.nodes))
+
+
+@lru_cache(maxsize=16)
+def _members(nodes: tuple[str, ...]) -> frozenset[str]:
+    """Kept, since a query to a thousand nodes in one process is a thousand queries."""
+    return frozenset(nodes)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
     key = (*under, *where)
     fields = _fields(model, where[:-1])
     last = where[-1] if where else ""
-    path = ".".join(str(part) for part in key)
+    path = ".".join(str(part) for part in key).removesuffix(".[key]")
     place = f"{source.at(*key)}: {path}: " if path else f"{source.at(*key)}: "
     if problem["type"] == "extra_forbidden" and (new := _renamed(str(last), fields)):
         return f"{source.at(*key)}: unknown key {str(last)!r}; it is now {new!r}"
@@ -120,7 +120,7 @@ def _say(problem: Any, model: type[pydantic.BaseModel], source: Source, under: K
             else "letters, digits and _"
         )
         return (
-            f"{source.at(*key)}: {path.removesuffix('.[key]')}:"
+            f"{source.at(*key)}: {path}:"
             f" {problem['input']!r} is not a valid name; use {shape}, and start with a letter"
             + _near_name(str(problem["input"]), problem["ctx"]["pattern"])
         )

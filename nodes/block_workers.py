@@ -16,14 +16,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from federation import errors
 from federation.cohort import Cohort
 from nodes import memory
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 DIED = (
     "a process that computes blocks of rows has died, perhaps for want of memory: use fewer workers"
@@ -70,6 +72,8 @@ class Processes:
     closed, also if this process is killed. `waiting`: by process, the answers that it owes."""
 
     def __init__(self, count: int) -> None:
+        from multiprocessing import connection
+
         self.pipes: list[Connection] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.waiting = [0] * count
@@ -84,7 +88,7 @@ class Processes:
                 env=os.environ | {"PYTHONPATH": path},
             )
             there.close()
-            self.pipes.append(Connection(here.detach()))
+            self.pipes.append(connection.Connection(here.detach()))
             self.processes.append(process)
 
     def take(self, place: int) -> tuple[Any, str]:
@@ -222,4 +226,6 @@ def result(answer: tuple[Any, str]) -> Any:
 
 
 if __name__ == "__main__":
-    work(Connection(int(sys.argv[1])))
+    from multiprocessing import connection
+
+    work(connection.Connection(int(sys.argv[1])))

@@ -165,9 +165,10 @@ def open_ledger(path: Path) -> Ledger:
     in_memory = str(path) == ":memory:"
     try:
         connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        _rebuild(connection)
+        if not in_memory:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            _rebuild(connection)
         connection.executescript(_TABLES)
     except sqlite3.Error as reason:
         raise errors.LedgerError(
@@ -615,15 +616,15 @@ def _is_stored(ledger: Ledger, key: str, event: str) -> bool:
 def _transaction(ledger: Ledger) -> Iterator[None]:
     try:
         ledger.connection.execute("BEGIN IMMEDIATE")
-        before = head(ledger)
+        before = None if ledger.witness is None else head(ledger)
         try:
             yield
         except BaseException:
             ledger.connection.execute("ROLLBACK")
             raise
-        after = head(ledger)
+        after = None if ledger.witness is None else head(ledger)
         ledger.connection.execute("COMMIT")
-        if ledger.witness is not None and after != before:
+        if ledger.witness is not None and after is not None and after != before:
             _write_witness(ledger.witness, after)
     except (sqlite3.Error, OSError) as reason:
         raise errors.LedgerError(

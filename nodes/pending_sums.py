@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from federation.arrays import Words
 from federation.messages import Refusal
-from federation.secagg.masks import Words
-from federation.secagg.participant import SecAggState
+
+if TYPE_CHECKING:
+    from federation.secagg.participant import SecAggState
 
 
 @dataclass(frozen=True)

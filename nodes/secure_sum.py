@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
 from federation import limits
+from federation.arrays import Words
 from federation.disclosure.support import REFUSAL
 from federation.messages import Answer, Part, Query, Refusal, SecAggMessage, State, TaskId
-from federation.secagg import packing, participant, terms
+from federation.secagg import packing, terms
 from federation.secagg.errors import SecaggError
-from federation.secagg.masks import Words
-from federation.secagg.terms import Terms
+from federation.secagg.terms import Advert, Terms
 from federation.study import Study
 from nodes import ledger, noised_answer, support
 from nodes.ledger import Claim
@@ -58,11 +58,11 @@ def admit(query: Query, site: Site) -> Refusal | None:
     return strangers(query.members, site) if query.phase is not None else None
 
 
-def strangers(names: Iterable[str], site: Site) -> Refusal | None:
+def strangers(names: frozenset[str], site: Site) -> Refusal | None:
     """Refuses a sum with nodes whose identity this site's operator has not accepted."""
-    unknown = sorted(set(names).difference(site.roster.keys()))
-    if not unknown:
+    if names <= site.roster.keys():
         return None
+    unknown = sorted(names.difference(site.roster.keys()))
     return Refusal(
         "roster",
         f"{', '.join(unknown)}: not in the roster that this site's operator has accepted: "
@@ -110,7 +110,7 @@ def answer(
     request = Request(query, session, context, now)
     answers: dict[TaskId, Answer] = {}
     vectors = (
-        _nodes_apart(frozenset(query.nodes), query, context) or _checked_vectors(query, session)
+        _nodes_apart(query.members, query, context) or _checked_vectors(query, session)
         if query.phase.name == "advertise" and query.study.privacy.mode == "exact"
         else {}
     )
@@ -138,7 +138,13 @@ def answer(
 
 
 def _node_sets() -> Entries[frozenset[str]]:
-    return Entries(lambda content: frozenset(json.loads(content)), lambda nodes: ())
+    return Entries(_node_set, lambda nodes: ())
+
+
+@lru_cache(maxsize=16)
+def _node_set(content: bytes) -> frozenset[str]:
+    """Kept, since the nodes of a process remember the same set."""
+    return frozenset(json.loads(content))
 
 
 def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> Refusal | None:
@@ -147,7 +153,7 @@ def _nodes_apart(nodes: frozenset[str], query: Query, context: NodeContext) -> R
     least = context.site.policy.min_nodes_apart
     account = context.site.account(query.study.dataset, 0)  # the sets of every year
     for other in ledger.gathered(context.ledger, NODES, account, _node_sets).all():
-        if 0 < len(nodes ^ other) < least:
+        if nodes != other and len(nodes ^ other) < least:
             return Refusal(
                 "node_set",
                 f"exact sums over nearly these nodes were answered before: ask the same nodes, or "
@@ -194,6 +200,8 @@ def _advertise(
     request: Request,
 ) -> Answer:
     """The first phase: this node's keys. `exact`: the vector, if it needs no charge."""
+    from federation.secagg import participant
+
     query, context = request.query, request.context
     if key in context.pending_sums:
         raise SecaggError(
@@ -284,19 +292,33 @@ def _terms(
     """From the study and this node's own roster; of the hub's, the attempt alone."""
     secure = query.study.privacy.secure_sum
     assert secure is not None
-    roster = {name: context.site.roster[name] for name in query.nodes}
+    roster = tuple(zip(query.nodes, map(context.site.roster.__getitem__, query.nodes), strict=True))
     release = noised_answer.name(query, key[1], state, f"sum {key[0]}")
     threshold = query.study.privacy.threshold(len(roster))
-    return terms.agreed(release, tuple(roster.items()), threshold, secure.colluders, length)
+    return terms.agreed(release, roster, threshold, secure.colluders, length)
 
 
 def _deal(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
-    adverts = {name: terms.advert_from(content) for name, content in message.items()}
-    secagg_state, envelopes = participant.deal(pending.secagg_state, adverts)
+    from federation.secagg import participant
+
+    secagg_state, envelopes = participant.deal(pending.secagg_state, _adverts(message))
     request.context.pending_sums[key] = replace(pending, secagg_state=secagg_state)
     return SecAggMessage(envelopes)
+
+
+# The last message of public keys, and what it holds: the nodes of a process are sent the same one,
+# and each would read the keys of all others.
+_ADVERTS: dict[str, tuple[Mapping[str, bytes], Mapping[str, Advert]]] = {}
+
+
+def _adverts(message: Mapping[str, bytes]) -> Mapping[str, Advert]:
+    last = _ADVERTS.get("last")
+    if last is None or last[0] is not message:
+        last = message, {name: terms.advert_from(content) for name, content in message.items()}
+        _ADVERTS["last"] = last
+    return last[1]
 
 
 def _mask(
@@ -304,6 +326,8 @@ def _mask(
 ) -> Answer:
     """Adds up the rows and, in mode dp, charges the budget; nothing that depends on the rows is
     computed before."""
+    from federation.secagg import participant
+
     vector = pending.vector()
     if isinstance(vector, Refusal):
         return vector
@@ -318,7 +342,9 @@ def _mask(
 def _sign(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
-    survivors = frozenset(_names(message))
+    from federation.secagg import participant
+
+    survivors = _names(message)
     participant.check_survivors(pending.secagg_state, survivors)
     agreed = pending.secagg_state.terms
     if pending.share and len(survivors) - agreed.colluders < request.query.study.privacy.honest(
@@ -344,7 +370,7 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
     )
     release = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     account = context.site.account(contract.dataset, now.year)
-    content = json.dumps(sorted(survivors)).encode()
+    content = _listed(survivors)
     if (
         ledger.remember(
             context.ledger,
@@ -372,6 +398,8 @@ def _burn(agreed: Terms, survivors: frozenset[str], request: Request) -> None:
 def _unmask(
     key: tuple[str, TaskId], pending: PendingSum, message: Mapping[str, bytes], request: Request
 ) -> Answer:
+    from federation.secagg import participant
+
     _, opening = participant.unmask(pending.secagg_state, message)
     request.context.pending_sums.pop(key)
     return SecAggMessage(
@@ -380,17 +408,23 @@ def _unmask(
     )
 
 
-def _names(message: Mapping[str, bytes]) -> list[str]:
+@lru_cache(maxsize=4)
+def _listed(names: frozenset[str]) -> bytes:
+    """Kept, since the nodes of a process write the same list into their ledgers."""
+    return json.dumps(sorted(names)).encode()
+
+
+def _names(message: Mapping[str, bytes]) -> frozenset[str]:
     with limits.parsing("a list of names", SecaggError):
-        return list(_parsed_names(message[LIST]))
+        return _parsed_names(message[LIST])
 
 
 @lru_cache(maxsize=4)
-def _parsed_names(content: bytes) -> tuple[str, ...]:
+def _parsed_names(content: bytes) -> frozenset[str]:
     """Kept, since the hub sends one list to all nodes, and many can be in one process."""
     names = limits.json_of(content, max_bytes=64 * limits.MAX_NODES)
     listed = limits.listed(names, "the names", max_items=limits.MAX_NODES)
-    return tuple(limits.named(name, "a name") for name in listed)
+    return frozenset(limits.named(name, "a name") for name in listed)
 
 
 _PHASES = {"deal": _deal, "mask": _mask, "sign": _sign, "unmask": _unmask}

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from federation import errors
-from federation.secagg import keys
 from nodes import ledger
 from nodes.ledger import Ledger
 
@@ -36,6 +35,8 @@ def identity(folder: Path | None) -> bytes:
 
 
 def public_identity(folder: Path | None) -> bytes:
+    from federation.secagg import keys
+
     return keys.public_identity(identity(folder))
 
 

@@ -37,7 +37,7 @@ def refusal(
     return (
         service.admit_study(study, dataset.paying, nodes, site, now)
         or _beside_budget(study, site, now)
-        or (secure_sum.strangers(names, site) if study.privacy.secure_sum else None)
+        or (secure_sum.strangers(frozenset(names), site) if study.privacy.secure_sum else None)
         or asks_too_much(study, tasks, dataset.contract, dataset.people, rules)
         or over_budget(study, site, now.year, dataset.paying.dataset)
         or service.unchecked(study, site)

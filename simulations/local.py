@@ -22,7 +22,6 @@ from federation.contract import Contract
 from federation.expression import quote_name, quote_text
 from federation.messages import Query, Reply
 from federation.privacy.noise import Entropy
-from federation.secagg import keys
 from federation.study import Study
 from nodes import connectors, ledger, service
 from nodes.cohorts import Opened
@@ -119,6 +118,8 @@ class _Roster(Mapping[str, bytes]):
 
     def __getitem__(self, name: str) -> bytes:
         if name not in self._public:
+            from federation.secagg import keys
+
             self._public[name] = keys.public_identity(self.contexts[name].identity)
         return self._public[name]
 

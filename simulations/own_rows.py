@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from federation import errors, message_texts
-from nodes import cohorts, connectors, explanations, recognition, samples
+from nodes import cohorts, connectors
 from nodes.site import Dataset, Storage
 
 MAX_TOLD = 10  # lines below an error
@@ -34,6 +34,8 @@ def spoken_findings(datasets: Mapping[str, Dataset]) -> list[dict[str, Any]]:
 
 def _of_node(dataset: Dataset) -> Iterator[dict[str, Any]]:
     """DataErrors of the source are findings, too."""
+    from nodes import explanations, recognition
+
     storage = Storage()
     try:
         present = connectors.column_names(dataset, storage)
@@ -52,6 +54,8 @@ def _of_node(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 def _alike(name: str, present: Iterable[str]) -> str:
     """The remedy for a column that is not there."""
+    from nodes import samples
+
     similar = sorted(each for each in present if samples.slug(each) == name.lower())
     if similar:
         return (

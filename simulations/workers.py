@@ -8,15 +8,13 @@ between rounds. Messages are sent as the same bytes as over a network.
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from aggregator.secure_sum import Send
 from federation import codec, errors
@@ -25,6 +23,9 @@ from federation.study import Study
 from nodes import memory
 from nodes.session import NodeContext
 from strategies import registry
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
 def wanted(study: Study, nodes: int) -> int:
@@ -103,6 +104,8 @@ class Workers:
     def _pull(self, queries: Mapping[str, Query]) -> dict[str, Reply]:
         """Reads from whichever worker is ready: a reply is longer than the buffer of a pipe, so a
         worker waits until it is read."""
+        from multiprocessing.connection import wait
+
         replies: dict[str, Reply] = {}
         waiting = {
             pipe: [name for name in queries if self.of.get(name) == worker]
@@ -110,7 +113,7 @@ class Workers:
         }
         while open_ := [pipe for pipe, names in waiting.items() if names]:
             for ready in wait(open_):
-                pipe = open_[open_.index(cast(Connection, ready))]
+                pipe = open_[open_.index(cast("Connection", ready))]
                 replies[waiting[pipe].pop(0)] = codec.reply_from_bytes(pipe.recv_bytes())
         return replies
 
@@ -150,6 +153,8 @@ def _multiprocessing() -> Any:
     """The way to start workers. The fastest is a fork of this process, which has imported their
     modules. If gRPC or torch has threads here, the workers come from a fresh process instead,
     because threads do not survive a fork."""
+    import multiprocessing
+
     if "grpc" not in sys.modules and _torch_is_idle():
         return multiprocessing.get_context("fork")
     forkserver = multiprocessing.get_context("forkserver")

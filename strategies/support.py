@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,6 +235,19 @@ def count_people(mask: Mask, person: Ints | None) -> int:
     return int(np.count_nonzero(mask)) if person is None else len(np.unique(person[mask]))
 
 
+def _once(of_task: Callable[[AnyTask], T]) -> Callable[[AnyTask], T]:
+    """The nodes of a process share the tasks of a study, and each asks the same of them."""
+    name = f"once {of_task.__name__}"
+
+    def held(task: AnyTask) -> T:
+        values = vars(task)
+        if name not in values:
+            values[name] = of_task(task)
+        return cast(T, values[name])
+
+    return held
+
+
 def pieces_of(fields: Iterable[Field]) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys(piece for field in fields for piece in field.pieces))
 
@@ -283,11 +296,13 @@ def pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(piece for piece in _counted_pieces(task) if piece.kind != "influence")
 
 
+@_once
 def written(task: AnyTask) -> tuple[Piece, ...]:
     """The same of a task that may have no roles, which no node answers."""
     return () if task.roles is None else pieces(replace(task, fields=tuple(task.roles.fields)))
 
 
+@_once
 def _counted_pieces(task: AnyTask) -> tuple[Piece, ...]:
     return tuple(dict.fromkeys((*pieces_of(_all_fields(task)), *roles_of(task).conditions)))
 

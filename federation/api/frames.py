@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from federation import errors, yaml_source
+from federation.api import small_frames
 from federation.contract import Contract
 from federation.yaml_source import Source
 from nodes import connectors
@@ -29,7 +30,7 @@ def datasets(
     a pair (dataset, frame). `read`: how the values are written, for all nodes or by node."""
     if not frames:
         raise errors.InputError(f"no nodes: give each node by name with its rows, {KINDS}")
-    held = {}
+    datasets_of, rows_of = {}, {}
     for name, frame in frames.items():
         if name != (proper := local.slug(str(name))):
             raise errors.InputError(
@@ -42,10 +43,24 @@ def datasets(
                 f"node {name!r}: give it as a pair (dataset, frame), with a dataset of "
                 f"{', '.join(contracts)}"
             )
-        path = _stored(name, rows, folder)
+        datasets_of[name], rows_of[name] = dataset, _prepared(name, rows)
+    of_pandas = {name: rows for name, rows in rows_of.items() if _is_of_pandas(rows)}
+    paths = small_frames.copies(of_pandas, folder)
+    held = {}
+    for name, dataset in datasets_of.items():
+        path = str(paths[name]) if name in paths else _stored(name, rows_of[name], folder)
         written = _reading(name, read or {}, frames)
         held[name] = node_sites.dataset_of(contracts[dataset], path, read=written)
     return held
+
+
+def _is_of_pandas(rows: Any) -> bool:
+    return hasattr(rows, "reset_index") and hasattr(rows, "columns")
+
+
+def _prepared(name: str, rows: Any) -> Any:
+    """The rows; of pandas, with columns that a file can have."""
+    return _of_pandas(name, rows) if _is_of_pandas(rows) else rows
 
 
 def _reading(name: str, read: Mapping[str, Any], nodes: Iterable[str]) -> Reading:
@@ -72,8 +87,6 @@ def _stored(name: str, rows: Any, folder: Path) -> str:
         rows = rows.collect()
     if hasattr(rows, "write_parquet"):
         _local_times_of_polars(rows).write_parquet(path)
-    elif hasattr(rows, "reset_index") and hasattr(rows, "columns"):
-        _copy(name, _of_pandas(name, rows), path)
     else:
         _copy(name, rows, path)
     return str(path)
@@ -104,8 +117,9 @@ def _of_pandas(name: str, frame: Any) -> Any:
         )
     meaning = [each for each in frame.index.names if each and each not in frame.columns]
     frame = frame.reset_index(level=meaning) if meaning else frame
-    zoned = frame.select_dtypes("datetimetz")
-    return frame.assign(**{str(each): frame[each].dt.tz_localize(None) for each in zoned})
+    zoned = [each for each, kind in frame.dtypes.items() if getattr(kind, "tz", None) is not None]
+    local = {str(each): frame[each].dt.tz_localize(None) for each in zoned}
+    return frame.assign(**local) if local else frame
 
 
 def _local_times_of_polars(frame: Any) -> Any:

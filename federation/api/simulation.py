@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from federation import errors
+from federation import errors, loading
 from federation import study as studies
 from federation.api.federations import Given, Say, contract_of, shown
 from federation.api.plan import StudyPlan
@@ -57,9 +57,10 @@ class Simulation:
         strict: bool = False,
         processes: int | None = None,
     ) -> None:
-        from federation.api import frames as tables
-        from nodes import row_files
-        from simulations import whole_run  # here, so that the first study need not wait for it
+        with loading.uncollected():
+            from federation.api import frames as tables
+            from nodes import row_files
+            from simulations import whole_run  # here, so that the first study need not wait for it
 
         if not isinstance(frames, Mapping):
             raise errors.InputError(

@@ -1,4 +1,5 @@
-"""The commands and groups of `hdh`: plain help, and nouns that are imported when typed.
+"""The commands and groups of `hdh`: plain help, nouns that are imported when typed, and commands
+that are built then.
 
 Typer 0.20 has two faults that are mended here, for all commands at once. It escapes `[required]`
 for Rich even where the help is plain text (`\\[required]`), and under click 8.5 the help of an
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import Any, ClassVar
 
 import click
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.models import CommandInfo
 from typer.utils import get_params_from_function
 
 from federation.language import tr
@@ -49,7 +51,49 @@ class Command(_Translated, TyperCommand):
         _write_parameters(self, ctx, formatter)
 
 
+class _Commands(MutableMapping[str, click.Command]):
+    """The commands of a group by name. Typer builds a command from the annotations of its function,
+    which takes 1 ms; here that happens when somebody asks for the command."""
+
+    def __init__(self, declared: Sequence[CommandInfo]) -> None:
+        self._commands: dict[str, click.Command | CommandInfo] = {
+            str(command.name): command for command in declared
+        }
+
+    def __getitem__(self, name: str) -> click.Command:
+        command = self._commands[name]
+        if isinstance(command, CommandInfo):
+            command = typer.main.get_command_from_info(
+                command, pretty_exceptions_short=True, rich_markup_mode=None
+            )
+            self._commands[name] = command
+        return command
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._commands[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+
 class Group(_Translated, TyperGroup):
+    declared: ClassVar[Sequence[CommandInfo]] = ()
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        groups = self.commands
+        self.commands = _Commands(self.declared)
+        self.commands.update(groups)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_parameters(self, ctx, formatter)
         self.format_commands(ctx, formatter)
@@ -120,20 +164,28 @@ class App(typer.Typer):
 
     def __init__(self, **settings: Any) -> None:
         defaults: dict[str, Any] = {
-            "cls": Group,
             "add_completion": False,
             "rich_markup_mode": None,
             "pretty_exceptions_enable": False,
             "suggest_commands": False,  # click suggests, too
         }
-        super().__init__(**defaults | settings)
+        self.declared: list[CommandInfo] = []
+        cls = type("Group", (settings.pop("cls", Group),), {"declared": self.declared})
+        super().__init__(cls=cls, **defaults | settings)
 
     def command(  # type: ignore[override]
         self, name: str, *, examples: Sequence[str] = ()
     ) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Registers a function as command `name`, with command lines shown below its help."""
         epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
-        return super().command(name, cls=Command, epilog=epilog if examples else None)
+        decorate = super().command(name, cls=Command, epilog=epilog if examples else None)
+
+        def declare(function: Callable[..., None]) -> Callable[..., None]:
+            decorate(function)
+            self.declared.append(self.registered_commands.pop())
+            return function
+
+        return declare
 
 
 class Noun(click.Group):
@@ -150,8 +202,7 @@ class Noun(click.Group):
     @functools.cache  # noqa: B019 - the nouns are few, and live as long as the process
     def group(self) -> click.Group:
         module = importlib.import_module(f"federation.cli.{self.name}")
-        group = typer.main.get_command(module.app)
-        assert isinstance(group, click.Group)
+        group = typer.main.get_group(module.app)
         group.name, group.help = self.name, self.help
         return group
 

@@ -1,8 +1,8 @@
 """What `hdh` prints for people: texts arrive in English, and are put into their language here.
 
-The modules of federation/cli/actions import `print` and `Console` from here, so that no line of
-theirs names a language. Data and output for programs are no texts: `verbatim` and `document` print
-them as they are, and a cell of a table that holds data is a rich Text."""
+The modules of federation/cli/actions import `print` from here and `Console` from
+`federation.cli.console`, so that no line of theirs names a language. Data and output for programs
+are no texts: `verbatim` and `document` print them as they are."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ import json
 import sys
 from typing import Any
 
-from rich.console import Console as RichConsole
-from rich.table import Table
-
 from federation import language
 
 
 def print(*values: object, end: str = "\n", file: Any = None) -> None:
     builtins.print(*map(shown, values), end=end, file=file)
-
-
-class Console(RichConsole):
-    def print(self, *objects: Any, **settings: Any) -> None:
-        super().print(*map(shown, objects), **settings)
 
 
 def verbatim(text: str) -> None:
@@ -36,27 +28,9 @@ def document(value: object) -> None:
 
 
 def shown(value: Any) -> Any:
-    """The value in the reader's language: a text, or the title, headings and texts of a table."""
-    if language.current() == "en":
+    """A text in the reader's language; anything else as it is."""
+    if language.current() == "en" or not isinstance(value, str):
         return value
-    if isinstance(value, Table):
-        _translate(value)
-        return value
-    return _translated(value) if isinstance(value, str) else value
-
-
-def _translate(table: Table) -> None:
     from federation import message_texts
 
-    table.title = shown(table.title)
-    for column in table.columns:
-        column.header = shown(column.header)
-        column._cells[:] = [
-            message_texts.cell(cell) if isinstance(cell, str) else cell for cell in column._cells
-        ]
-
-
-def _translated(text: str) -> str:
-    from federation import message_texts
-
-    return message_texts.translated(text)
+    return message_texts.translated(value)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from federation.arrays import Words
 from federation.secagg import keys, masks, participant, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.keys import Pair
-from federation.secagg.masks import Words
 from federation.secagg.terms import Advert, Opening, Terms, names_digest, seed_hash
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
-from numpy.typing import NDArray
 
-Words = NDArray[np.uint64] | NDArray[np.uint32]
+from federation.arrays import Words
+
 CHUNK_BYTES = 2**18  # a chunk of the vector and one of a stream fit into a core's cache
 _ZEROS = bytes(CHUNK_BYTES)
 

@@ -15,11 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from federation.arrays import Ints, Sum
+from federation.arrays import Ints, Sum, Words
 from federation.messages import Part
 from federation.privacy.calibration import Grid
 from federation.secagg.errors import SecaggError
-from federation.secagg.masks import Words
 
 FRACTION_BITS = 24
 SENSITIVITY_BITS = 35  # 2^62 / 2^35 = 2^27 people

@@ -13,15 +13,14 @@ ledger before phase 3.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from federation.arrays import Words
 from federation.secagg import keys, masks, shares
 from federation.secagg.errors import SecaggError
 from federation.secagg.keys import Pair
-from federation.secagg.masks import Words
 from federation.secagg.terms import (
     Advert,
     Opening,
@@ -29,7 +28,6 @@ from federation.secagg.terms import (
     advert_content,
     names_digest,
     seed_hash,
-    survivors_content,
 )
 
 Entropy = Callable[[int], bytes]
@@ -91,7 +89,7 @@ def deal(
         for name in neighbours
     }
     held = {state.name: (of_seed[points[state.name]], of_key[points[state.name]])}
-    return replace(state, step=1, adverts=dict(adverts), channels=channels, held=held), envelopes
+    return replace(state, step=1, adverts=adverts, channels=channels, held=held), envelopes
 
 
 def _check_adverts(
@@ -188,7 +186,7 @@ def check_survivors(state: SecAggState, survivors: frozenset[str]) -> None:
 def sign_survivors(state: SecAggState, survivors: frozenset[str]) -> tuple[SecAggState, bytes]:
     """Signs, once, the list of nodes whose vectors the hub says it has."""
     check_survivors(state, survivors)
-    signature = keys.sign(state.identity, survivors_content(state.terms, survivors))
+    signature = keys.sign(state.identity, state.terms.survivors_content(survivors))
     return replace(state, step=3, survivors=survivors), signature
 
 
@@ -196,18 +194,27 @@ def unmask(state: SecAggState, signatures: Mapping[str, bytes]) -> tuple[SecAggS
     """The shares for the list that this node has signed, once enough survivors have signed the
     same."""
     _expect(state, 3)
-    content = survivors_content(state.terms, state.survivors)
-    signed = (
-        name
-        for name in signatures
-        if name in state.survivors
-        and keys.is_signed(state.terms.roster[name], signatures[name], content)
-    )
-    if len(list(itertools.islice(signed, state.terms.quorum))) < state.terms.quorum:
+    if not _has_quorum(state, signatures):
         raise SecaggError("too few survivors have signed the same list; nothing is revealed")
     seeds = {name: held[0] for name, held in state.held.items() if name in state.survivors}
     dropped = {name: held[1] for name, held in state.held.items() if name not in state.survivors}
     return replace(state, step=4, held={}), Opening(seeds, dropped)
+
+
+def _has_quorum(state: SecAggState, signatures: Mapping[str, bytes]) -> bool:
+    """Whether enough survivors have signed the list that this node has signed."""
+    content = state.terms.survivors_content(state.survivors)
+    verified, quorum, signed = state.terms.verified(content), state.terms.quorum, 0
+    for name, signature in signatures.items():
+        if name in state.survivors and (
+            verified.get(name) == signature
+            or keys.is_signed(state.terms.roster[name], signature, content)
+        ):
+            verified[name] = signature
+            signed += 1
+            if signed == quorum:
+                return True
+    return False
 
 
 def _expect(state: SecAggState, step: int) -> None:
@@ -219,8 +226,8 @@ def _expect(state: SecAggState, step: int) -> None:
 
 
 def _check_enough(state: SecAggState, names: Iterable[str]) -> None:
-    present = set(names)
-    if not present <= set(state.terms.roster):
+    present = names if isinstance(names, frozenset) else set(names)
+    if not present <= state.terms.roster.keys():
         raise SecaggError("a node takes part that is not in the roster")
     if len(present) < state.terms.threshold:
         raise SecaggError(f"{len(present)} nodes are left, but {state.terms.threshold} are needed")

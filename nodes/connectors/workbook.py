@@ -13,7 +13,6 @@ from typing import Any
 import duckdb
 
 from federation import errors
-from nodes.connectors import error_cells
 from nodes.connectors.source import Source, by_name, failed_to_read, lacks_extra, unreadable
 from nodes.reading import Reading
 from nodes.site import Dataset
@@ -84,6 +83,8 @@ class Sheet:
 def _opened(dataset: Dataset, path: Path) -> Sheet:
     try:
         import python_calamine
+
+        from nodes.connectors import error_cells
     except ImportError:
         raise lacks_extra(dataset, "an Excel workbook", "files") from None
     try:

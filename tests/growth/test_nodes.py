@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import weakref
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas
 import pytest
 
+from federation.arrays import Words
 from federation.messages import Part, Query, State, TaskId
 from federation.secagg import aggregation, keys, participant, shares, terms
 from federation.secagg.errors import SecaggError
@@ -38,8 +40,20 @@ def roster_of(n: int) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, keys.public_identity(identity(name))) for name in names)
 
 
-def summed(n: int) -> np.ndarray[Any, Any]:
-    """A secure sum of n vectors, in which each node reads the messages as they are sent."""
+@dataclass(frozen=True)
+class Signed:
+    """A secure sum of n vectors, in which each node reads the messages as they are sent, up to the
+    signatures of the survivors."""
+
+    agreed: terms.Terms
+    states: dict[str, participant.SecAggState]
+    adverts: dict[str, bytes]
+    dealt: dict[str, dict[str, bytes]]
+    masked: dict[str, Words]
+    signatures: dict[str, bytes]
+
+
+def signed_by_all(n: int) -> Signed:
     roster = roster_of(n)
     agreed = [terms.agreed(f"growth {n}", roster, n - 2, 0, 3) for _ in roster]
     nodes = dict(zip(dict(roster), agreed, strict=True))
@@ -57,9 +71,16 @@ def summed(n: int) -> np.ndarray[Any, Any]:
     signed = {}
     for name in nodes:
         states[name], signed[name] = participant.sign_survivors(states[name], frozenset(nodes))
-    openings = {name: participant.unmask(states[name], signed)[1] for name in nodes}
-    of_all = {name: terms.advert_from(content) for name, content in adverts.items()}
-    return aggregation.open_sum(agreed[0], of_all, frozenset(dealt), masked, openings)
+    return Signed(agreed[0], states, adverts, dealt, masked, signed)
+
+
+def summed(n: int) -> Words:
+    of = signed_by_all(n)
+    openings = {
+        name: participant.unmask(state, of.signatures)[1] for name, state in of.states.items()
+    }
+    adverts = {name: terms.advert_from(content) for name, content in of.adverts.items()}
+    return aggregation.open_sum(of.agreed, adverts, frozenset(of.dealt), of.masked, openings)
 
 
 def counts_of(n: int, patch: pytest.MonkeyPatch) -> dict[str, int]:
@@ -69,18 +90,23 @@ def counts_of(n: int, patch: pytest.MonkeyPatch) -> dict[str, int]:
         "keys parsed": terms.advert_from,
         "terms made": terms.agreed,
     }
-    secrets, real = [0], keys.shared
+    secrets, looked_at, real, is_signed = [0], [0], keys.shared, keys.is_signed
 
     def shared(pair: keys.Pair, public: bytes) -> bytes:
         secrets[0] += 1
         return real(pair, public)
 
+    def signed(public: bytes, signature: bytes, content: bytes) -> bool:
+        looked_at[0] += 1
+        return is_signed(public, signature, content)
+
     patch.setattr(keys, "shared", shared)
+    patch.setattr(keys, "is_signed", signed)
     before = {name: function.cache_info().misses for name, function in memories.items()}
     assert summed(n).tolist() == [n] * 3
     patch.undo()
     done = {name: f.cache_info().misses - before[name] for name, f in memories.items()}
-    return {**done, "secrets agreed": secrets[0]}
+    return {**done, "secrets agreed": secrets[0], "signatures looked at": looked_at[0]}
 
 
 def test_a_secure_sum_verifies_parses_and_agrees_as_often_a_node_whatever_their_number(
@@ -88,7 +114,7 @@ def test_a_secure_sum_verifies_parses_and_agrees_as_often_a_node_whatever_their_
 ) -> None:
     counted = [counts_of(n, monkeypatch) for n in SIZES]
     assert {each["terms made"] for each in counted} == {1}
-    for name in ("signatures verified", "keys parsed", "secrets agreed"):
+    for name in counted[0].keys() - {"terms made"}:
         assert exponent(SIZES, [each[name] for each in counted]) < 1.1, name
     assert counted[-1]["signatures verified"] <= 2 * SIZES[-1]  # of keys, and of survivors
 
@@ -108,6 +134,33 @@ def test_a_share_of_a_node_that_holds_none_does_not_spoil_a_secret() -> None:
     advert = terms.Advert(b"", b"", participant.seed_hash(agreed, name, seed), b"")
     opened = aggregation._seed_key(agreed, name, advert, openings)
     assert opened == participant.seed_key(agreed, seed)
+
+
+@pytest.mark.parametrize("forged", ["shuffled", "of another list", "too few"])
+def test_signatures_that_one_node_has_verified_count_for_another_with_their_bytes_alone(
+    forged: str,
+) -> None:
+    of = signed_by_all(40)
+    first, second = of.states["n40-000"], of.states["n40-001"]
+    participant.unmask(first, of.signatures)
+    shown = {
+        "shuffled": dict(zip(of.signatures, reversed(of.signatures.values()), strict=True)),
+        "of another list": {
+            name: keys.sign(identity(name), of.agreed.survivors_content(frozenset([name])))
+            for name in of.signatures
+        },
+        "too few": dict(list(of.signatures.items())[: of.agreed.quorum - 1]),
+    }[forged]
+    with pytest.raises(SecaggError, match="too few survivors have signed the same list"):
+        participant.unmask(second, shown)
+    participant.unmask(second, of.signatures)
+
+
+@pytest.mark.parametrize("names", [(), ("a", "b"), ('"\\', "é\u2028\x07", "😀")])
+def test_a_context_is_the_list_in_json(names: tuple[str, ...]) -> None:
+    agreed = terms.agreed("growth context", roster_of(3), 3, 0, 3)
+    written = json.dumps([agreed.digest.hex(), 'pur"pose', *names]).encode()
+    assert agreed.context('pur"pose', *names) == written
 
 
 @pytest.mark.parametrize("change", ["signature", "content", "public", "length"])
@@ -135,10 +188,8 @@ def test_a_list_of_names_that_is_none_is_refused_each_time(content: bytes) -> No
 
 def test_a_list_of_names_is_parsed_once_for_all_nodes_of_a_process() -> None:
     before = secure_sum._parsed_names.cache_info().misses
-    lists: Sequence[list[str]] = [
-        secure_sum._names({secure_sum.LIST: b'["growth a", "growth b"]'}) for _ in range(5)
-    ]
-    assert all(names == ["growth a", "growth b"] for names in lists)
+    lists = [secure_sum._names({secure_sum.LIST: b'["growth a", "growth b"]'}) for _ in range(5)]
+    assert all(names == {"growth a", "growth b"} for names in lists)
     assert secure_sum._parsed_names.cache_info().misses == before + 1
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.arrays import Words
 from federation.messages import Part
 from federation.secagg import aggregation, keys, masks, packing, participant, shares
 from federation.secagg.errors import SecaggError
-from federation.secagg.masks import Words
 from federation.secagg.participant import SecAggState
 from federation.secagg.terms import Advert, Opening, Terms
 

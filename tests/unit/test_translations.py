@@ -21,7 +21,7 @@ from rich.text import Text
 from aggregator.document import Document
 from aggregator.report import html, words
 from federation import language, message_texts
-from federation.cli import screen
+from federation.cli import console
 from federation.cli.actions import tables
 from tests import catalogue, reports
 
@@ -391,7 +391,7 @@ def test_a_table_on_the_screen_is_french_and_its_data_are_not() -> None:
         table.add_row(Text("waiting"), "waits for the approval of its staff")
         table.add_row(tables.number(1234), "0.25")
         table.add_row("study", "2,112")  # a name, and a number that was written in French before
-        screen.Console(file=lines, width=80).print(table, "The hub is not running.")
+        console.Console(file=lines, width=80).print(table, "The hub is not running.")
     shown = lines.getvalue()
     for text in (
         "nœud", "raison", "Historique", "waiting", "attend l'approbation", "0,25", "study", "2,112",
@@ -404,7 +404,7 @@ def test_the_actions_of_the_command_print_through_the_screen() -> None:
     for path in (catalogue.ROOT / "federation" / "cli" / "actions").glob("*.py"):
         code = path.read_text(encoding="utf-8")
         if "print(" in code:
-            assert "from federation.cli.screen import" in code, path.name
+            assert re.search(r"from federation\.cli\.(screen|console) import", code), path.name
         assert "from rich.console import" not in code and "print(json.dumps(" not in code, path.name
 
 

@@ -14,7 +14,8 @@ from federation import audit, errors, language, message_texts
 from federation import study as studies
 from federation.cli import screen
 from federation.cli.actions import mappings, node_setup, tables
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 from federation.language import tr
 from federation.privacy import accounting
 from federation.study import Study

@@ -12,7 +12,8 @@ from rich.text import Text
 from federation import audit
 from federation.cli import screen
 from federation.cli.actions import tables
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 
 CHAIN = ("seq", "at", "event", "prev", "hash")  # the keys of an entry that are not its details
 EMPTY: tuple[object, ...] = ("", None, [], {}, 0)

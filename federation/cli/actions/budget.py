@@ -13,7 +13,8 @@ from rich.table import Table
 from federation import errors
 from federation.cli import screen
 from federation.cli.actions import tables
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 from federation.privacy import accounting
 from nodes import ledger, state_folder
 from nodes import site as sites

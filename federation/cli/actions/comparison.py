@@ -8,7 +8,7 @@ from aggregator.report import words
 from federation.api.comparison import compare
 from federation.cli import screen
 from federation.cli.actions import tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.language import tr
 
 MAX_LINES = 200

@@ -21,7 +21,7 @@ from rich.text import Text
 from federation import __version__, addresses, audit, credentials, errors, own_folder
 from federation.cli import screen
 from federation.cli.actions import tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.credentials import Credentials
 from federation.language import tr
 

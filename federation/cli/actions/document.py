@@ -14,7 +14,7 @@ from aggregator.document import AnalysisDocument, Document, reasons
 from aggregator.report import words
 from federation import errors, language
 from federation.cli.actions import curves, tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 
 Rows = Sequence[Mapping[str, Any]]
 MAX_ROWS = 12

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from federation import client, errors
 from federation.cli.actions import tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.client import Held
 from federation.contract import Contract
 

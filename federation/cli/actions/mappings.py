@@ -9,7 +9,8 @@ from pathlib import Path
 
 from federation import audit, errors
 from federation.cli.actions import node_data
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 from nodes import mapping, source_checks, state_folder
 from nodes import site as sites
 from nodes.mapping import Mapped

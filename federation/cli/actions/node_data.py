@@ -17,7 +17,8 @@ from federation import errors
 from federation import study as studies
 from federation.cli import screen
 from federation.cli.actions import tables
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 from nodes import (
     buckets,
     checked_versions,

@@ -17,7 +17,8 @@ from aggregator.settings import HubSettings
 from federation import audit, errors, systemd
 from federation.cli import screen
 from federation.cli.actions import channels, tables
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 
 MAX_SILENCE_S = 15  # a node heard of within this time is online
 

@@ -13,7 +13,7 @@ from aggregator import report
 from federation import errors
 from federation.cli import screen
 from federation.cli.actions import tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.language import tr
 from simulations.pilots import running
 from simulations.pilots.common import Size

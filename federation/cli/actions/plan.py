@@ -9,7 +9,7 @@ from federation import client, credentials, datasets, own_folder
 from federation import study as studies
 from federation.cli import screen
 from federation.cli.actions import plan_tables, study_files
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from simulations import planning
 from simulations.planning import PlannedNode
 from strategies import registry

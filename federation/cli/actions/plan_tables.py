@@ -10,7 +10,7 @@ from rich.text import Text
 from aggregator.report import words
 from federation import message_texts
 from federation.cli.actions import tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.language import tr
 from federation.privacy import accounting
 from federation.privacy.accounting import Cost

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.client import Status
 
 

@@ -18,7 +18,7 @@ from federation import errors, language
 from federation.cli import screen
 from federation.cli.actions import document as documents
 from federation.cli.actions import study_files, tables
-from federation.cli.screen import Console
+from federation.cli.console import Console
 from federation.contract import Contract
 from federation.study import Study
 from federation.yaml_source import Source

@@ -12,7 +12,7 @@ import pydantic
 from federation import datasets, influence, own_folder
 from federation import study as studies
 from federation.cli import screen
-from federation.cli.screen import Console
+from federation.cli.screen import print
 from federation.contract import Contract
 from federation.language import tr
 from federation.study import Study
@@ -38,25 +38,24 @@ def check(path: Path, contract_path: Path | None) -> None:
     study, contract, source = load(path, contract_path)
     tasks = registry.plan(study, contract, source)
     studies.check_authorisation(study, datetime.now(UTC).date())
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{path}: study {study.study!r} is valid ({_hash(study)})")
+    print(f"{path}: study {study.study!r} is valid ({_hash(study)})")
     for name, task in tasks.items():
         fields = ", ".join(field.name for field in task.fields)
         text = tr("{analysis}: {run} of {fields}")
         text = text.format(analysis=name, run=study.analyses[name].run, fields=fields)
-        console.print(f"  {text}", markup=False)
+        print(f"  {text}")
     if study.link is not None:
         from nodes import link_words, links
 
         plan = links.plan(study, datasets.load(study, path.parent, source))
         for line in link_words.describe(plan):
-            console.print(f"  {line}")
-    console.print(
+            print(f"  {line}")
+    print(
         f"  checked against dataset {contract.dataset!r} version {contract.version}; no node was "
         "asked"
     )
     if study.privacy.mode == "exact":
-        _show_expressions(study, contract, tasks, console)
+        _show_expressions(study, contract, tasks)
 
 
 def _hash(study: Study) -> str:
@@ -76,9 +75,7 @@ def _hash(study: Study) -> str:
     return f"hash {study.hash[:12]}"
 
 
-def _show_expressions(
-    study: Study, contract: Contract, tasks: Mapping[str, AnyTask], console: Console
-) -> None:
+def _show_expressions(study: Study, contract: Contract, tasks: Mapping[str, AnyTask]) -> None:
     """The expressions for which a node may refuse the study,
     because too few people are on one side."""
     from federation import schema
@@ -87,14 +84,14 @@ def _show_expressions(
     written = study_expressions.of(study, tasks, schema.build(contract, study.cohort.derive))
     if not written:
         return
-    console.print(
+    print(
         f"  in exact mode a node refuses (support) unless at least {study.privacy.min_cell} of its "
         "people stand on each side of"
     )
     for place, text, field in written:
-        console.print(f"    {place}: {text}", markup=False)
+        print(f"    {place}: {text}")
         if influence.NOBODY in field.pieces:
-            console.print(
+            print(
                 "      too long for a node to count for whom each column decides: every node "
                 "refuses it; shorten it"
             )

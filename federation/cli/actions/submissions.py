@@ -16,7 +16,8 @@ from federation import __version__, client, credentials, errors, own_folder
 from federation.cli import screen
 from federation.cli.actions import document as documents
 from federation.cli.actions import progress, study_files, tables
-from federation.cli.screen import Console, print
+from federation.cli.console import Console
+from federation.cli.screen import print
 from federation.client import NodeState, Run, Status
 
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}

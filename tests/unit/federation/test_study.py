@@ -268,6 +268,11 @@ def test_any_edit_changes_the_hash_and_comments_do_not(tmp_path: Path) -> None:
             "'pa.tient' is not a valid name; use letters, digits and _, and start with a letter,"
             " as in pa_tient",
         ),
+        (
+            "  patient:",
+            f"  {'é' * 64}:",
+            f"columns.{'é' * 64}: must have at most 63 characters, not",
+        ),
         ("version: 1", "version: 0", "version: must be at least 1"),
     ],
 )
