@@ -53,7 +53,7 @@ def typed(
     if whole:
         return value
     if column.kind == "category" and len(column.levels) > MANY_LEVELS:
-        return f"CAST(TRY_CAST({value} AS {level_type(column.levels)}) AS VARCHAR)"
+        return f"CAST(TRY_CAST({value} AS {level_type(column)}) AS VARCHAR)"
     if column.kind == "category":
         return f"CASE WHEN {value} IN ({_texts(column.levels)}) THEN {value} END"
     if column.kind in ("date", "number"):
@@ -76,9 +76,9 @@ def _ends(column: Column) -> tuple[str, str]:
     return f"DATE '{days[0]}'", f"DATE '{days[1]}'"
 
 
-def level_type(levels: Iterable[str]) -> str:
+def level_type(column: Column) -> str:
     """The SQL type of a category."""
-    return f"ENUM({_texts(levels)})"
+    return f"ENUM({_texts(column.levels)})"
 
 
 def coded(name: str, column: Column, raw_type: str, value: str) -> str:
@@ -86,10 +86,15 @@ def coded(name: str, column: Column, raw_type: str, value: str) -> str:
     text that is a level as it stands is not searched for spaces and odd letters."""
     if column.kind != "category":
         return value
-    level = f"CAST({value} AS {level_type(column.levels)})"
+    level = f"CAST({value} AS {level_type(column)})"
     if raw_type != "VARCHAR":
         return level
-    return f"coalesce(TRY_CAST({quote_name(name)} AS {level_type(column.levels)}), {level})"
+    return f"coalesce({written_level(name, column)}, {level})"
+
+
+def written_level(name: str, column: Column) -> str:
+    """The SQL of a category's level, if a text is one as it stands."""
+    return f"TRY_CAST({quote_name(name)} AS {level_type(column)})"
 
 
 def _possible(value: str) -> str:
