@@ -19,6 +19,7 @@ from aggregator.rounds import Ask
 from benchmarks import tables, timing
 from federation.contract import Column, Contract
 from federation.messages import TaskId
+from federation.study import Study
 from nodes import checked_versions, kept_cohorts, state_folder
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
@@ -28,7 +29,9 @@ from tests import federations
 
 ROWS, MAX_RATIO, TURNS = 1_000_000, 3, 7
 LEVELS = {"ward": tuple(f"w{i}" for i in range(5)), "care": tuple(f"c{i}" for i in range(4))}
-STUDY = federations.study_of({"a": {"run": "crosstab", "rows": "ward", "columns": "care"}})
+RUN = {"a": {"run": "crosstab", "rows": "ward", "columns": "care"}}
+STUDY = federations.study_of(RUN)
+OF_SOME = federations.study_of(RUN, cohort={"where": "ward != 'w0'"})
 
 
 def people() -> pandas.DataFrame:
@@ -46,11 +49,22 @@ def contract() -> Contract:
     return Contract(dataset="people", version=1, person="id", columns=key | columns)
 
 
-def answer(agreed: Contract, ask: Ask) -> int:
+def answer(agreed: Contract, ask: Ask, study: Study = STUDY) -> int:
     """The number of people in the table."""
-    result = rounds.run(STUDY, agreed, ask, tables.names(1)).runs[TaskId("a")].result
+    result = rounds.run(study, agreed, ask, tables.names(1)).runs[TaskId("a")].result
     assert result is not None
     return sum(int(row["n"]) for row in result.tables["counts"].rows)
+
+
+def restarted(checked: Path, unasked: Path, name: str) -> list[Path]:
+    """State folders with the notes of a first study, and a ledger that lacks its answer."""
+    states = [checked.with_name(f"{name}{turn}") for turn in range(TURNS)]
+    for state in states:
+        shutil.copytree(unasked, state)
+        for file in ("secret", checked_versions.FILE):
+            (state / file).write_bytes((checked / file).read_bytes())
+        shutil.copytree(checked / checked_versions.PEOPLE, state / checked_versions.PEOPLE)
+    return states
 
 
 def main() -> bool:
@@ -69,13 +83,11 @@ def main() -> bool:
         def run(node: Site, held: KeptCohorts[Opened] | None = None) -> None:
             assert answer(agreed, local.ask_of([node], federations.NOW, held)) == ROWS
 
+        def run_some(node: Site) -> None:
+            assert 0 < answer(agreed, local.ask_of([node], federations.NOW), OF_SOME) < ROWS
+
         run(replace(site, state=checked))
-        states = [folder / f"state{number}" for number in range(TURNS)]
-        for state in states:  # the notes of the first study, and a ledger that lacks its answer
-            shutil.copytree(unasked, state)
-            for file in ("secret", checked_versions.FILE):
-                (state / file).write_bytes((checked / file).read_bytes())
-            shutil.copytree(checked / checked_versions.PEOPLE, state / checked_versions.PEOPLE)
+        states, others = (restarted(checked, unasked, name) for name in ("all", "some"))
         session = replace(site, state=folder / "session")
         run(session, open_cohorts)
         connection = duckdb.connect(config={"threads": 1})
@@ -84,6 +96,7 @@ def main() -> bool:
             {
                 "first": lambda: run(site),
                 "restarted": lambda: run(replace(site, state=states.pop())),
+                "some": lambda: run_some(replace(site, state=others.pop())),
                 "next": lambda: run(session, open_cohorts),
                 "duckdb": lambda: connection.execute(query).fetchall(),
             },
@@ -92,6 +105,7 @@ def main() -> bool:
     labels = {
         "first": ("the first study, which checks the rows", 0.0),
         "restarted": ("the first after a restart, on checked files", MAX_RATIO),
+        "some": ("the same of four in five people", 0.0),
         "next": ("the next study of a session", MAX_RATIO),
     }
     met = []

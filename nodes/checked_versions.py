@@ -73,7 +73,7 @@ class CheckedVersions:
 
     state: Path
     key: bytes
-    salt: bytes = b""
+    salt: bytes
 
     def of(self, version: str | None, columns: Iterable[str]) -> Checked | None:
         """What was counted in the columns, if all of them were checked."""
@@ -180,12 +180,13 @@ def _replace(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
-def of_state(state: Path | None, salt: bytes = b"") -> CheckedVersions | None:
+def of_state(state: Path | None) -> CheckedVersions | None:
     """None for a node without a state folder, as in simulations."""
     if state is None:
         return None
     secret = state_folder.secret(state)
-    return CheckedVersions(state, hmac.new(secret, ABOUT.encode(), hashlib.sha256).digest(), salt)
+    key = state_folder.salt(secret, ABOUT)
+    return CheckedVersions(state, key, state_folder.people_salt(secret))
 
 
 def version_of(dataset: Dataset, settled: float | None = None) -> str | None:

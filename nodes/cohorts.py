@@ -76,6 +76,29 @@ def examine_columns(
     return counts["", "rows"], contract_sql.judge(contract, counts, max_rows=1)
 
 
+def note_people(
+    dataset: Dataset, storage: Storage, checked: CheckedVersions, version: str | None
+) -> None:
+    """Notes the fingerprint of all people of a version that was checked, for later studies that
+    hold their rows. Files of text would be read once more for it."""
+    contract = dataset.contract
+    if version is None or contract.person is None or not formats.of(dataset)[0].by_column:
+        return
+    connection = connectors.connect_to(dataset, storage)
+    connectors.open_rows(connection, dataset, [contract.person])
+    if cohort_blocks.is_large(_rows(connection), [], storage):
+        return
+    hashes = cohort_table.hashes_of_keys(connection, _key(connection, contract, contract.person))
+    if checked_versions.version_of(dataset) == version:
+        checked.keep_print(version, fingerprints.fingerprint(hashes, checked.salt))
+
+
+def _key(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> str:
+    """The SQL of a row's person over the raw columns."""
+    raw_type = cohort_table.source_types(connection)[person]
+    return contract_sql.typed(person, contract.columns[person], raw_type)
+
+
 def _examine(
     connection: duckdb.DuckDBPyConnection,
     contract: Contract,
@@ -194,10 +217,7 @@ def _count_values(
 
 def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:
     """The number of people, some of them at a time: the engine holds all whom it counts."""
-    person = str(contract.person)
-    key = contract_sql.typed(
-        person, contract.columns[person], cohort_table.source_types(connection)[person]
-    )
+    key = _key(connection, contract, str(contract.person))
     people = 0
     for number in range(passes):
         ((n,),) = connection.execute(
@@ -247,8 +267,7 @@ def _count(
 
 def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> int:
     """The largest number of rows of a person."""
-    raw_type = cohort_table.source_types(connection)[person]
-    key = contract_sql.typed(person, contract.columns[person], raw_type)
+    key = _key(connection, contract, person)
     rows = connection.execute(
         f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) "
         "WHERE key IS NOT NULL GROUP BY key)"
@@ -512,9 +531,13 @@ def _in_place(connection: duckdb.DuckDBPyConnection, opening: Opening) -> RowsIn
         name: contract_sql.coded(name, contract.columns[name], raw_types[name], read[name])
         for name in opening.used
     }
-    texts = _few_values(contract, opening.used, raw_types)
+    texts = {
+        name: contract_sql.written_level(name, contract.columns[name])
+        for name in _few_values(contract, opening.used, raw_types)
+    }
     key = read[str(contract.person)]
-    return RowsInPlace(connection, coded, texts, key, None, lambda: opening.is_unchanged)
+    rows = RowsInPlace(connection, coded, texts, key, None, lambda: opening.is_unchanged)
+    return rows if opening.where is None else rows.as_written()
 
 
 def _order_of_people(connection: duckdb.DuckDBPyConnection, contract: Contract) -> Order | None:
@@ -522,9 +545,7 @@ def _order_of_people(connection: duckdb.DuckDBPyConnection, contract: Contract) 
     equal, as those of one person are. It counts the people faster than the engine does."""
     if contract.person is None or contract.rows_per_person > 1:
         return None
-    raw_type = cohort_table.source_types(connection)[contract.person]
-    key = contract_sql.typed(contract.person, contract.columns[contract.person], raw_type)
-    hashes = cohort_table.hashes_of_keys(connection, key)
+    hashes = cohort_table.hashes_of_keys(connection, _key(connection, contract, contract.person))
     order = cohort_table.ordered((hashes,), contract, is_fixed=True)
     return None if order.has_ties else order
 

@@ -87,6 +87,11 @@ def coded(name: str, column: Column, raw_type: str, value: str) -> str:
     return f"CASE WHEN {is_level} THEN CAST({raw} AS {kind}) ELSE {level} END"
 
 
+def written_level(name: str, column: Column) -> str:
+    """The SQL of a category's level, if a text is one as it stands."""
+    return level_lookup.cast(quote_name(name), column.levels)
+
+
 def _possible(value: str) -> str:
     return f"{value} BETWEEN DATE '{FIRST_DAY}' AND DATE '{LAST_DAY}'"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -87,7 +85,7 @@ class NodeContext:
 
     @cached_property
     def checked_versions(self) -> CheckedVersions | None:
-        return checked_versions.of_state(self.site.state, self.people_salt)
+        return checked_versions.of_state(self.site.state)
 
     def under(self, dataset: str, contract_hash: str) -> NodeContext:
         """The context that answers on the version of a dataset that has this contract; what it
@@ -109,9 +107,7 @@ class NodeContext:
 
     @property
     def people_salt(self) -> bytes:
-        """Of the hashes of people that the rules of disclosure compare."""
-        return self.salt("people")[:8]
+        return state_folder.people_salt(self.secret)
 
     def salt(self, about: str) -> bytes:
-        """A secret salt that nobody outside can guess; each purpose has another one."""
-        return hmac.new(self.secret, about.encode(), hashlib.sha256).digest()
+        return state_folder.salt(self.secret, about)

@@ -3,6 +3,8 @@ identity."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -26,6 +28,16 @@ def has_ledger(folder: Path | None) -> bool:
 def secret(folder: Path | None) -> bytes:
     """32 random bytes that only this node knows."""
     return os.urandom(32) if folder is None else _stored(create(folder) / SECRET)
+
+
+def salt(secret: bytes, about: str) -> bytes:
+    """A salt that nobody outside can guess; each purpose has another one."""
+    return hmac.new(secret, about.encode(), hashlib.sha256).digest()
+
+
+def people_salt(secret: bytes) -> bytes:
+    """Of the hashes of people that the rules of disclosure compare."""
+    return salt(secret, "people")[:8]
 
 
 def identity(folder: Path | None) -> bytes:

@@ -139,8 +139,9 @@ def _in_blocks(dataset: Dataset, tasks: Mapping[str, AnyTask]) -> bool:
 
 
 def _in_any_order(task: AnyTask) -> bool:
-    """Whether no answer, and no rule about it, depends on the order of the rows: people are counted
-    by columns of the contract and chosen by conditions, and no number is added up or sampled."""
+    """Whether no answer depends on the order of the rows: people are counted by columns of the
+    contract, and chosen by conditions. Of the rules about it, those of leverage do in the last bits
+    of their sums, as they do for rows in blocks."""
     plain = all(f.kind in ("category", "boolean") and not f.pieces for f in task.fields)
     chosen = all(piece.kind == "condition" for piece in task.where)
     by_step = task.by_step or task.chosen is not None

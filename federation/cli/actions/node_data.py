@@ -111,6 +111,7 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
     if not findings:
         if checked is not None and checked_versions.version_of(dataset) == version:
             checked.keep(version, columns, dataset.contract.person, counts)
+            cohorts.note_people(dataset, storage, checked, version)
         return DatasetReport(name, dataset, counts, findings)
     recognised = recognition.recognise(dataset, storage, date.today())
     explained = explanations.explain(dataset, storage, counts, findings, recognised)

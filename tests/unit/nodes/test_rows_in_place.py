@@ -17,17 +17,21 @@ import pandas
 import pytest
 
 from aggregator import rounds
+from federation.cli.actions import node_data
 from federation.messages import TaskId
 from federation.study import Study
 from nodes import (
     checked_versions,
     cohort_table,
     cohorts,
+    column_arrays,
     fingerprints,
     kept_cohorts,
+    rows_in_place,
     state_folder,
     study_opening,
 )
+from nodes import site as sites
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
 from nodes.rows_in_place import RowsInPlace
@@ -175,6 +179,34 @@ def test_no_key_is_read_where_all_people_are_counted_and_their_fingerprint_is_no
     assert hashed == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("max_values", "kind"), [(10**7, "parquet"), (1000, "parquet"), (10**7, "csv")]
+)
+def test_hdh_node_check_notes_the_people_whom_a_study_would_hold(
+    max_values: int, kind: str, tmp_path: Path, hashed: list[str | None]
+) -> None:
+    frame = table()
+    path = tmp_path / f"rows.{kind}"
+    frame.to_parquet(path, index=False) if kind == "parquet" else frame.to_csv(path, index=False)
+    (tmp_path / "people.yaml").write_text(CONTRACT)
+    (tmp_path / "node.yaml").write_text(
+        "node: n0\npolicy: {min_nodes: 1, modes: [exact], min_cell: 11}\n"
+        f"storage: {{max_values: {max_values}}}\n"
+        f"datasets:\n  people: {{contract: people.yaml, source: rows.{kind}}}\n"
+    )
+    node_data.check(tmp_path / "node.yaml", None, "json")
+    site = sites.load(tmp_path / "node.yaml")
+    assert site.state is not None
+    is_noted = max_values > 1000 and kind == "parquet"
+    assert (site.state / checked_versions.PEOPLE).exists() == is_noted
+    texts = answers(site, [study(RUNS[0])])
+    fresh = site_of(tmp_path, "fresh", frame=frame)
+    (tmp_path / "fresh" / "secret").write_bytes((site.state / "secret").read_bytes())
+    assert hashed == [] and answers(fresh, [study(RUNS[0])]) == texts and hashed == [None]
+    if max_values > 1000:
+        assert remembered(fresh) == remembered(site)
+
+
 # -- notes that are not this node's, or not of this version
 def note(site: Site) -> Path:
     (path,) = (site.state / checked_versions.PEOPLE).iterdir()  # type: ignore[operator]
@@ -320,6 +352,47 @@ def test_what_is_asked_after_the_files_changed_is_refused(
         return real(*given)
 
     monkeypatch.setattr(study_opening, "_memory", changing)
+    (text,) = answers(site, [study(RUNS[0])])
+    assert "changed while they were read" in text
+
+
+@pytest.mark.parametrize("n_earlier", [1, rows_in_place.MAX_LATER + 3])
+def test_rows_that_are_often_asked_about_later_are_copied_once(
+    n_earlier: int, tmp_path: Path, in_order: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, copied = site_of(tmp_path), list[str]()
+    studies = [study(RUNS[0], f"age < {10 * (9 - n)}") for n in range(n_earlier)]
+    open_cohorts = KeptCohorts[Opened](settled=0.0)
+    texts = answers(site, studies, open_cohorts)
+    real = column_arrays.read
+
+    def watched(connection: Any, fields: Any, relation: str) -> Any:
+        copied.append(relation) if fields else None
+        return real(connection, fields, relation)
+
+    monkeypatch.setattr(column_arrays, "read", watched)
+    texts += answers(site, [study(RUNS[0]), study(RUNS[0])], open_cohorts)
+    from_files = [relation for relation in copied if "FROM source" in relation]
+    assert 0 < len(from_files) <= rows_in_place.MAX_LATER + 1
+    assert (cohort_table.EVERYONE in copied) == (n_earlier > 1)
+    in_order()
+    assert (
+        answers(site_of(tmp_path, "ordered"), [*studies, study(RUNS[0]), study(RUNS[0])]) == texts
+    )
+
+
+def test_a_file_that_is_gone_refuses_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = site_of(tmp_path)
+    answers(site, [study(RUNS[0], "age < 50")])
+    real = study_opening._memory
+
+    def removing(*given: Any) -> Any:
+        (tmp_path / "rows.parquet").unlink()
+        return real(*given)
+
+    monkeypatch.setattr(study_opening, "_memory", removing)
     (text,) = answers(site, [study(RUNS[0])])
     assert "changed while they were read" in text
 
