@@ -37,6 +37,8 @@ def spelled(value: str) -> str:
 
 def plain(value: str) -> str:
     """The text without accents, its ligatures written as letters."""
+    if value.isascii():
+        return value
     spread = value.replace("œ", "oe").replace("Œ", "OE").replace("æ", "ae").replace("Æ", "AE")
     decomposed = unicodedata.normalize("NFKD", spread)
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))

@@ -209,7 +209,12 @@ def _count_values(
         if name
         else "source"
     )
-    listed = contract_sql.checks(contract, [name] if name else [], raw_types, tallies.ROWS)
+    texts = {}
+    if name and contract.columns[name].kind == "category":
+        values, texts[name] = contract_sql.with_text(name, raw_types[name], values)
+    listed = contract_sql.checks(
+        contract, [name] if name else [], raw_types, tallies.ROWS, texts=texts
+    )
     some = [check for check in listed if check.column == name]
     counted = _count(connection, some, values)
     return {(name, check.rule): n for check, n in zip(some, counted, strict=True)}

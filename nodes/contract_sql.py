@@ -39,17 +39,24 @@ INTEGERS = frozenset(
 
 
 def typed(
-    name: str, column: Column, raw_type: str, *, whole: bool = False, clamp: bool = False
+    name: str,
+    column: Column,
+    raw_type: str,
+    *,
+    whole: bool = False,
+    clamp: bool = False,
+    text: str = "",
 ) -> str:
     """The SQL of a raw column read as its type. Missing codes, NaN, dates beyond any life and (with
     `outside: missing`) outliers become NULL; with `clamp`, other outliers move to the nearer end of
     the range.
 
     `raw_type`: DuckDB's name of the source's type; a number that arrives as a number is not parsed.
-    `whole`: the column is known to hold no missing value."""
+    `whole`: the column is known to hold no missing value. `text`: the SQL of a category's canonical
+    text, if the relation holds it."""
     if column.kind == "array":
         return _array(name, column, raw_type)
-    value = _cast(name, column, raw_type)
+    value = _cast(name, column, raw_type, text)
     if whole:
         return value
     if column.kind == "category":
@@ -125,9 +132,9 @@ def converted(name: str, column: Column, raw_type: str) -> str:
     return _cast(name, column, raw_type)
 
 
-def _cast(name: str, column: Column, raw_type: str) -> str:
+def _cast(name: str, column: Column, raw_type: str, text: str = "") -> str:
     """NULL where the value cannot be read, or could be read only as another value."""
-    raw = _present(name, column, raw_type)
+    raw = _present(name, column, raw_type, text)
     if column.kind == "category":
         return _as_level(raw, column, raw_type)
     if column.type == "integer":
@@ -216,8 +223,8 @@ def _is_native(column: Column, raw_type: str) -> bool:
     )
 
 
-def _present(name: str, column: Column, raw_type: str) -> str:
-    """The raw value, or its canonical text if it is a text;
+def _present(name: str, column: Column, raw_type: str, text: str = "") -> str:
+    """The raw value, or its canonical text if it is a text, which may be given;
     NULL where it is blank or a missing code."""
     raw = quote_name(name)
     if _is_native(column, raw_type):
@@ -230,7 +237,7 @@ def _present(name: str, column: Column, raw_type: str) -> str:
         return _but_for(
             raw, [number for code in column.missing if (number := _number(code)) is not None]
         )
-    text = canonical(raw, raw_type, minus=column.kind == "number")
+    text = text or canonical(raw, raw_type, minus=column.kind == "number")
     is_text = column.kind in ("category", "string") or _is_text(raw_type)
     blank = (
         f"{text} IN ('', {level_lookup.texts(column.missing)})"
@@ -304,10 +311,12 @@ def checks(
     raw_types: Mapping[str, str],
     weight: str | None = None,
     read: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> list[Check]:
     """The checks of the named columns, each an aggregate over the raw table. `weight`: a column
     that holds the number of rows that each row stands for. `read`: the SQL of columns that the
-    table holds as their type already, as `with_typed` does."""
+    table holds as their type already, as `with_typed` does. `texts`: that of canonical texts of
+    categories that it holds, as `with_text` does."""
 
     def count(condition: str) -> str:
         return (
@@ -320,7 +329,10 @@ def checks(
         return count(f"{value} IS NULL") if weight is not None else f"count(*) - count({value})"
 
     def value_of(name: str) -> str:
-        return (read or {}).get(name) or typed(name, contract.columns[name], raw_types[name])
+        text = (texts or {}).get(name, "")
+        return (read or {}).get(name) or typed(
+            name, contract.columns[name], raw_types[name], text=text
+        )
 
     listed = [Check("", "rows", "count(*)" if weight is None else count("TRUE"))]
     if contract.person is not None:
@@ -336,7 +348,7 @@ def checks(
         value, cast = value_of(name), _cast(name, column, raw_type)
         listed.append(Check(name, "missing", absent(value)))
         if (column.kind != "string" or column.terminology) and not _is_native(column, raw_type):
-            given = _given(name, column, raw_type)
+            given = _given(name, column, raw_type, (texts or {}).get(name, ""))
             rule, lost = (
                 ("unknown level", value) if column.kind == "category" else ("wrong type", cast)
             )
@@ -358,6 +370,14 @@ def _within(value: str, ends: tuple[str, str]) -> str:
     """The SQL of a condition: all values are, but for those that are NULL. An engine finds the ends
     of a column in a third of the time of a count."""
     return f"coalesce(min({value}) >= {ends[0]} AND max({value}) <= {ends[1]}, TRUE)"
+
+
+def with_text(name: str, raw_type: str, relation: str) -> tuple[str, str]:
+    """A relation with the canonical text of a category beside its columns, and that column: most of
+    the time of a check of few values is that of planning, and checks name the text many times."""
+    text = quote_name(f"hdh text {name}")  # no contract column has a space in its name
+    canonical_text = canonical(quote_name(name), raw_type)
+    return f"(SELECT *, {canonical_text} AS {text} FROM {relation})", text
 
 
 def as_typed(name: str) -> str:
@@ -387,9 +407,9 @@ def with_typed(
     return f"(SELECT {', '.join(listed) or '1'} FROM {relation})"
 
 
-def _given(name: str, column: Column, raw_type: str) -> str:
+def _given(name: str, column: Column, raw_type: str, text: str = "") -> str:
     """The SQL of a condition, which is not true where the value is missing."""
-    value = _present(name, column, raw_type)
+    value = _present(name, column, raw_type, text)
     if raw_type == "DOUBLE" and column.kind == "number":
         return f"NOT isnan({value})"
     return f"CAST({value} AS VARCHAR) NOT IN ('nan', 'NaN')"

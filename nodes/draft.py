@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -29,6 +30,8 @@ from nodes.samples import Sample, slug
 from nodes.site import Dataset, Storage
 
 MAX_LEVELS, RARE_ROWS, MAX_WORDS = 40, 11, 10
+SURELY_MANY = 1000  # values as the engine estimates their number, to a few in a hundred
+COLUMNS_PER_SCAN = 20  # each has patterns of its own, which the engine compiles and holds
 TOO_MANY = "too many different values for a category"
 MOST = 0.95  # the share of the values that have to look alike; the check tells about the others
 PERSON_WORDS = (
@@ -92,8 +95,8 @@ def of_source(name: str, source: Dataset, storage: Storage, today: date) -> Draf
     connection = connectors.connect(storage)
     connectors.open_rows(connection, dataset, list(contract.columns))
     refined = [
-        _noted(_refined(connection, contract, guess), doubts.get(guess.name, ()))
-        for guess in guesses
+        _noted(guess, doubts.get(guess.name, ()))
+        for guess in _refined(connection, contract, guesses)
     ]
     draft = Draft(name, refined, keys, left_out=draft_notes.left_out(sample))
     return _with_person(connection, draft, guesses)
@@ -134,9 +137,11 @@ def _guesses(sample: Sample) -> list[Guess]:
         name = _free(slug(odd_values.ungarbled(header)) or "column", used_names)
         used_names.add(name)
         values = list(sample.column(header))
-        absent = sorted({v for _, v in values if odd_values.is_absent(v)})
-        errors_of_formulas = [pair for pair in values if odd_values.is_error(pair[1])]
-        unusual = {*absent, *(value for _, value in errors_of_formulas)}
+        distinct = {value for _, value in values}
+        absent = sorted(filter(odd_values.is_absent, distinct))
+        of_formulas = set(filter(odd_values.is_error, distinct))
+        errors_of_formulas = [pair for pair in values if pair[1] in of_formulas]
+        unusual = {*absent, *of_formulas}
         present = [pair for pair in values if pair[1] not in unusual]
         keys, notes = _type(name, present)
         odd = [*odd_values.numbers(errors_of_formulas), *odd_values.garbled(present)]
@@ -203,7 +208,8 @@ def _type(name: str, values: Values) -> tuple[Mapping[str, Any], list[str]]:
 
 
 def _share(texts: Sequence[str], fits: Callable[[str], bool]) -> float:
-    return sum(1 for text in texts if fits(text)) / len(texts)
+    times = Counter(texts)  # most columns have few different values
+    return sum(n for text, n in times.items() if fits(text)) / len(texts)
 
 
 def _is_key(name: str, texts: Sequence[str]) -> bool:
@@ -268,26 +274,63 @@ def _number(texts: Sequence[str]) -> str | None:
 
 
 # -- levels and ranges, from all rows
-def _refined(connection: duckdb.DuckDBPyConnection, contract: Contract, guess: Guess) -> Guess:
-    column = contract.columns[guess.name]
+def _refined(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, guesses: Sequence[Guess]
+) -> list[Guess]:
     described = connection.execute("DESCRIBE source").fetchall()
-    raw_type = next(str(row[1]) for row in described if row[0] == guess.name)
-    value = contract_sql.typed(guess.name, column, raw_type)
-    if guess.keys["type"] == "category":
-        is_number = raw_type in ("DOUBLE", "FLOAT")
-        levels = samples.as_text(guess.name, raw_type) if is_number else value
-        return _with_levels(connection, guess, levels)
-    if guess.keys["type"] in ("number", "integer", "date"):
-        return _with_range(connection, guess, value)
-    return guess
+    raw_types = {str(row[0]): str(row[1]) for row in described}
+    values = {each.name: _value(each, contract, raw_types[each.name]) for each in guesses}
+
+    def asked(*kinds: str) -> dict[str, str]:
+        return {each.name: values[each.name] for each in guesses if each.keys["type"] in kinds}
+
+    lows, highs = (
+        _scanned(connection, asked("number", "integer", "date"), end) for end in ("min", "max")
+    )
+    levels = _levels(connection, asked("category"))
+    return [
+        _with_levels(each, levels[each.name])
+        if each.name in levels
+        else _with_range(each, lows.get(each.name), highs.get(each.name))
+        for each in guesses
+    ]
 
 
-def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str) -> Guess:
-    rows = connection.execute(
-        f"SELECT value, count(*) FROM (SELECT {value} AS value FROM source) "
-        "WHERE value IS NOT NULL "
-        f"GROUP BY 1 ORDER BY 1 LIMIT {MAX_LEVELS + 1}"
-    ).fetchall()
+def _value(guess: Guess, contract: Contract, raw_type: str) -> str:
+    """The SQL of a column's value, or of the text of a level."""
+    if guess.keys["type"] == "category" and raw_type in ("DOUBLE", "FLOAT"):
+        return samples.as_text(guess.name, raw_type)
+    return contract_sql.typed(guess.name, contract.columns[guess.name], raw_type)
+
+
+def _scanned(
+    connection: duckdb.DuckDBPyConnection, values: Mapping[str, str], aggregate: str
+) -> dict[str, Any]:
+    """An aggregate of each column. A scan serves many columns, so that queries are few."""
+    aggregates: dict[str, Any] = {}
+    for first in range(0, len(values), COLUMNS_PER_SCAN):
+        names = list(values)[first : first + COLUMNS_PER_SCAN]
+        listed = ", ".join(f"{aggregate}({values[name]})" for name in names)
+        (row,) = connection.execute(f"SELECT {listed} FROM source").fetchall()
+        aggregates |= zip(names, row, strict=True)
+    return aggregates
+
+
+def _levels(
+    connection: duckdb.DuckDBPyConnection, values: Mapping[str, str]
+) -> dict[str, Sequence[tuple[str, int]]]:
+    """The values of each column, in order, and the number of their rows; more than MAX_LEVELS where
+    there are too many. The engine counts those of columns that are near to few only."""
+    about = _scanned(connection, values, "approx_count_distinct")
+    few = {name: value for name, value in values.items() if about[name] <= SURELY_MANY}
+    counted = _scanned(connection, few, "histogram")
+    too_many = [("", 0)] * (MAX_LEVELS + 1)
+    return {
+        name: sorted((counted[name] or {}).items()) if name in few else too_many for name in values
+    }
+
+
+def _with_levels(guess: Guess, rows: Sequence[tuple[str, int]]) -> Guess:
     if len(rows) > MAX_LEVELS:
         return replace(guess, keys={"type": "string"}, notes=[TOO_MANY])
     rare = [str(level) for level, count in rows if count < RARE_ROWS]
@@ -303,10 +346,7 @@ def _with_levels(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str
     return replace(guess, keys={**guess.keys, "levels": listed}, notes=[*guess.notes, *notes])
 
 
-def _with_range(connection: duckdb.DuckDBPyConnection, guess: Guess, value: str) -> Guess:
-    ((low, high),) = connection.execute(
-        f"SELECT min(value), max(value) FROM (SELECT {value} AS value FROM source)"
-    ).fetchall()
+def _with_range(guess: Guess, low: Any, high: Any) -> Guess:
     if low is None:
         return guess
     ends: Any = _around_days(low, high) if isinstance(low, date) else around(low, high)

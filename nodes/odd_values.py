@@ -129,6 +129,8 @@ def is_error(value: str) -> bool:
 def ungarbled(value: str) -> str:
     """The text that was UTF-8, was read as Windows-1252 and saved again, as Ã© for é; any other
     text as it is, also one that has lost letters (U+FFFD)."""
+    if value.isascii():
+        return value
     try:
         return b"".join(map(_windows_byte, value)).decode()
     except UnicodeError:

@@ -227,8 +227,11 @@ def _values(sample: Sample, dataset: Dataset, today: date) -> Iterable[Recognise
 
 def _numbers(columns: Mapping[str, Values], read: Reading) -> Recognised:
     """The notation that reads the most values; of equal ones, the first in the table."""
-    values = [value for pairs in columns.values() for _, value in pairs]
-    counts = [sum(map(reads_number(*notation), values)) for notation in NOTATIONS]
+    values = Counter(value for pairs in columns.values() for _, value in pairs)
+    counts = [
+        sum(n for value, n in values.items() if reads(value))
+        for reads in (reads_number(*notation) for notation in NOTATIONS)
+    ]
     present = NOTATIONS.index((read.decimal, read.thousands))
     best = counts.index(max(counts, default=0)) if counts else 0
     if not values or counts[best] <= counts[present]:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -63,11 +64,16 @@ class Sample:
 
     def column(self, name: str) -> Iterator[tuple[int, str]]:
         """The lines and values of a column, spelled canonically; blank ones are left out."""
-        at = [text.canonical(each) for each in self.names].index(name)
+        at = self._places[name]
         for line, cells in self.rows:
             value = cells[at] if at < len(cells) else None
             if value is not None and (canonical := text.canonical(value)):
                 yield line, canonical
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        """By canonical name, the first column that has it."""
+        return {text.canonical(each): i for i, each in reversed(list(enumerate(self.names)))}
 
 
 def take(dataset: Dataset, storage: Storage) -> Sample:

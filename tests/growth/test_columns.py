@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import pandas
 import pytest
 
 from federation import cohort as cohorts
 from federation.cohort import Cohort, Values
 from federation.schema import Field
-from nodes import connectors, differencing
+from nodes import connectors, differencing, draft, samples
 from nodes.differencing import Earlier, Seen
+from nodes.samples import Sample
+from nodes.site import Dataset, Storage
 from strategies import registry
-from tests import federations
+from tests import counted, federations
 from tests.growth.test_results import exponent
 
 SIZES = [20, 200, 2000]
@@ -97,3 +102,51 @@ def test_groups_that_share_a_column_or_do_not_know_theirs_are_compared_in_their_
     assert sharing("b", "a") == [0, 1, 2, 4]
     assert sharing("z") == [2]
     assert sharing() == [0, 1, 2, 3, 4, 5]
+
+
+# -- a draft
+def test_a_draft_scans_the_rows_once_for_many_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = connectors.connect
+    monkeypatch.setattr(connectors, "connect", lambda s: counted.Counted(real(s)))
+    queries = []
+    for n_columns in (4, 20):
+        levels, numbers = np.resize(["aa", "bb", "cc"], 300), np.arange(300) / 4
+        table = {f"x{i}": numbers if i % 2 else levels for i in range(n_columns)}
+        pandas.DataFrame(table).to_csv(tmp_path / f"{n_columns}.csv", index=False)
+        source = Dataset(draft.placeholder(), str(tmp_path / f"{n_columns}.csv"))
+        counted.Counted.queries = 0
+        drafted = draft.of_source("people", source, Storage(), date(2026, 11, 29))
+        queries.append(counted.Counted.queries)
+        assert [each.keys["type"] for each in drafted.columns[:2]] == ["category", "number"]
+        assert drafted.columns[2].keys["levels"] == ["aa", "bb", "cc"]
+    assert queries[0] == queries[1]
+
+
+@pytest.mark.parametrize("n_values", [0, 1, 40, 41, 990, 1010, 5000])
+def test_levels_are_counted_where_there_are_few(n_values: int) -> None:
+    connection = duckdb.connect()
+    texts = [f"é{i}" for i in range(n_values)]
+    rows = [*texts, *texts, None]
+    connection.execute("CREATE TABLE source AS SELECT unnest(?::VARCHAR[]) AS x", [rows])
+    levels = draft._levels(connection, {"x": "x"})["x"]
+    if n_values <= draft.MAX_LEVELS:
+        assert levels == [(text, 2) for text in sorted(texts)]
+    assert (len(levels) > draft.MAX_LEVELS) == (n_values > draft.MAX_LEVELS)
+
+
+def test_the_columns_of_a_sample_are_found_by_one_look_at_their_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked, real = [0], samples.text.canonical
+
+    def counting(value: str) -> str:
+        looked[0] += 1
+        return real(value)
+
+    monkeypatch.setattr(samples.text, "canonical", counting)
+    names = [f"x{i}" for i in range(300)]
+    sample = Sample([*names, "x0"], [(2, [str(i) for i in range(301)])])
+    assert [list(sample.column(name)) for name in names] == [[(2, str(i))] for i in range(300)]
+    assert looked[0] == 301 + 300

@@ -4,7 +4,9 @@ not: DuckDB compares a text that is in no ENUM with all its values."""
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from federation.contract import Column
 from nodes import cohorts, connectors, contract_sql, level_lookup
+from nodes.contract_sql import Check
 from nodes.site import Dataset, Storage
 from tests import federations
 
@@ -87,3 +90,29 @@ def test_a_connection_has_the_levels_of_each_dataset_that_it_opens(tmp_path: Pat
             f"SELECT count(*) FROM source WHERE {condition}"
         ).fetchall()
         assert n_rows == 40
+
+
+def test_the_checks_of_a_column_spell_its_text_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To plan a check of few values takes longer than to run it, as its query is long."""
+    asked: list[str] = []
+    real = cohorts._count
+
+    def count(connection: Any, checks: Sequence[Check], relation: str) -> Sequence[int]:
+        asked.append(relation + "".join(check.sql + check.is_clean for check in checks))
+        return real(connection, checks, relation)
+
+    monkeypatch.setattr(cohorts, "_count", count)
+    of_category = "{type: category, levels: [a, b], missing: [NR]}"
+    columns = "".join(f"  x{i}: {of_category}\n" for i in range(5))
+    contract = federations.contract_of(
+        f"dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {{type: string}}\n{columns}"
+    )
+    table = pandas.DataFrame({"id": range(40)} | {f"x{i}": ["a", "b "] * 20 for i in range(5)})
+    table.to_csv(tmp_path / "people.csv", index=False)
+    dataset = Dataset(contract, str(tmp_path / "people.csv"))
+    counts, findings = cohorts.examine(dataset, Storage(), [f"x{i}" for i in range(5)])
+    assert not findings and counts["x3", "missing"] == 0
+    of_columns = [sql for sql in asked if "GROUP BY" in sql]
+    assert [sql.count("regexp_matches") for sql in of_columns] == [1] * 5
