@@ -143,7 +143,7 @@ class RowsInPlace:
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
         """SourceError if the files are not those that were opened."""
-        changed = errors.SourceError("the files of a dataset changed while they were read")
+        changed = errors.SourceError("the files of a cohort changed while it was read")
         try:
             yield
         except duckdb.OutOfMemoryException:

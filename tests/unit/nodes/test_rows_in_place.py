@@ -12,13 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas
 import pytest
 
 from aggregator import rounds
+from federation import errors
+from federation import schema as schemas
 from federation.cli.actions import node_data
 from federation.messages import TaskId
+from federation.schema import Field
 from federation.study import Study
 from nodes import (
     checked_versions,
@@ -34,6 +38,7 @@ from nodes import (
 from nodes import site as sites
 from nodes.cohorts import Opened
 from nodes.kept_cohorts import KeptCohorts
+from nodes.people import People
 from nodes.rows_in_place import RowsInPlace
 from nodes.site import Dataset, Policy, Site
 from simulations import local
@@ -280,6 +285,19 @@ def test_a_note_that_is_not_of_these_people_is_worth_nothing(
     assert remembered(fresh) == remembered(restarted)
 
 
+def test_a_note_holds_for_its_salt_alone(tmp_path: Path) -> None:
+    """Simulated nodes with state folders may share the rows of one file."""
+    site = site_of(tmp_path)
+    answers(site, [study(RUNS[0])])
+    notes, version = checked_versions.of_state(site.state), note(site).name
+    assert notes is not None and notes.print_of(version) is not None
+    assert replace(notes, salt=bytes(8)).print_of(version) is None
+    people = People(lambda: np.arange(50, dtype=np.uint64), version)
+    expected = fingerprints.fingerprint(people.hashes, bytes(8))
+    assert people.print_of_all(bytes(8), notes) == expected
+    assert people.print_of_all(notes.salt, notes) == notes.print_of(version)
+
+
 def test_a_note_goes_with_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checked_versions, "MAX_VERSIONS", 2)
     site = site_of(tmp_path)
@@ -381,6 +399,18 @@ def test_rows_that_are_often_asked_about_later_are_copied_once(
     )
 
 
+def test_a_copy_of_files_that_changed_meanwhile_is_not_used() -> None:
+    connection = duckdb.connect()
+    connection.execute("CREATE TEMP VIEW source AS SELECT 1 AS x")
+    rows = RowsInPlace(connection, {"x": '"x"'}, {}, '"x"', None, lambda: False)
+    rows.n_later = rows_in_place.MAX_LATER
+    for _ in range(2):
+        with pytest.raises(errors.SourceError):
+            rows.fetch([Field("x", "number", '"x"')])
+    rows.is_unchanged = lambda: True
+    assert rows.fetch([Field("x", "number", '"x"')])["x"].tolist() == [1.0]
+
+
 def test_a_file_that_is_gone_refuses_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +485,7 @@ def test_categories_are_read_as_they_are_where_their_texts_are_no_levels(
     dataset = replace(site.datasets["people"], contract=federations.contract_of(text))
     columns = []
     for any_order in (True, False):
-        schema = study_opening.schemas.build(dataset.contract, {})
+        schema = schemas.build(dataset.contract, {})
         fields = [schema.fields[name] for name in ("arm", "ward", "ill", "old")]
         opened = cohorts.open_checked(
             dataset, site.storage, schema, fields, None, in_any_order=any_order
