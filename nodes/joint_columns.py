@@ -72,7 +72,8 @@ class WrittenColumn:
 def _column_from(content: bytes) -> WrittenColumn:
     values = json.loads(content)
     piece = Piece(values["kind"], values["sql"])
-    return WrittenColumn(piece, values["where"], frozenset(values["columns"]), values["reads"])
+    reads = written_fields.kinds_from(values["reads"])
+    return WrittenColumn(piece, values["where"], frozenset(values["columns"]), reads)
 
 
 def _columns() -> Entries[WrittenColumn]:

@@ -96,8 +96,8 @@ def _partition(content: bytes) -> Partition | None:
         frozenset(values["columns"]),
         tuple(map(written_fields.from_values, values["groups"])),
         values["where"],
-        values["reads"],
-        values["group_reads"],
+        written_fields.kinds_from(values["reads"]),
+        written_fields.kinds_from(values["group_reads"]),
     )
 
 

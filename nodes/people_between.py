@@ -105,7 +105,7 @@ def _choice(content: bytes) -> Choice:
         tuple(map(written_fields.from_values, values["present"])),
         tuple(map(written_fields.from_values, values["weights"])),
         frozenset(values["columns"]),
-        values["reads"],
+        written_fields.kinds_from(values["reads"]),
         values["study"],
         values["by_step"],
         values.get("has_grid", True),  # of a version that did not tell

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import cache, lru_cache
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,17 +127,30 @@ def tabulate(variance: Fraction) -> Law:
     weights = _weights(variance)
     reach = len(weights) - 1
     total = weights[0] + 2 * sum(weights[1:])
-    high, low = np.empty(2 * reach + 1, np.uint64), np.empty(2 * reach + 1, np.uint64)
-    running = 0
-    for index in range(2 * reach + 1):
-        running += weights[abs(index - reach)]
-        word = min((running << 128) // total, 2**128 - 1)
-        high[index], low[index] = word >> 64, word & (2**64 - 1)
+    high, low = _cumulative(weights, total)
     high[-1] = low[-1] = 2**64 - 1
     bits = max(12, (16 * reach // TAIL_SIGMAS).bit_length())
     starts = np.arange(2**bits, dtype=np.uint64) << np.uint64(64 - bits)
     guide = np.append(np.searchsorted(high, starts, side="right"), 2 * reach).astype(np.int32)
     return Law(reach, high, low, guide)
+
+
+def _cumulative(weights: list[int], total: int) -> tuple[Words, Words]:
+    """The high and low 64 bits (2 reach + 1,) of the cumulative weights, in units of 2^-128 of
+    their `total`, rounded down. By symmetry, those from the middle on are what the others leave."""
+    quotients, exact = [], []
+    for index, below in enumerate(accumulate(reversed(weights[1:]))):
+        quotient, rest = divmod(below << 128, total)
+        quotients.append(quotient.to_bytes(16, "little"))
+        if not rest:
+            exact.append(index)
+    lower = np.frombuffer(b"".join(quotients), "<u8").astype(np.uint64).reshape(-1, 2)
+    upper = ~lower[::-1]  # 2^128 - 1 - quotient: rounded down, unless the quotient is exact
+    for index in exact:
+        word = min(2**128 - int.from_bytes(quotients[index], "little"), 2**128 - 1)
+        upper[len(lower) - 1 - index] = np.array([word & (2**64 - 1), word >> 64], np.uint64)
+    words = np.concatenate([lower, upper, np.full((1, 2), 2**64 - 1, np.uint64)])
+    return words[:, 1].copy(), words[:, 0].copy()
 
 
 def _weights(variance: Fraction) -> list[int]:

@@ -3,6 +3,7 @@ remembers is read once, and fingerprints of the same people are one."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from aggregator import rounds
 from federation.messages import LedgerHead
-from nodes import differencing, fingerprints, ledger
+from nodes import differencing, fingerprints, ledger, written_fields
 from nodes.answered import Memory
 from nodes.differencing import Earlier, Group, Seen
 from nodes.ledger import Account, Ledger
@@ -226,3 +227,47 @@ def test_sums_of_buckets_tell_cohorts_apart_that_are_far_apart() -> None:
     whole, far, near = map(fingerprints.folded, prints)
     assert fingerprints.apart(whole - far) > 50 and 0 < fingerprints.apart(whole - near) <= 3
     assert np.array_equal(fingerprints.folded(prints[0] - prints[1]), whole - far)
+
+
+# -- levels
+def of_levels(n_levels: int) -> Any:
+    levels = ", ".join(f"l{i}" for i in range(n_levels))
+    return federations.contract_of(
+        "dataset: people\nversion: 1\nperson: id\ncolumns:\n  id: {type: string}\n"
+        f"  x: {{type: number, range: [0, 1]}}\n  g: {{type: category, levels: [{levels}]}}\n"
+    )
+
+
+def test_an_answer_writes_as_much_whatever_the_levels_of_its_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, real = [0], ledger.remember
+
+    def remember_(*given: Any) -> bytes:
+        written[0] += len(given[5])
+        return real(*given)
+
+    monkeypatch.setattr(ledger, "remember", remember_)
+    sizes = []
+    for n_levels in (100, 2000):
+        columns = {"id": range(300), "x": np.arange(300) / 300, "g": ["l0", "l1"] * 150}
+        table = pandas.DataFrame(columns)
+        nodes = [federations.site_of("n0", table, of_levels(n_levels), tmp_path)]
+        study = federations.study_of(
+            {"a": {"run": "glm", "family": "gaussian", "model": "x ~ 1"}},
+            cohort={"where": "g != 'l1'"},
+        )
+        written[0] = 0
+        federations.result(federations.run(study, of_levels(n_levels), nodes))
+        sizes.append(written[0])
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("n_levels", [2, 32, 33, 500])
+def test_levels_that_a_former_version_listed_are_those_of_the_contract(n_levels: int) -> None:
+    contract, other = of_levels(n_levels), of_levels(n_levels + 1)
+    kinds = written_fields.kinds(contract)
+    listed = {name: [c.kind, list(c.levels)] for name, c in contract.columns.items()}
+    assert written_fields.kinds_from(json.loads(json.dumps(listed))) == kinds
+    assert written_fields.kinds_from(json.loads(json.dumps(kinds))) == kinds
+    assert written_fields.kinds(other)["g"] != kinds["g"]

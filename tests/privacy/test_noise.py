@@ -84,6 +84,18 @@ def test_the_table_is_the_law_to_128_bits() -> None:
             assert abs(exact - tabulated) <= 2  # rounding down
 
 
+@pytest.mark.parametrize(
+    "weights", [[1], [2, 1], [2, 1, 0], [2**64, 2**63], [6, 5, 1], [10**40, 3, 1], [4, 2, 1, 1]]
+)
+def test_half_of_the_table_is_computed_and_the_other_half_follows(weights: list[int]) -> None:
+    """Some of the weights add up to a whole number of units of 2^-128, others to none."""
+    both = [*reversed(weights[1:]), *weights]
+    sums = [sum(both[: index + 1]) for index in range(len(both))]
+    expected = [min((each << 128) // sum(both), 2**128 - 1) for each in sums]
+    high, low = noise._cumulative(weights, sum(both))
+    assert [(int(h) << 64) + int(w) for h, w in zip(high, low, strict=True)] == expected
+
+
 def test_ties_of_the_first_64_bits_are_decided_by_the_next() -> None:
     law = noise.tabulate(Fraction(4))
     at = law.reach  # the word whose first half equals the cumulative value at 0
