@@ -85,7 +85,7 @@ def _written(frames: Frames, paths: Mapping[str, Path]) -> Mapping[str, Path]:
     rows[NUMBER] = numpy.repeat(range(len(frames)), [len(frame) for frame in frames.values()])
     copies = [
         f"COPY (SELECT * EXCLUDE ({NUMBER}) FROM together WHERE {NUMBER} = {number})"
-        f" TO {quote_text(str(paths[name]))} (FORMAT parquet)"
+        f" TO {quote_text(str(paths[name]))} (FORMAT parquet, USE_TMP_FILE false)"
         for number, name in enumerate(frames)
     ]
     with connectors.shared(Storage()) as connection:
