@@ -208,3 +208,14 @@ def test_a_study_is_searched_for_cycles_seldom_and_then_as_often_as_before(
         assert gc.get_threshold() == before
     finally:
         gc.set_threshold(*set_before)
+
+
+def test_commands_that_look_after_a_hub_load_none_of_the_programs_that_it_runs() -> None:
+    code = (
+        "import sys, federation.cli.actions.parties;"
+        " print({'flwr', 'fastapi', 'grpc', 'scipy', 'pandas', 'duckdb'} & sys.modules.keys())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "set()"
