@@ -36,7 +36,6 @@ QUIET = {
 }
 START_S = 60.0
 EXPIRES_DAYS = 30.0  # before that a certificate's end is told at the start
-LOCK = "hub.lock"
 
 
 def run(hub: HubSettings, *, log_format: str = "text") -> None:
@@ -56,7 +55,9 @@ def run(hub: HubSettings, *, log_format: str = "text") -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with lock.alone(hub.folder / LOCK, f"{hub.folder}: this hub already runs in another process"):
+    with lock.alone(
+        hub.folder / settings.LOCK, f"{hub.folder}: this hub already runs in another process"
+    ):
         _run(hub, stop)
 
 
@@ -128,10 +129,6 @@ def _check_files(hub: HubSettings) -> None:
 def _check_ports(hub: HubSettings) -> None:
     for which in ("fleet", "admin", "metrics"):
         doorkeeper.listen(getattr(hub.file, which), which).close()
-
-
-def is_running(folder: Path) -> bool:
-    return lock.is_held(folder / LOCK)
 
 
 # -- Flower's processes

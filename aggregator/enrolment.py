@@ -9,18 +9,20 @@ import re
 import time
 from collections.abc import Set
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from cryptography import x509
 
 from aggregator import database, pki
-from aggregator.flower import control as flower_control
-from aggregator.flower.control import Control
 from aggregator.settings import HubSettings
 from federation import audit, credentials, errors
 from federation.credentials import Invitation
 from federation.rpc import hub_pb2
 from federation.secagg import keys
+
+if TYPE_CHECKING:  # a command that invites or revokes need not wait for Flower, which takes 0.4 s
+    from aggregator.flower.control import Control
 
 log = logging.getLogger("hdh.hub")
 
@@ -57,6 +59,8 @@ def enrol(
 ) -> hub_pb2.EnrolReply:
     """Enrols the holder of an invitation. RefusalError if the invitation is not valid; it is marked
     as used only after every other step has worked."""
+    from aggregator.flower import control as flower_control
+
     secret_hash, now = hashlib.sha256(request.secret).hexdigest(), time.time()
     name, role = _invitation(hub, engine, secret_hash, now)
     _check_identity(request, role)
@@ -133,6 +137,8 @@ class Registrations:
     def restore(self, party: database.Party, certificate: str) -> None:
         """Registers a node again at a SuperLink whose database was lost, and which would refuse the
         node for ever: its key is that of its certificate."""
+        from aggregator.flower import control as flower_control
+
         if not party.flower_id or party.flower_id in self.flower_ids:
             return
         try:
@@ -150,6 +156,8 @@ class Registrations:
 
 def take_off(engine: sa.Engine, control: Control) -> None:
     """Unregisters, at the SuperLink, the keys of nodes that were revoked or have a new key."""
+    from aggregator.flower import control as flower_control
+
     for party in database.enrolled(engine, "node"):
         if party.former_flower_ids:
             for flower_id in party.former_flower_ids:

@@ -13,11 +13,11 @@ import yaml
 
 from aggregator import database as databases
 from aggregator import pki
-from federation import addresses, audit, errors, logs, replacements, yaml_source
+from federation import addresses, audit, errors, lock, logs, replacements, yaml_source
 from federation.contract import Frozen
 from federation.notices import Notify
 
-FILE = "hub.yaml"
+FILE, LOCK = "hub.yaml", "hub.lock"
 TOKEN, SECRET = "control.token", "superexec.secret"
 _ADDRESS = r"^.+:\d{1,5}$"
 
@@ -198,3 +198,8 @@ def load(folder: Path) -> HubSettings:
     )
     replacements.finish(hub.pki)  # of keys and certificates, if one was interrupted
     return hub
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a hub runs in the folder."""
+    return lock.is_held(folder / LOCK)

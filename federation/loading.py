@@ -1,10 +1,12 @@
-"""Imports during which Python does not search for cycles."""
+"""When Python searches for cycles: not while it imports, and seldom while it computes."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SELDOM = (100_000, 20, 100)  # formulas of many levels make many objects, and no cycles
 
 
 @contextmanager
@@ -22,3 +24,16 @@ def uncollected() -> Iterator[None]:
             gc.unfreeze()
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """A study makes many objects that stay until it ends, and hardly a cycle. A process that
+    searches even less often, or never, goes on as it did."""
+    before = gc.get_threshold()
+    if 0 < before[0] < SELDOM[0]:
+        gc.set_threshold(*SELDOM)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

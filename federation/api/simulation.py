@@ -72,7 +72,8 @@ class Simulation:
         self.strict, self.processes = strict, processes
         self._folder = row_files.private_folder(Path(tempfile.gettempdir()))
         self._remove = weakref.finalize(self, row_files.remove, self._folder)
-        self.datasets = tables.datasets(frames, self.contracts, self._folder, read)
+        with loading.seldom_collected():
+            self.datasets = tables.datasets(frames, self.contracts, self._folder, read)
         self._are_copies = tables.are_copies(self.datasets.values(), self._folder)
         self._open: OpenNodes | None = None
         if self._are_copies and processes in (None, 1):
@@ -90,7 +91,11 @@ class Simulation:
 
         checked, source = study.checked(own_rows=True)
         holders = self._holders(checked, source)
-        with tempfile.TemporaryDirectory(prefix="hdh-") as scratch, shown(progress) as say:
+        with (
+            loading.seldom_collected(),
+            tempfile.TemporaryDirectory(prefix="hdh-") as scratch,
+            shown(progress) as say,
+        ):
             whole_run.check(holders)
             settings = whole_run.Settings(
                 Path(scratch),

@@ -82,15 +82,20 @@ def _written(frames: Frames, paths: Mapping[str, Path]) -> Mapping[str, Path]:
         is_text = kind == "object" and pandas.api.types.infer_dtype(rows.iloc[:, place]) == "string"
         if not is_text and kind.kind not in "biufM":
             return {}
-    rows[NUMBER] = numpy.repeat(range(len(frames)), [len(frame) for frame in frames.values()])
+    sizes = [len(frame) for frame in frames.values()]
+    rows[NUMBER] = numpy.repeat(range(len(frames)), sizes)
+    ends = [int(end) for end in numpy.cumsum(sizes)]
     copies = [
-        f"COPY (SELECT * EXCLUDE ({NUMBER}) FROM together WHERE {NUMBER} = {number})"
-        f" TO {quote_text(str(paths[name]))} (FORMAT parquet)"
-        for number, name in enumerate(frames)
+        f"COPY (SELECT * EXCLUDE ({NUMBER}) FROM together WHERE rowid BETWEEN {end - size} AND"
+        f" {end - 1}) TO {quote_text(str(paths[name]))} (FORMAT parquet, USE_TMP_FILE false)"
+        for name, size, end in zip(frames, sizes, ends, strict=True)
     ]
     with connectors.shared(Storage()) as connection:
         connection.register("rows", rows)
         connection.execute("CREATE TEMP TABLE together AS SELECT * FROM rows")
+        order = connection.execute(f"SELECT {NUMBER} FROM together ORDER BY rowid").fetchnumpy()
+        if not numpy.array_equal(order[NUMBER], rows[NUMBER]):
+            return {}
         for start in range(0, len(copies), FILES_AT_ONCE):
             connection.execute("; ".join(copies[start : start + FILES_AT_ONCE]))
     return paths

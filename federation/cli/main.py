@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from federation import __version__, errors, language
+from federation import __version__, errors, language, loading
 from federation.cli import output
 from federation.cli import simulation_options as options
 from federation.cli.groups import SETTINGS, App, Group, Noun
@@ -45,7 +45,7 @@ def main() -> None:
     """Runs `hdh`. An HdhError becomes a message and an exit code; any other exception is a bug."""
     _use_one_thread_per_process()
     _load_no_plugins()
-    gc.set_threshold(100_000, 20, 100)  # formulas of many levels make many objects, and no cycles
+    gc.set_threshold(*loading.SELDOM)
     atexit.register(_skip_the_last_collections)
     output.prepare(sys.argv)
     language.use(language.of(os.environ))

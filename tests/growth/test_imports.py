@@ -3,6 +3,7 @@ imports."""
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ import click
 import pytest
 import typer
 
-from federation import formula_parser
+from federation import formula_parser, loading
 from federation.cli import main
 from federation.cli.actions import study_files
 
@@ -193,3 +194,28 @@ def test_objects_that_somebody_has_frozen_stay_so_and_a_disabled_collector_too()
         "assert any(each is young for each in gc.get_objects(generation=2))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("before", [(700, 10, 10), (0, 10, 10), (10**6, 5, 5)])
+def test_a_study_is_searched_for_cycles_seldom_and_then_as_often_as_before(
+    before: tuple[int, int, int],
+) -> None:
+    set_before = gc.get_threshold()
+    try:
+        gc.set_threshold(*before)
+        with loading.seldom_collected():
+            assert gc.get_threshold() == (loading.SELDOM if before[0] == 700 else before)
+        assert gc.get_threshold() == before
+    finally:
+        gc.set_threshold(*set_before)
+
+
+def test_commands_that_look_after_a_hub_load_none_of_the_programs_that_it_runs() -> None:
+    code = (
+        "import sys, federation.cli.actions.parties;"
+        " print({'flwr', 'fastapi', 'grpc', 'scipy', 'pandas', 'duckdb'} & sys.modules.keys())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "set()"

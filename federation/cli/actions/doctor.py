@@ -68,8 +68,8 @@ def _check(subject: str, examine: Callable[[], str]) -> Check:
 
 
 def _hub(folder: Path) -> Iterator[Check]:
-    from aggregator import daemon, pki, settings
     from aggregator import database as databases
+    from aggregator import pki, settings
 
     yield from _machine(folder)
     hub = settings.load(folder)
@@ -96,7 +96,7 @@ def _hub(folder: Path) -> Iterator[Check]:
 
     yield _check("database", database)
     yield _audit_log(hub.audit)
-    running = daemon.is_running(folder)
+    running = settings.is_running(folder)
     yield _process(running, f"hdh hub run {folder}")
     for port in PORTS:
         address = getattr(hub.file, port)

@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from rich.table import Table
 
-from aggregator import daemon, enrolment, pki, settings
 from aggregator import database as databases
+from aggregator import enrolment, pki, settings
 from aggregator.settings import HubSettings
 from federation import audit, errors, systemd
 from federation.cli import screen
@@ -84,7 +84,7 @@ def show_all(folder: Path, output: str) -> None:
         console.print("Nobody is enrolled yet. Invite a node with:\n  hdh hub invite NODE")
         return
     console.print(_table(parties, invited))
-    if not daemon.is_running(hub.folder):
+    if not settings.is_running(hub.folder):
         console.print("The hub is not running.", style="yellow")
 
 
@@ -231,7 +231,7 @@ def renew_authority(folder: Path, token: str = "") -> None:
     """A new authority; every party then needs a new certificate. SetupError while the hub runs,
     RefusalError while studies are open, whose tickets name the present authority."""
     hub, engine = _open(folder)
-    if daemon.is_running(folder):
+    if settings.is_running(folder):
         raise errors.SetupError(f"the hub in {folder} runs; stop it first")
     if under_way := databases.in_states(engine, "waiting", "running"):
         named = ", ".join(str(study.number) for study in under_way[:20])

@@ -75,7 +75,7 @@ def test_an_authority_is_not_replaced_under_open_studies_or_a_running_hub(
     before = (hub / "pki" / "ca.crt").read_bytes()
     with pytest.raises(errors.RefusalError, match="studies are open: 7"):
         parties.renew_authority(hub)
-    monkeypatch.setattr(daemon, "is_running", lambda folder: True)
+    monkeypatch.setattr(settings, "is_running", lambda folder: True)
     with pytest.raises(errors.SetupError, match="stop it first"):
         parties.renew_authority(hub)
     assert (hub / "pki" / "ca.crt").read_bytes() == before

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aggregator import database, enrolment
+from aggregator.flower import control
 from federation import errors
 from tests import hub_services
 
@@ -34,7 +35,8 @@ class Flower:
 @pytest.fixture
 def flower(monkeypatch: pytest.MonkeyPatch) -> Flower:
     superlink = Flower()
-    monkeypatch.setattr(enrolment, "flower_control", superlink)
+    monkeypatch.setattr(control, "registered", superlink.registered)
+    monkeypatch.setattr(control, "register", superlink.register)
     return superlink
 
 
