@@ -31,6 +31,7 @@ from nodes import (
     column_arrays,
     fingerprints,
     kept_cohorts,
+    level_lookup,
     rows_in_place,
     state_folder,
     study_opening,
@@ -471,10 +472,12 @@ def test_broken_rules_are_found_as_ever(
 
 
 # -- what is read
-@pytest.mark.parametrize("is_number", [True, False])
+@pytest.mark.parametrize(("is_number", "many"), [(True, 32), (False, 32), (False, 2)])
 def test_categories_are_read_as_they_are_where_their_texts_are_no_levels(
-    is_number: bool, tmp_path: Path
+    is_number: bool, many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the levels are more than `many`, so that each text is looked up by its hash."""
+    monkeypatch.setattr(level_lookup, "MANY", many)
     frame = table()
     if is_number:
         frame["arm"] = frame["arm"].map({"a": 1.0, "b": 2.0}.get)
