@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,6 +231,8 @@ def open_registry(url: str, *, new: bool = False) -> sa.Engine:
         )
         if local:
             sa.event.listen(engine, "connect", _durable)
+            # SQLite moves what was committed into the file when its last connection closes.
+            weakref.finalize(engine, engine.pool.dispose)
         with engine.begin() as connection:
             schema_version = _schema_version(connection, new)
         if schema_version != VERSION:

@@ -91,6 +91,17 @@ def test_the_end_of_a_command_searches_for_cycles_only_where_duckdb_is_loaded(
     assert f"FROZEN {frozen}" in run.stdout and run.stderr == ""
 
 
+def test_the_end_of_a_command_closes_the_registry(tmp_path: Path) -> None:
+    """No search for cycles does: an invitation or a revocation would lie beside the database, and
+    be absent in a copy of it."""
+    hub = tmp_path / "hub"
+    for arguments in (["init", str(hub)], ["invite", "chu", "--hub-dir", str(hub)]):
+        code = f"import sys; sys.argv[1:] = {['hub', *arguments]}; "
+        code += "from federation.cli.main import main; main()"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT)
+    assert [path.name for path in hub.glob("registry.db*")] == ["registry.db"]
+
+
 def test_no_plugin_of_pydantic_is_searched_for() -> None:
     """It would see what a command validates."""
     code = (
