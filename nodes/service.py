@@ -157,6 +157,8 @@ def admit(query: Query, context: NodeContext, now: datetime) -> Refusal | None:
     dataset = site.datasets.get(study.dataset)
     if site.name not in query.members:
         return Refusal("participants", "this node is not among those of the query: name it")
+    if len(query.members) < len(query.nodes):  # the rules count the nodes of a query
+        return Refusal("participants", "the query names a node twice: name each node once")
     if dataset is None:
         return Refusal(
             "dataset",

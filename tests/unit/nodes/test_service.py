@@ -75,6 +75,7 @@ def test_an_admitted_study_is_answered(tmp_path: Path) -> None:
     ("rule", "change"),
     [
         ("participants", {"query": {"nodes": ("n2", "n3", "n4")}}),
+        ("participants", {"policy": {"min_nodes": 3}, "query": {"nodes": ("n1", "n2", "n2")}}),
         ("min_nodes", {"policy": {"min_nodes": 4}}),
         ("min_nodes", {"min_nodes": 4}),
         ("contract", {"query": {"contract_hash": "another"}}),
