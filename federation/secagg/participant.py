@@ -207,7 +207,7 @@ def _has_quorum(state: SecAggState, signatures: Mapping[str, bytes]) -> bool:
     verified, quorum, signed = state.terms.verified(content), state.terms.quorum, 0
     for name, signature in signatures.items():
         if name in state.survivors and (
-            verified.get(name) == signature
+            (name, signature) in verified.items()
             or keys.is_signed(state.terms.roster[name], signature, content)
         ):
             verified[name] = signature

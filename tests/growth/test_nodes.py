@@ -156,6 +156,13 @@ def test_signatures_that_one_node_has_verified_count_for_another_with_their_byte
     participant.unmask(second, of.signatures)
 
 
+def test_a_node_that_has_verified_nothing_takes_no_signature_for_verified() -> None:
+    of = signed_by_all(40)
+    none: Any = dict.fromkeys(of.signatures)
+    with pytest.raises((SecaggError, TypeError)):
+        participant.unmask(of.states["n40-001"], none)
+
+
 @pytest.mark.parametrize("names", [(), ("a", "b"), ('"\\', "é\u2028\x07", "😀")])
 def test_a_context_is_the_list_in_json(names: tuple[str, ...]) -> None:
     agreed = terms.agreed("growth context", roster_of(3), 3, 0, 3)
