@@ -36,6 +36,7 @@ from nodes import (
     contract_sql,
     fingerprints,
     kept_cohorts,
+    level_lookup,
     reading,
     source_checks,
     state_folder,
@@ -205,7 +206,7 @@ def version_of(dataset: Dataset, settled: float | None = None) -> str | None:
 @functools.cache
 def _code() -> str:
     """Equal for the same rules and hashes, read by the same engine."""
-    modules = (contract_sql, reading, csv_types, cohort_table, fingerprints)
+    modules = (contract_sql, level_lookup, reading, csv_types, cohort_table, fingerprints)
     deciding = [str(module.__file__) for module in modules]
     digest = hashlib.sha256(f"{federation.__version__} {duckdb.__version__}".encode())
     for path in deciding:

@@ -22,7 +22,7 @@ from federation import schema as schemas
 from federation.cli.actions import node_data
 from federation.messages import TaskId
 from federation.study import Study
-from nodes import checked_versions, cohort_table, cohorts, kept_cohorts
+from nodes import checked_versions, cohort_table, cohorts, kept_cohorts, level_lookup
 from nodes import site as sites
 from nodes.checked_versions import Checked
 from nodes.site import Dataset, Policy, Site, Storage
@@ -230,6 +230,12 @@ def _newer_code(site: Site) -> None:
     checked_versions.duckdb = type("engine", (), {"__version__": "0"})  # type: ignore[assignment]
 
 
+def _newer_levels(site: Site) -> None:
+    """Another code decides which text is a level."""
+    checked_versions._code.cache_clear()
+    level_lookup.__file__ = site.datasets["people"].source
+
+
 def _copied(site: Site) -> None:
     """The same bytes in another file."""
     path = Path(site.datasets["people"].source)
@@ -238,7 +244,17 @@ def _copied(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_bad_value, _another_node, _forged, _unsigned, _damaged, _newer_code, _copied]
+    "change",
+    [
+        _bad_value,
+        _another_node,
+        _forged,
+        _unsigned,
+        _damaged,
+        _newer_code,
+        _newer_levels,
+        _copied,
+    ],
 )
 def test_what_this_node_has_not_checked_is_checked(
     change: Callable[[Site], None],
@@ -247,6 +263,7 @@ def test_what_this_node_has_not_checked_is_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checked_versions, "duckdb", duckdb)
+    monkeypatch.setattr(level_lookup, "__file__", level_lookup.__file__)
     site = site_of(tmp_path, "csv")
     check(site)
     check(site)
