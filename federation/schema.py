@@ -6,6 +6,7 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 
 from federation import expression, influence, limits
 from federation.contract import Contract
@@ -58,6 +59,9 @@ class Schema:
     contract: Contract
     fields: Mapping[str, Field]
     sources: Mapping[str, frozenset[str]]
+    _expressed: dict[str, expression.Expression] = dataclass_field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def field(self, text: str) -> Field:
         """The field of that name, or else the expression in `text`.
@@ -67,6 +71,12 @@ class Schema:
         return _field(text, self.express(text))
 
     def express(self, text: str) -> expression.Expression:
+        """The expression in `text`, compiled once. ExpressionError if it is none."""
+        if text not in self._expressed:
+            self._expressed[text] = self._express(text)
+        return self._expressed[text]
+
+    def _express(self, text: str) -> expression.Expression:
         try:
             compiled = expression.compile(text, self.fields)
         except expression.UnknownColumnError as error:

@@ -12,7 +12,7 @@ from federation.arrays import Ints
 from federation.cohort import Fetch, Values
 from federation.expression import quote_text
 from federation.schema import Field
-from nodes import cohort_table
+from nodes import cohort_table, joined_conditions
 
 COLUMNS_PER_SCAN = 200  # planning takes the square of it
 
@@ -36,11 +36,24 @@ def read(
     connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
 ) -> Mapping[str, Values]:
     """Columns of a table, or of another relation, in its order."""
+    joined = joined_conditions.joined(fields)
+    plain = joined_conditions.unjoined(fields, joined)
+    columns = _read(connection, plain, table)
+    by_sql = {field.sql: columns[field.name] for field in plain}
+    for each in joined:
+        values = joined_conditions.values(each.operator, by_sql[each.left], by_sql[each.right])
+        columns[each.field.name] = by_sql[each.field.sql] = values
+    return {field.name: columns[field.name] for field in fields}
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection, fields: Sequence[Field], table: str
+) -> dict[str, Values]:
     if not fields:
         return {}
     if len(fields) > COLUMNS_PER_SCAN:
         some, others = fields[:COLUMNS_PER_SCAN], fields[COLUMNS_PER_SCAN:]
-        return {**read(connection, some, table), **read(connection, others, table)}
+        return {**_read(connection, some, table), **_read(connection, others, table)}
     listed = ", ".join(f"{_as_array(field)} AS c{i}" for i, field in enumerate(fields))
     arrays = connection.execute(f"SELECT {listed} FROM {table}").fetchnumpy()
     return {

@@ -12,6 +12,7 @@ import pytest
 from aggregator.report import figures, html
 from federation.disclosure import hub_door
 from federation.results import Result, Row, Table
+from federation.secagg import keys
 from nodes.session import NodeContext
 from simulations import local
 from tests import federations
@@ -102,8 +103,8 @@ def test_the_rest_of_a_cross_table_is_named_in_the_page(tmp_path: Path) -> None:
 
 def test_a_simulated_identity_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
     derived: list[bytes] = []
-    real = local.keys.public_identity
-    monkeypatch.setattr(local.keys, "public_identity", lambda key: derived.append(b"") or real(key))
+    real = keys.public_identity
+    monkeypatch.setattr(keys, "public_identity", lambda key: derived.append(b"") or real(key))
     sites = [local.Site(name, {}, local.SIMULATED, local.Storage()) for name in "abc"]
     contexts: list[NodeContext] = local.contexts_of(sites)
     for context in contexts:
