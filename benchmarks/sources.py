@@ -27,7 +27,7 @@ import pandas
 
 from benchmarks import timing
 from federation.contract import Column, Contract
-from nodes import cohorts, connectors
+from nodes import connectors, contract_counts
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
 
@@ -128,7 +128,7 @@ def by_node(export: Export, folder: Path, agreed: Contract) -> None:
 
 def checked(export: Export, folder: Path, agreed: Contract) -> None:
     dataset = Dataset(agreed, str(folder / export.name), read=export.read)
-    _, findings = cohorts.examine(dataset, Storage(), list(agreed.columns))
+    _, findings = contract_counts.examine(dataset, Storage(), list(agreed.columns))
     assert not findings, findings
 
 

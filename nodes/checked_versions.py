@@ -33,6 +33,7 @@ import duckdb
 import federation
 from nodes import (
     cohort_table,
+    contract_counts,
     contract_sql,
     fingerprints,
     kept_cohorts,
@@ -206,7 +207,8 @@ def version_of(dataset: Dataset, settled: float | None = None) -> str | None:
 @functools.cache
 def _code() -> str:
     """Equal for the same rules and hashes, read by the same engine."""
-    modules = (contract_sql, level_lookup, reading, csv_types, cohort_table, fingerprints)
+    rules = (contract_counts, contract_sql, level_lookup)
+    modules = (*rules, reading, csv_types, cohort_table, fingerprints)
     deciding = [str(module.__file__) for module in modules]
     digest = hashlib.sha256(f"{federation.__version__} {duckdb.__version__}".encode())
     for path in deciding:

@@ -8,8 +8,7 @@ more rows than the contract allows.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,50 +29,22 @@ from nodes import (
     cohort_table,
     column_arrays,
     connectors,
+    contract_counts,
     contract_sql,
     fingerprints,
     kept_cohorts,
     row_limit,
-    spellings,
     tallies,
 )
 from nodes.checked_versions import Checked, CheckedVersions
 from nodes.cohort_table import Order
 from nodes.connectors import FILE, formats
-from nodes.contract_sql import Check, Finding
+from nodes.contract_sql import Finding
 from nodes.kept_cohorts import KeptCohorts
 from nodes.people import People
 from nodes.row_limit import Limited
 from nodes.rows_in_place import RowsInPlace
 from nodes.site import Dataset, Storage
-
-CHECKS_PER_SCAN = 60  # planning takes the square of it
-PEOPLE_AT_ONCE = 10_000_000  # who are told apart in one pass over the rows: 400 MB
-
-
-def examine(
-    dataset: Dataset, storage: Storage, columns: Sequence[str]
-) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """The counts of every check of `columns`, and the rules that they break.
-    For the producer's eyes."""
-    connection = connectors.connect(storage)
-    connectors.open_rows(connection, dataset, needed(dataset.contract, columns))
-    counts, findings = _examine(connection, dataset.contract, columns, _rows(connection))
-    explained = spellings.explain(
-        connection, dataset.contract, cohort_table.source_types(connection), findings
-    )
-    return counts, explained
-
-
-def examine_columns(
-    dataset: Dataset, storage: Storage, columns: Sequence[str]
-) -> tuple[int, list[Finding]]:
-    """The number of rows, and the rules that `columns` break. That no person has more than one row
-    is left to the caller: a database needs a table of all people for it."""
-    connection, contract = connectors.connect(storage), dataset.contract
-    connectors.open_rows(connection, dataset, needed(contract, columns))
-    counts = _counts(connection, contract, columns, without_people=True, by_value=False)
-    return counts["", "rows"], contract_sql.judge(contract, counts, max_rows=1)
 
 
 def note_people(
@@ -86,198 +57,13 @@ def note_people(
         return
     connection = connectors.connect_to(dataset, storage)
     connectors.open_rows(connection, dataset, [contract.person])
-    if cohort_blocks.is_large(_rows(connection), [], storage):
+    if cohort_blocks.is_large(contract_counts.rows_of(connection), [], storage):
         return
-    hashes = cohort_table.hashes_of_keys(connection, _key(connection, contract, contract.person))
+    hashes = cohort_table.hashes_of_keys(
+        connection, contract_counts.key_of(connection, contract, contract.person)
+    )
     if checked_versions.version_of(dataset) == version:
         checked.keep_print(version, fingerprints.fingerprint(hashes, checked.salt))
-
-
-def _key(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> str:
-    """The SQL of a row's person over the raw columns."""
-    raw_type = cohort_table.source_types(connection)[person]
-    return contract_sql.typed(person, contract.columns[person], raw_type)
-
-
-def _examine(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    columns: Sequence[str],
-    rows: int,
-    people: int | None = None,
-    whole: Collection[str] = (),
-) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """`people`: if they are counted already. `whole`: categories of which every row was seen to
-    have a level."""
-    counts: dict[tuple[str, str], int] = {}
-    passes = math.ceil(rows / PEOPLE_AT_ONCE)
-    in_passes = passes > 1 and contract.person is not None
-    if people is None and in_passes:
-        people = _count_people(connection, contract, passes)
-    if people is not None:
-        counts[str(contract.person), "people"] = people
-    used = needed(contract, columns)
-    counts |= _counts(
-        connection,
-        contract,
-        used,
-        without_people=people is not None,
-        by_value=not in_passes,
-        whole=whole,
-    )
-    most = (
-        1
-        if people_in(contract, counts) == counts["", "rows"] or contract.person is None
-        else _max_rows(connection, contract, contract.person)
-    )
-    return counts, contract_sql.judge(contract, counts, most)
-
-
-def _counts(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    columns: Sequence[str],
-    *,
-    without_people: bool,
-    by_value: bool,
-    whole: Collection[str] = (),
-) -> dict[tuple[str, str], int]:
-    """`by_value`: each value of a column of few is judged once, in a scan of its own."""
-    raw_types = cohort_table.source_types(connection)
-    listed = [
-        check
-        for check in checks_of_typed(contract, columns, raw_types)
-        if not (without_people and check.rule == "people")
-    ]
-    counts = dict.fromkeys(((check.column, check.rule) for check in listed), 0)
-    grouped = _few_values(contract, columns, raw_types) if by_value else []
-    checks = [check for check in listed if check.column not in grouped]
-    for name in set(grouped).difference(whole):
-        counts |= _count_values(connection, contract, name, raw_types)
-    for some, relation in scans(contract, checks, raw_types):
-        keys = [(check.column, check.rule) for check in some]
-        counts |= zip(keys, _count(connection, some, relation), strict=True)
-    return counts
-
-
-def checks_of_typed(
-    contract: Contract, columns: Sequence[str], raw_types: Mapping[str, str]
-) -> list[Check]:
-    """The checks of columns in a relation of `scans`."""
-    read = {name: contract_sql.as_typed(name) for name in needed(contract, columns)}
-    return contract_sql.checks(contract, columns, raw_types, read=read)
-
-
-def scans(
-    contract: Contract,
-    checks: Sequence[Check],
-    raw_types: Mapping[str, str],
-    beside: Sequence[str] = (),
-) -> Iterator[tuple[Sequence[Check], str]]:
-    """The checks, some at a time, with the relation in which they are counted. `beside`: further
-    columns of that relation."""
-    for start in range(0, len(checks), CHECKS_PER_SCAN):
-        some = checks[start : start + CHECKS_PER_SCAN]
-        names = [name for name in dict.fromkeys(check.column for check in some) if name]
-        yield some, contract_sql.with_typed(contract, names, raw_types, "source", beside)
-
-
-def _few_values(
-    contract: Contract, columns: Iterable[str], raw_types: Mapping[str, str]
-) -> list[str]:
-    """The columns of texts that have few values if they satisfy the contract."""
-    return [
-        name
-        for name in columns
-        if contract.columns[name].kind == "category"
-        and raw_types[name] == "VARCHAR"
-        and name != contract.person
-    ]
-
-
-def _count_values(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    name: str,
-    raw_types: Mapping[str, str],
-    weight: str = "count(*)",
-) -> dict[tuple[str, str], int]:
-    """The counts of a column's checks. Each of its values is judged once, and counts as often as it
-    occurs: `weight` is the SQL of that."""
-    values = (
-        f"(SELECT {quote_name(name)}, {weight} AS {tallies.ROWS} FROM source GROUP BY 1)"
-        if name
-        else "source"
-    )
-    texts = {}
-    if name and contract.columns[name].kind == "category":
-        values, texts[name] = contract_sql.with_text(name, raw_types[name], values)
-    listed = contract_sql.checks(
-        contract, [name] if name else [], raw_types, tallies.ROWS, texts=texts
-    )
-    some = [check for check in listed if check.column == name]
-    counted = _count(connection, some, values)
-    return {(name, check.rule): n for check, n in zip(some, counted, strict=True)}
-
-
-def _count_people(connection: duckdb.DuckDBPyConnection, contract: Contract, passes: int) -> int:
-    """The number of people, some of them at a time: the engine holds all whom it counts."""
-    key = _key(connection, contract, str(contract.person))
-    people = 0
-    for number in range(passes):
-        ((n,),) = connection.execute(
-            f"SELECT count(DISTINCT key) FROM (SELECT {key} AS key FROM source) "
-            f"WHERE hash(key) % {passes} = {number}"
-        ).fetchall()
-        people += int(n)
-    return people
-
-
-def _examine_grouped(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, columns: Sequence[str]
-) -> tuple[dict[tuple[str, str], int], list[Finding]]:
-    """The same for a source made by `tallies.group`:
-    each value of each column, as often as it occurs."""
-    raw_types = cohort_table.source_types(connection)
-    counts: dict[tuple[str, str], int] = {}
-    for name in ["", *columns]:
-        counts |= _count_values(connection, contract, name, raw_types, f"sum({tallies.ROWS})")
-    return counts, contract_sql.judge(contract, counts, 1)
-
-
-def people_in(contract: Contract, counts: Mapping[tuple[str, str], int]) -> int:
-    return counts["", "rows"] if contract.person is None else counts[contract.person, "people"]
-
-
-def needed(contract: Contract, columns: Iterable[str]) -> list[str]:
-    person = [] if contract.person is None else [contract.person]
-    return list(dict.fromkeys([*person, *columns]))
-
-
-def _count(
-    connection: duckdb.DuckDBPyConnection, checks: Sequence[Check], relation: str
-) -> Sequence[int]:
-    """Rules that a quick condition shows to be kept count 0, and the others are counted."""
-    quick = [check.is_clean or check.sql for check in checks]
-    (row,) = connection.execute(f"SELECT {', '.join(quick)} FROM {relation}").fetchall()
-    counts = [0 if check.is_clean else int(n) for check, n in zip(checks, row, strict=True)]
-    broken = [i for i, check in enumerate(checks) if check.is_clean and not row[i]]
-    if broken:
-        listed = ", ".join(checks[i].sql for i in broken)
-        (exact,) = connection.execute(f"SELECT {listed} FROM {relation}").fetchall()
-        for i, n in zip(broken, exact, strict=True):
-            counts[i] = int(n)
-    return counts
-
-
-def _max_rows(connection: duckdb.DuckDBPyConnection, contract: Contract, person: str) -> int:
-    """The largest number of rows of a person."""
-    key = _key(connection, contract, person)
-    rows = connection.execute(
-        f"SELECT max(n) FROM (SELECT count(*) AS n FROM (SELECT {key} AS key FROM source) "
-        "WHERE key IS NOT NULL GROUP BY key)"
-    ).fetchall()
-    return int(rows[0][0] or 0)
 
 
 # -- exact mode
@@ -356,7 +142,7 @@ def _open_in_place(
     contract = dataset.contract
     connection, _ = _connect(dataset, storage, used)
     tallies.group(connection, used)
-    counts, findings = _examine_grouped(connection, contract, used)
+    counts, findings = contract_counts.examine_grouped(connection, contract, used)
     if findings:
         return Opened(no_one(contract), findings)
     read = checked_sql(connection, contract, used, counts)
@@ -410,7 +196,7 @@ class Opening:
 def _open(opening: Opening) -> Opened:
     """If files change while their rows are read where they lie, they are opened anew."""
     version = checked_versions.version_of(opening.dataset, opening.settled)
-    columns = needed(opening.dataset.contract, opening.used)
+    columns = contract_counts.needed(opening.dataset.contract, opening.used)
     counted = None if opening.checked is None else opening.checked.of(version, columns)
     first = replace(opening, version=version, counted=counted)
     try:
@@ -438,7 +224,7 @@ def _open_rows(opening: Opening) -> Opened:
     dataset, storage, used = opening.dataset, opening.storage, opening.used
     contract = dataset.contract
     connection, is_fixed = _connect(dataset, storage, used, with_places=opening.in_blocks)
-    rows = _rows(connection) if opening.counted is None else opening.counted.rows
+    rows = contract_counts.rows_of(connection) if opening.counted is None else opening.counted.rows
     is_large = opening.in_blocks and cohort_blocks.is_large(rows, used, storage)
     if opening.counting is not None and not is_large:
         opened = _open_in_any_order(connection, opening, rows)
@@ -449,21 +235,26 @@ def _open_rows(opening: Opening) -> Opened:
         if opened is not None:
             return opened
     if not opening.stays:
-        cohort_table.hold_source(connection, needed(contract, used))
+        cohort_table.hold_source(connection, contract_counts.needed(contract, used))
     is_first = opening.counted is None and not is_large
     order = _order_of_people(connection, contract) if is_first else None
     counts, findings = _examined(connection, opening, rows, None if order is None else rows)
     if findings:
         return Opened(no_one(contract), findings)
     read = checked_sql(connection, contract, used, counts)
-    is_unique = contract.person is not None and people_in(contract, counts) == counts["", "rows"]
+    is_unique = (
+        contract.person is not None
+        and contract_counts.people_in(contract, counts) == counts["", "rows"]
+    )
     table = CheckedTable(connection, contract, read, used, is_fixed, is_unique, order)
     if is_large:
         size = cohort_blocks.rows_of_block(used, storage)
-        in_dataset = people_in(contract, counts)
+        in_dataset = contract_counts.people_in(contract, counts)
         return Opened(_sorted_in_blocks(table, opening.condition, in_dataset, size))
     everyone = _everyone(table) if opening.where else None
-    return _tabulated(table, opening.condition, people_in(contract, counts), everyone)
+    return _tabulated(
+        table, opening.condition, contract_counts.people_in(contract, counts), everyone
+    )
 
 
 def _open_in_any_order(
@@ -530,7 +321,7 @@ def _in_place(connection: duckdb.DuckDBPyConnection, opening: Opening) -> RowsIn
     whole = frozenset[str]() if counted is None else counted.whole
     read = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
-        for name in needed(contract, opening.used)
+        for name in contract_counts.needed(contract, opening.used)
     }
     coded = {
         name: contract_sql.coded(name, contract.columns[name], raw_types[name], read[name])
@@ -538,7 +329,7 @@ def _in_place(connection: duckdb.DuckDBPyConnection, opening: Opening) -> RowsIn
     }
     texts = {
         name: contract_sql.written_level(name, contract.columns[name])
-        for name in _few_values(contract, opening.used, raw_types)
+        for name in contract_counts.texts_of_few_values(contract, opening.used, raw_types)
     }
     key = read[str(contract.person)]
     rows = RowsInPlace(connection, coded, texts, key, None, lambda: opening.is_unchanged)
@@ -550,7 +341,9 @@ def _order_of_people(connection: duckdb.DuckDBPyConnection, contract: Contract) 
     equal, as those of one person are. It counts the people faster than the engine does."""
     if contract.person is None or contract.rows_per_person > 1:
         return None
-    hashes = cohort_table.hashes_of_keys(connection, _key(connection, contract, contract.person))
+    hashes = cohort_table.hashes_of_keys(
+        connection, contract_counts.key_of(connection, contract, contract.person)
+    )
     order = cohort_table.ordered((hashes,), contract, is_fixed=True)
     return None if order.has_ties else order
 
@@ -567,9 +360,13 @@ def _examined(
     contract, used = opening.dataset.contract, opening.used
     if opening.counted is not None:
         return opening.counted.counts(contract.person), ()
-    counts, findings = _examine(connection, contract, used, rows, people, whole)
+    counts, findings = contract_counts.examine_opened(
+        connection, contract, used, rows, people, whole
+    )
     if opening.checked is not None and opening.version and not findings and opening.is_unchanged:
-        opening.checked.keep(opening.version, needed(contract, used), contract.person, counts)
+        opening.checked.keep(
+            opening.version, contract_counts.needed(contract, used), contract.person, counts
+        )
     return counts, findings
 
 
@@ -584,7 +381,9 @@ def _open_in_files(
     counts, findings = _examined(connection, opening, rows)
     if findings:
         return Opened(no_one(contract), findings)
-    if not cohort_blocks.can_stay(dataset, people_in(contract, counts), counts["", "rows"]):
+    if not cohort_blocks.can_stay(
+        dataset, contract_counts.people_in(contract, counts), counts["", "rows"]
+    ):
         return None
     read = checked_sql(connection, contract, used, counts)
     files = cohort_blocks.Files(
@@ -659,7 +458,7 @@ def checked_sql(
     whole = {name for name in used if not counts[name, "missing"]}
     return {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], whole=name in whole)
-        for name in needed(contract, used)
+        for name in contract_counts.needed(contract, used)
     }
 
 
@@ -795,7 +594,7 @@ def keys(
     contract = dataset.contract
     used = _used(schema, fields, where)
     connection, is_fixed = _connect(dataset, storage, used)
-    raw_types, names = cohort_table.source_types(connection), needed(contract, used)
+    raw_types, names = cohort_table.source_types(connection), contract_counts.needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name]) for name in names
     }
@@ -823,14 +622,9 @@ def _connect(
     number of each person's rows; `with_places`: as of `open_rows`."""
     connection = connectors.connect_to(dataset, storage)
     more = [buckets.ROWS] if bucketed else []
-    columns = [*needed(dataset.contract, used), *more]
+    columns = [*contract_counts.needed(dataset.contract, used), *more]
     is_fixed = connectors.open_rows(connection, dataset, columns, with_places=with_places)
     return connection, is_fixed
-
-
-def _rows(connection: duckdb.DuckDBPyConnection) -> int:
-    ((rows,),) = connection.execute("SELECT count(*) FROM source").fetchall()
-    return int(rows)
 
 
 def no_one(contract: Contract) -> Cohort:
@@ -858,7 +652,7 @@ def open_clipped(
     bucketed = only_counts and buckets.are_whole(dataset)
     with_places = in_blocks and not only_counts
     connection, is_fixed = _connect(dataset, storage, used, bucketed, with_places)
-    raw_types, names = cohort_table.source_types(connection), needed(contract, used)
+    raw_types, names = cohort_table.source_types(connection), contract_counts.needed(contract, used)
     typed = {
         name: contract_sql.typed(name, contract.columns[name], raw_types[name], clamp=True)
         for name in names
@@ -872,7 +666,7 @@ def open_clipped(
         return Opened(replace(_counted(source, 0, 0), rows_per_person=contract.rows_per_person))
     has_numbers = any(contract.columns[name].kind == "number" for name in used)
     moved = _moved(contract, used, raw_types) if has_numbers else "FALSE"
-    rows = _rows(connection) if in_blocks else 0
+    rows = contract_counts.rows_of(connection) if in_blocks else 0
     if in_blocks and cohort_blocks.is_large(rows, used, storage):
         large = clipped_blocks.Source(
             connection, dataset, storage, columns, key, condition, moved, salt, is_fixed, rows

@@ -21,7 +21,7 @@ from federation.cohort import Fetch, Values
 from federation.contract import Contract
 from federation.expression import quote_text
 from federation.schema import Field
-from nodes import cohort_table, cohorts, column_arrays, connectors, contract_sql
+from nodes import cohort_table, cohorts, column_arrays, connectors, contract_counts, contract_sql
 from nodes.cohort_table import EVERYONE, NAME, Order
 from nodes.cohorts import Opened
 from nodes.connectors import FILE, PLACE
@@ -129,7 +129,7 @@ def open_all(
     """By the file of each dataset, the cohort that its node would open; none of a file without
     rows. `condition`: its SQL."""
     contract, used = alike.contract, sorted(columns)
-    names = cohorts.needed(contract, used)
+    names = contract_counts.needed(contract, used)
     connection = connectors.shared(storage)
     if not connectors.open_together(connection, list(alike.datasets.values()), names):
         return {}
@@ -168,8 +168,8 @@ def _counts(
     """Of each file with rows, the counts of every check."""
     raw_types = cohort_table.source_types(connection)
     by_file = defaultdict[str, dict[tuple[str, str], int]](dict)
-    every = cohorts.checks_of_typed(contract, names, raw_types)
-    for checks, relation in cohorts.scans(contract, every, raw_types, beside=[FILE]):
+    every = contract_counts.checks_of_typed(contract, names, raw_types)
+    for checks, relation in contract_counts.scans(contract, every, raw_types, beside=[FILE]):
         keys = [(check.column, check.rule) for check in checks]
         listed = ", ".join(check.sql for check in checks)
         rows = connection.execute(f"SELECT {FILE}, {listed} FROM {relation} GROUP BY 1").fetchall()
@@ -182,7 +182,9 @@ def _max_rows(
     connection: duckdb.DuckDBPyConnection, contract: Contract, counts: Mapping[str, Counts]
 ) -> Mapping[str, int]:
     """Of each file, the largest number of rows of a person; empty where nobody has two."""
-    if all(cohorts.people_in(contract, each) == each["", "rows"] for each in counts.values()):
+    if all(
+        contract_counts.people_in(contract, each) == each["", "rows"] for each in counts.values()
+    ):
         return {}
     person = str(contract.person)
     raw_type = cohort_table.source_types(connection)[person]
@@ -220,7 +222,7 @@ def _checked(rows: Rows, condition: str | None, counts: Mapping[str, Counts]) ->
             rows.contract,
             order,
             fetcher,
-            cohorts.people_in(rows.contract, counts[file]),
+            contract_counts.people_in(rows.contract, counts[file]),
             everyone.get(file),
             held,
         )

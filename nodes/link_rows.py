@@ -27,7 +27,7 @@ from federation.linkage.pseudonyms import Words
 from federation.linkage.table import LinkedColumn
 from federation.schema import Schema
 from federation.study import DatasetEntry
-from nodes import cohorts, connectors, contract_sql, link_order
+from nodes import connectors, contract_counts, contract_sql, link_order
 from nodes.site import Dataset, Storage
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _needed(contract: Contract, schema: Schema, request: Request) -> list[str]:
     named |= {identifier.column for identifier in request.identifiers}
     if request.entry.cohort.where:
         named |= schema.columns_of(request.entry.cohort.where)
-    return cohorts.needed(contract, sorted(named))
+    return contract_counts.needed(contract, sorted(named))
 
 
 def _check(
@@ -101,14 +101,14 @@ def _check(
     if not _has_one_row_each(dataset.contract, request) or dataset.contract.person is None:
         _check_people(dataset, storage, needed)
         return None
-    rows, findings = cohorts.examine_columns(dataset, storage, needed)
+    rows, findings = contract_counts.examine_columns(dataset, storage, needed)
     if findings:
         raise LinkError("data", contract_sql.words(findings))
     return Keys(np.empty(rows, np.uint64))
 
 
 def _check_people(dataset: Dataset, storage: Storage, needed: Sequence[str]) -> None:
-    _, findings = cohorts.examine(dataset, storage, needed)
+    _, findings = contract_counts.examine(dataset, storage, needed)
     if findings:
         raise LinkError("data", contract_sql.words(findings))
 

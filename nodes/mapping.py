@@ -24,7 +24,7 @@ import duckdb
 from federation import errors, terminologies
 from federation.contract import Column, Contract
 from federation.expression import quote_name, quote_text
-from nodes import cohorts, connectors, contract_sql, engines, mapping_sql
+from nodes import connectors, contract_counts, contract_sql, engines, mapping_sql
 from nodes.connectors import dicom
 from nodes.contract_sql import Finding
 from nodes.site import Dataset, RawSource, Storage, TableMapping, dataset_of, located
@@ -87,7 +87,7 @@ def run(dataset: Dataset, storage: Storage, now: datetime) -> Mapped:
     )
     (part / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
     written = replace(dataset, source=str(part / ROWS), mapping=None)
-    counts, findings = cohorts.examine(written, storage, list(dataset.contract.columns))
+    counts, findings = contract_counts.examine(written, storage, list(dataset.contract.columns))
     if findings:
         shutil.rmtree(part)
     else:

@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from federation import errors, message_texts
-from nodes import cohorts, connectors
+from nodes import connectors, contract_counts
 from nodes.site import Dataset, Storage
 
 MAX_TOLD = 10  # lines below an error
@@ -43,7 +43,7 @@ def _of_node(dataset: Dataset) -> Iterator[dict[str, Any]]:
         for name in dataset.contract.columns:
             if name not in present and not dataset.contract.columns[name].may_be_empty:
                 yield _row(name, "no column", 0, _alike(name, present))
-        counts, broken = cohorts.examine(dataset, storage, columns)
+        counts, broken = contract_counts.examine(dataset, storage, columns)
         seen = recognition.recognise(dataset, storage, date.today()) if broken else None
         if seen is not None:
             for each in explanations.explain(dataset, storage, counts, broken, seen):

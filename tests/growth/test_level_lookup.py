@@ -14,7 +14,7 @@ import pandas
 import pytest
 
 from federation.contract import Column
-from nodes import cohorts, connectors, contract_sql, level_lookup
+from nodes import connectors, contract_counts, contract_sql, level_lookup
 from nodes.contract_sql import Check
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -80,7 +80,7 @@ def test_a_connection_has_the_levels_of_each_dataset_that_it_opens(tmp_path: Pat
     table = pandas.DataFrame({"id": np.arange(len(wards)), "ward": wards})
     table.to_csv(tmp_path / "people.csv", index=False)
     dataset = Dataset(contract, str(tmp_path / "people.csv"))
-    counts, findings = cohorts.examine(dataset, Storage(), ["ward"])
+    counts, findings = contract_counts.examine(dataset, Storage(), ["ward"])
     assert counts["ward", "missing"] == 2 and counts["ward", "unknown level"] == 1
     assert "'Ward of a long name 4' is spelled differently" in findings[0].remedy
     for connection in (connectors.shared(Storage()), connectors.shared(Storage())):
@@ -97,13 +97,13 @@ def test_the_checks_of_a_column_spell_its_text_once(
 ) -> None:
     """To plan a check of few values takes longer than to run it, as its query is long."""
     asked: list[str] = []
-    real = cohorts._count
+    real = contract_counts._count
 
     def count(connection: Any, checks: Sequence[Check], relation: str) -> Sequence[int]:
         asked.append(relation + "".join(check.sql + check.is_clean for check in checks))
         return real(connection, checks, relation)
 
-    monkeypatch.setattr(cohorts, "_count", count)
+    monkeypatch.setattr(contract_counts, "_count", count)
     of_category = "{type: category, levels: [a, b], missing: [NR]}"
     columns = "".join(f"  x{i}: {of_category}\n" for i in range(5))
     contract = federations.contract_of(
@@ -112,7 +112,7 @@ def test_the_checks_of_a_column_spell_its_text_once(
     table = pandas.DataFrame({"id": range(40)} | {f"x{i}": ["a", "b "] * 20 for i in range(5)})
     table.to_csv(tmp_path / "people.csv", index=False)
     dataset = Dataset(contract, str(tmp_path / "people.csv"))
-    counts, findings = cohorts.examine(dataset, Storage(), [f"x{i}" for i in range(5)])
+    counts, findings = contract_counts.examine(dataset, Storage(), [f"x{i}" for i in range(5)])
     assert not findings and counts["x3", "missing"] == 0
     of_columns = [sql for sql in asked if "GROUP BY" in sql]
     assert [sql.count("regexp_matches") for sql in of_columns] == [1] * 5

@@ -23,6 +23,7 @@ from nodes import (
     buckets,
     checked_versions,
     cohorts,
+    contract_counts,
     explanations,
     mapping,
     predictions,
@@ -101,7 +102,7 @@ def _examined(name: str, dataset: Dataset, site: Site, console: Console) -> Data
     checked = checked_versions.of_state(site.state)
     try:
         version = checked_versions.version_of(dataset)
-        counts, findings = cohorts.examine(dataset, storage, columns)
+        counts, findings = contract_counts.examine(dataset, storage, columns)
     except errors.DataError:
         if dataset.mapping is None:
             with suppress(errors.DataError):  # the first error says more

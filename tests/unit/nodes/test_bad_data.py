@@ -14,7 +14,7 @@ from aggregator.rounds import Outcome
 from federation.contract import Contract
 from federation.messages import TaskId
 from federation.results import Result
-from nodes import cohorts
+from nodes import contract_counts
 from nodes.site import Dataset, Storage
 from tests import federations
 
@@ -97,7 +97,7 @@ def test_broken_data_are_refused_by_rule_and_column(
 def test_the_producer_sees_how_many_rows_break_a_rule(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     put("x", "abc", 7).to_csv(path, index=False)
-    counts, findings = cohorts.examine(
+    counts, findings = contract_counts.examine(
         Dataset(CONTRACT, str(path)), Storage(), list(CONTRACT.columns)
     )
     assert [(f.column, f.rule, f.rows) for f in findings] == [("x", "wrong type", 7)] and counts[
@@ -109,7 +109,9 @@ def test_the_producer_sees_how_many_rows_break_a_rule(tmp_path: Path) -> None:
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     table().head(0).to_csv(path, index=False)
-    _, findings = cohorts.examine(Dataset(CONTRACT, str(path)), Storage(), list(CONTRACT.columns))
+    _, findings = contract_counts.examine(
+        Dataset(CONTRACT, str(path)), Storage(), list(CONTRACT.columns)
+    )
     assert [finding.rule for finding in findings] == ["empty"]
 
 
@@ -263,7 +265,9 @@ def test_many_columns_are_checked_and_only_the_named_ones_read(tmp_path: Path, c
     data[names[-1]] = 7.0  # broken, and not named by the study
     outcome = run(tmp_path, data, {"run": "describe", "columns": ["c17"]}, contract)
     assert isinstance(outcome.runs[TaskId("a")].result, Result)
-    _, findings = cohorts.examine(Dataset(contract, str(tmp_path / "n0.csv")), Storage(), names)
+    _, findings = contract_counts.examine(
+        Dataset(contract, str(tmp_path / "n0.csv")), Storage(), names
+    )
     assert [(finding.column, finding.rule) for finding in findings] == [(names[-1], "range")]
 
 

@@ -22,7 +22,14 @@ from federation import schema as schemas
 from federation.cli.actions import node_data
 from federation.messages import TaskId
 from federation.study import Study
-from nodes import checked_versions, cohort_table, cohorts, kept_cohorts, level_lookup
+from nodes import (
+    checked_versions,
+    cohort_table,
+    cohorts,
+    contract_counts,
+    kept_cohorts,
+    level_lookup,
+)
 from nodes import site as sites
 from nodes.checked_versions import Checked
 from nodes.site import Dataset, Policy, Site, Storage
@@ -117,13 +124,13 @@ def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """The columns of each count of broken rules."""
     columns: list[tuple[str, ...]] = []
-    real = cohorts._examine
+    real = contract_counts.examine_opened
 
     def watched(connection: Any, contract: Any, some: Any, *more: Any) -> Any:
         columns.append(tuple(some))
         return real(connection, contract, some, *more)
 
-    monkeypatch.setattr(cohorts, "_examine", watched)
+    monkeypatch.setattr(contract_counts, "examine_opened", watched)
     return columns
 
 

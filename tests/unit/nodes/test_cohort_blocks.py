@@ -14,7 +14,7 @@ import pytest
 from federation import schema as schemas
 from federation.contract import Contract
 from federation.messages import TaskId
-from nodes import cohort_blocks, cohorts, fingerprints, kept_cohorts, sides
+from nodes import cohort_blocks, cohorts, contract_counts, fingerprints, kept_cohorts, sides
 from nodes.cohorts import Opened
 from nodes.site import Dataset, Site, Storage
 from tests import federations
@@ -182,7 +182,8 @@ def test_a_file_with_a_duplicate_person_breaks_its_contract(
     table.loc[7, "id"] = "p6"
     path = written(table, tmp_path / "people.parquet")
     for storage, at_once in ((Storage(), 1_000), (TINY, 1_000), (TINY, 30)):
-        monkeypatch.setattr(cohorts, "PEOPLE_AT_ONCE", at_once)  # in ten passes, the last time
+        # in ten passes, the last time
+        monkeypatch.setattr(contract_counts, "PEOPLE_AT_ONCE", at_once)
         findings = opened(path, ALONE, storage).findings
         assert [finding.rule for finding in findings] == ["duplicate person"]
 

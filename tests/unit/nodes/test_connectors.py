@@ -16,7 +16,7 @@ import pytest
 
 from federation import errors
 from federation import schema as schemas
-from nodes import cohorts, connectors, contract_sql
+from nodes import cohorts, connectors, contract_counts, contract_sql
 from nodes.connectors import postgresql as postgresql_source
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -220,7 +220,7 @@ def test_a_servers_own_types_are_read_as_their_texts_would_be(postgresql: str) -
             contract_sql.typed(name, contract.columns[name], raw[name]) for name in columns
         )
         rows = connection.execute(f"SELECT id, {listed} FROM source ORDER BY id").fetchall()
-        _, findings = cohorts.examine(dataset, Storage(), columns)
+        _, findings = contract_counts.examine(dataset, Storage(), columns)
         return rows, sorted((each.column, each.rule, each.rows) for each in findings)
 
     cases = [(names[1:], place) for place in places] + [([name], "odd") for name in names[1:]]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from federation import contract as contracts
 from federation import errors
 from federation.cli.actions import drafts, node_setup, simulate
-from nodes import cohorts, draft, draft_yaml, setup, site
+from nodes import contract_counts, draft, draft_yaml, setup, site
 from nodes.draft import Draft
 from nodes.site import Storage
 
@@ -299,7 +299,7 @@ def test_what_a_statistical_file_says_of_its_columns_is_in_the_draft(
     )
     assert "1 = Homme, 2 = Femme" in text and "999 = Refus # de répondre" in text
     dataset = site.dataset_of(contracts.load(tmp_path / "t.yaml"), str(path))
-    assert not cohorts.examine(dataset, Storage(), list(columns))[1]
+    assert not contract_counts.examine(dataset, Storage(), list(columns))[1]
 
 
 SCHEMA = {

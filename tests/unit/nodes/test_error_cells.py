@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes import cohorts, draft, odd_values, recognition, site
+from nodes import contract_counts, draft, odd_values, recognition, site
 from nodes.connectors import error_cells
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -59,7 +59,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
 
 
 def test_an_error_of_a_formula_is_a_broken_rule_and_no_missing_value(dataset: Dataset) -> None:
-    _, findings = cohorts.examine(dataset, Storage(), ["id", "x", "y"])
+    _, findings = contract_counts.examine(dataset, Storage(), ["id", "x", "y"])
     assert {(each.column, each.rule, each.rows) for each in findings} == {
         ("x", "wrong type", 1),
         ("y", "unknown level", 1),

@@ -15,7 +15,7 @@ import pytest
 
 from federation import errors
 from federation import schema as schemas
-from nodes import cohorts, connectors, recognition, samples, site
+from nodes import cohorts, connectors, contract_counts, recognition, samples, site
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
 from tests import federations
@@ -373,7 +373,7 @@ def test_an_identifier_of_fifteen_digits_is_kept(tmp_path: Path) -> None:
 def test_a_line_of_totals_is_no_person(word: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f"{FRENCH}{word};99;;;\n")
     dataset = Dataset(CONTRACT, str(tmp_path / "t.csv"), read=Reading(**KEYS))
-    _, findings = cohorts.examine(dataset, Storage(), list(CONTRACT.columns))
+    _, findings = contract_counts.examine(dataset, Storage(), list(CONTRACT.columns))
     assert [(each.rule, each.column) for each in findings] == [("line of totals", "id")]
 
 
@@ -381,7 +381,7 @@ def test_a_workbooks_time_of_day_is_kept_from_a_day_unless_declared(tmp_path: Pa
     rows = [*NATIVE[:1], ["p1", 66.7, 1, True, datetime(2023, 5, 7, 12)], *NATIVE[2:]]
     excel(tmp_path / "t.xlsx", rows)
     dataset = Dataset(CONTRACT, str(tmp_path / "t.xlsx"))
-    _, findings = cohorts.examine(dataset, Storage(), list(CONTRACT.columns))
+    _, findings = contract_counts.examine(dataset, Storage(), list(CONTRACT.columns))
     assert [(finding.column, finding.rule, finding.rows) for finding in findings] == [
         ("jour", "wrong type", 1)
     ]
@@ -414,7 +414,7 @@ def test_labels_of_codes_are_read_where_declared(tmp_path: Path) -> None:
         "  sexe: {type: category, levels: [Femme, Homme]}\n"
     )
     dataset = Dataset(contract, str(path), read=Reading(labels=True))
-    counts, findings = cohorts.examine(dataset, Storage(), ["id", "sexe"])
+    counts, findings = contract_counts.examine(dataset, Storage(), ["id", "sexe"])
     assert not findings and counts["sexe", "missing"] == 1
 
 
@@ -454,7 +454,7 @@ columns:
         ("d", -1.4, "1583-01-01"),
         ("e", 1000.3, None),
     ]
-    counts, _ = cohorts.examine(dataset, Storage(), ["mychar", "myord"])
+    counts, _ = contract_counts.examine(dataset, Storage(), ["mychar", "myord"])
     assert counts["myord", "unknown level"] == 0 and counts["myord", "missing"] == 0
 
 

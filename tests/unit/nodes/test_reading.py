@@ -12,7 +12,7 @@ import pydantic
 import pytest
 
 from federation import errors
-from nodes import cohorts, connectors, contract_sql, site
+from nodes import connectors, contract_counts, contract_sql, site
 from nodes.connectors import formats
 from nodes.reading import Reading
 from nodes.site import Dataset, Storage
@@ -38,7 +38,7 @@ def value_of(column: str, written: str, folder: Path, **keys: Any) -> Any:
     cells = {"id": "p1", "n": "", "d": "", "b": ""} | {column: quoted}
     path.write_text(f"{'|'.join(cells)}\n{'|'.join(cells.values())}\n", encoding="utf-8")
     dataset = Dataset(CONTRACT, str(path), read=Reading(delimiter="|", **keys))
-    counts, _ = cohorts.examine(dataset, Storage(), ["id", "n", "d", "b"])
+    counts, _ = contract_counts.examine(dataset, Storage(), ["id", "n", "d", "b"])
     if counts[column, "wrong type"]:
         return BAD
     connection = connectors.connect(Storage())

@@ -17,7 +17,7 @@ import pytest
 
 from federation import errors, yaml_values
 from federation.cli.actions import node_data
-from nodes import cohorts, recognition
+from nodes import contract_counts, recognition
 from nodes import site as sites
 from nodes.reading import Reading
 from nodes.recognition import Recognised
@@ -58,7 +58,7 @@ def test_the_keys_that_are_named_read_an_export_of_a_french_hospital(
     assert {word.lower() for word in observations.keys["yes"]} == {"oui"}
     assert observations.keys["columns"]["date_entree"] == "Date d'entrée"
     read = Reading(**observations.keys)
-    counts, findings = cohorts.examine(
+    counts, findings = contract_counts.examine(
         Dataset(contract, dataset.source, read=read), Storage(), list(contract.columns)
     )
     assert not findings and counts["", "rows"] == 60
@@ -260,7 +260,7 @@ def test_rarer_delimiters_are_named_and_read(delimiter: str, tmp_path: Path) -> 
     keys = recognition.recognise(dataset, Storage(), TODAY).keys
     assert keys == {"delimiter": delimiter}
     read = replace(dataset, read=Reading(**keys))
-    assert not cohorts.examine(read, Storage(), ["id", "n"])[1]
+    assert not contract_counts.examine(read, Storage(), ["id", "n"])[1]
 
 
 def test_a_value_is_shown_as_the_source_writes_it(

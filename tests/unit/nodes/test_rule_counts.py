@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes import cohorts, contract_sql, level_lookup
+from nodes import contract_counts, contract_sql, level_lookup
 from tests import federations
 
 CONTRACT = federations.contract_of("""
@@ -96,7 +96,7 @@ def test_rules_are_counted_together_as_each_by_itself(native: bool) -> None:
     @given(rows_of(native))
     def law(rows: list[dict[str, object]]) -> None:
         connection = table(kinds, rows)
-        counts, _ = cohorts._examine(connection, CONTRACT, COLUMNS, len(rows))
+        counts, _ = contract_counts.examine_opened(connection, CONTRACT, COLUMNS, len(rows))
         assert counts == one_by_one(connection)
 
     law()
@@ -118,7 +118,7 @@ def test_clean_rows_are_looked_at_once_and_a_broken_rule_is_counted_once_more() 
 
     watched = [Counting(clean), Counting(broken)]
     counts = [
-        cohorts._counts(each, CONTRACT, ["x"], without_people=False, by_value=True)  # type: ignore[arg-type]
+        contract_counts.count_rules(each, CONTRACT, ["x"], without_people=False, by_value=True)  # type: ignore[arg-type]
         for each in watched
     ]
     assert [each["x", "range"] for each in counts] == [0, 2]

@@ -14,7 +14,7 @@ from federation import errors, study, text
 from federation import schema as schemas
 from federation.cohort import Cohort
 from federation.contract import Contract
-from nodes import cohorts, connectors
+from nodes import cohorts, connectors, contract_counts
 from nodes.site import Dataset, Storage
 from tests import federations
 
@@ -153,7 +153,7 @@ def test_a_spelling_that_is_not_the_levels_is_shown_beside_it(
     both."""
     path = source(ROWS + f"Max,{written},5\n", tmp_path, "csv")
     dataset = Dataset(federations.contract_of(TEXT), str(path))
-    _, findings = cohorts.examine(dataset, Storage(), ["ville"])
+    _, findings = contract_counts.examine(dataset, Storage(), ["ville"])
     (finding,) = findings
     assert finding.rule == "unknown level"
     assert (

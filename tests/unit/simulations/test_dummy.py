@@ -17,7 +17,7 @@ from federation import errors
 from federation.cli.actions import dummies, simulate
 from federation.linkage import forms
 from federation.terminologies import TERMINOLOGIES
-from nodes import cohorts, site
+from nodes import contract_counts, site
 from nodes.site import Storage
 from simulations import dummy
 from simulations.pilots import parcours_idm
@@ -60,7 +60,7 @@ def check(path: Path, folder: Path) -> None:
     contract = contracts.load(path)
     for written in dummy.write(contract, 60, 2, folder, seed=1):
         dataset = site.dataset_of(contract, str(written))
-        counts, findings = cohorts.examine(dataset, Storage(), list(contract.columns))
+        counts, findings = contract_counts.examine(dataset, Storage(), list(contract.columns))
         assert not findings, (written, findings)
         if contract.person is not None:
             assert counts[contract.person, "people"] == 30
